@@ -1,0 +1,1 @@
+"""Raw rows to conversations: pure functions on rows and text, no framework."""
