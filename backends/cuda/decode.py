@@ -1,0 +1,242 @@
+"""Batched decoding on torch: greedy or sampled, left padding, KV cache, finished rows leave the batch.
+
+An answer does not depend on the batch it was made in: positions count from a row's first real token, padding is
+masked, and a sampled row draws from its own stream of random numbers. (To rounding: in bfloat16 two nearly equal
+logits may change places when the batch has another shape.)
+
+Shapes: b rows of the batch, s prompt tokens with padding, n tokens generated so far, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from backends.generation import BATCH_TOKENS, GREEDY, Answer, Sampling, run_batches
+from converters.cli import UsageError, say
+
+
+class TorchGenerator:
+    """Answers prompts with a Hugging Face causal model; see :class:`backends.generation.Generator`.
+
+    Args:
+        model: the model, with or without adapters, in evaluation mode on its device.
+        pad_id: token that fills the left of shorter prompts; it is masked.
+        batch_tokens: rows times longest prompt and answer of one batch; memory and speed, never the answers.
+        sampling: how tokens are chosen.
+        use_cache: keep keys and values; without, every step reads the whole text again.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        pad_id: int,
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+        sampling: Sampling = GREEDY,
+        use_cache: bool = True,
+    ) -> None:
+        # LoRA layers live inside the base model; PEFT's own wrapper only adds a call
+        self.model = model.get_base_model() if hasattr(model, "peft_config") else model
+        self.pad_id = pad_id
+        self.batch_tokens = batch_tokens
+        self.sampling = sampling
+        self.use_cache = use_cache
+
+    def generate(
+        self, prompts: Sequence[list[int]], max_new_tokens: int, stop_ids: Iterable[int], min_new_tokens: int = 0
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield ``(index of the prompt, its answer)`` as answers are finished, every prompt once.
+
+        Raises:
+            UsageError: a prompt is empty, or the limits contradict each other.
+            UserError: a single row does not fit into memory.
+        """
+        if not 0 <= min_new_tokens <= max_new_tokens or max_new_tokens < 1:
+            raise UsageError(f"between {min_new_tokens} and {max_new_tokens} new tokens: at least 1, and in this order")
+        lengths = [len(prompt) for prompt in prompts]
+        if 0 in lengths:
+            raise UsageError(f"prompt {lengths.index(0)} has no tokens")
+        self._warn_of_long(lengths, max_new_tokens)
+        stop = sorted(set(stop_ids))
+
+        def run(indices: list[int]) -> Iterator[tuple[int, Answer]]:
+            rows = {index: prompts[index] for index in indices}
+            batch = self.start(rows, max_new_tokens, stop, min_new_tokens)
+            while batch.indices:
+                yield from batch.step()
+
+        yield from run_batches(
+            lengths, max_new_tokens, self.batch_tokens, run, torch.OutOfMemoryError, _free_cached_memory
+        )
+
+    def start(
+        self, rows: dict[int, list[int]], max_new_tokens: int, stop_ids: Sequence[int], min_new_tokens: int = 0
+    ) -> Batch:
+        """Begin one batch, to be stepped by the caller."""
+        return Batch(self, rows, max_new_tokens, stop_ids, min_new_tokens)
+
+    def _warn_of_long(self, lengths: list[int], max_new_tokens: int) -> None:
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        over = sum(length + max_new_tokens > positions for length in lengths) if positions else 0
+        if over:
+            say(
+                f"{over} of {len(lengths)} prompts with room for {max_new_tokens} new tokens go beyond the "
+                f"{positions} positions that the model was made for; its answers there are not to be relied on"
+            )
+
+
+class Batch:
+    """Rows being answered together, one token a :meth:`step`.
+
+    Attributes:
+        indices: the caller's numbers of the rows still without a whole answer.
+        tokens: the answers so far, [b, max_new_tokens]; the first ``n`` columns are filled.
+    """
+
+    def __init__(
+        self,
+        generator: TorchGenerator,
+        rows: dict[int, list[int]],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        min_new_tokens: int,
+    ) -> None:
+        self.model = generator.model
+        self.sampling = generator.sampling
+        self.max_new, self.min_new = max_new_tokens, min_new_tokens
+        self.indices = list(rows)
+        self.n = 0
+        device = self.model.device
+        b, s = len(rows), max(map(len, rows.values()))
+        ids = np.full((b, s), generator.pad_id, dtype=np.int64)
+        mask = np.zeros((b, s + max_new_tokens), dtype=np.int64)
+        for i, prompt in enumerate(rows.values()):
+            ids[i, s - len(prompt) :] = prompt
+            mask[i, s - len(prompt) :] = 1
+        self.prompt = torch.from_numpy(ids).to(device)
+        # rows of one length need no mask, which spares building it at every step
+        self.mask = torch.from_numpy(mask).to(device) if mask[:, 0].min() == 0 else None
+        self.positions = torch.from_numpy((mask.cumsum(1) - 1).clip(0)).to(device)
+        self.tokens = torch.zeros((b, max_new_tokens), dtype=torch.long, device=device)
+        self.stop = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
+        self.cache = DynamicCache() if generator.use_cache else None
+        self.seen: Tensor | None = None
+        self.uniforms: Tensor | None = None
+        if self.sampling.temperature > 0:
+            self.uniforms = _uniforms(self.indices, max_new_tokens, self.sampling.seed).to(device)
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Answer]]:
+        """Choose one more token in every row; return the rows whose answer that finished."""
+        chosen = self._choose(self._next_logits())
+        self.tokens[:, self.n] = chosen
+        self.n += 1
+        stopped = (chosen[:, None] == self.stop).any(1)
+        ended = stopped if self.n < self.max_new else torch.ones_like(stopped)
+        if not bool(ended.any()):
+            return []
+        return self._take_out(ended, stopped)
+
+    def _next_logits(self) -> Tensor:
+        """Return the logits of the next token, [b, v]; no other position's are ever computed."""
+        s = self.prompt.shape[1]
+        end = s + self.n
+        if self.cache is not None and self.n:
+            ids, positions = self.tokens[:, self.n - 1 : self.n], self.positions[:, end - 1 : end]
+        else:
+            ids, positions = torch.cat([self.prompt, self.tokens[:, : self.n]], 1), self.positions[:, :end]
+        output = self.model(
+            input_ids=ids,
+            attention_mask=None if self.mask is None else self.mask[:, :end],
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=self.cache is not None,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
+
+    def _choose(self, logits: Tensor) -> Tensor:
+        """Choose the next token of every row, [b], from logits [b, v]."""
+        if self.n < self.min_new:
+            logits[:, self.stop] = -torch.inf
+        if self.sampling.repetition_penalty != 1:
+            logits = self._penalise(logits)
+        if self.uniforms is None:
+            return logits.argmax(-1)
+        return sample(logits, self.sampling, self.uniforms[:, self.n])
+
+    def _penalise(self, logits: Tensor) -> Tensor:
+        if self.seen is None:
+            self.seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+            self.seen.scatter_(1, self.prompt, True)
+            if self.mask is not None:
+                # padding is not part of the prompt, unless the prompt itself holds the pad token
+                pads = self.mask[:, : self.prompt.shape[1]] == 0
+                pad = self.prompt[pads][0]
+                self.seen[:, pad] = ((self.prompt == pad) & ~pads).any(1)
+        else:
+            self.seen.scatter_(1, self.tokens[:, self.n - 1 : self.n], True)
+        penalty = self.sampling.repetition_penalty
+        return torch.where(self.seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+    def _take_out(self, ended: Tensor, stopped: Tensor) -> list[tuple[int, Answer]]:
+        """Remove the rows that ended and return their answers."""
+        answers = []
+        rows = ended.nonzero()[:, 0]
+        texts, by_stop = self.tokens[rows, : self.n].tolist(), stopped[rows].tolist()
+        for row, ids, stop in zip(rows.tolist(), texts, by_stop, strict=True):
+            answers.append((self.indices[row], Answer(ids[:-1], "stop") if stop else Answer(ids, "length")))
+        keep = (~ended).nonzero()[:, 0]
+        self.indices = [self.indices[row] for row in keep.tolist()]
+        if not self.indices:
+            self.cache = None
+            return answers
+        if self.cache is not None:
+            self.cache.batch_select_indices(keep)
+        self.prompt, self.positions, self.tokens = self.prompt[keep], self.positions[keep], self.tokens[keep]
+        if self.mask is not None:
+            self.mask = self.mask[keep]
+        if self.uniforms is not None:
+            self.uniforms = self.uniforms[keep]
+        if self.seen is not None:
+            self.seen = self.seen[keep]
+        return answers
+
+
+def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+    """Draw one token a row by inverting the cumulative distribution.
+
+    Args:
+        logits: [b, v].
+        sampling: temperature above 0, top_k, top_p.
+        uniforms: [b] random numbers in [0, 1).
+    """
+    logits = logits.float() / sampling.temperature
+    kept = min(sampling.top_k or logits.shape[1], logits.shape[1])
+    logits, order = logits.topk(kept, dim=-1)
+    probabilities = logits.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
+    cumulative = probabilities.cumsum(-1)
+    target = uniforms[:, None] * cumulative[:, -1:]
+    # rounding may put the target on the very end, behind the last token that has a probability
+    last = (probabilities > 0).sum(-1, keepdim=True) - 1
+    pick = torch.minimum(torch.searchsorted(cumulative, target, right=True), last)
+    return order.gather(1, pick)[:, 0]
+
+
+def _uniforms(indices: Sequence[int], count: int, seed: int) -> Tensor:
+    """Return [b, count] random numbers; a row's depend on the seed and its index alone."""
+    rows = [np.random.Generator(np.random.Philox(key=[seed, index])).random(count, np.float32) for index in indices]
+    return torch.from_numpy(np.stack(rows))
+
+
+def _free_cached_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

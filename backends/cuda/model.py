@@ -1,0 +1,280 @@
+"""Models for the torch backend: from a checkpoint or from random weights, with or without LoRA.
+
+A checkpoint is what a user has: a run directory, a PEFT adapter directory, or a Hugging Face model
+directory. Nothing is fetched over the network and no remote code is run.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.lora import LINEAR_LAYERS, hf_modules, initial_lora_a
+from backends.recipe import ModelConfig, PetConfig, Recipe
+from backends.run import ADAPTER_CONFIG, MODEL_CONFIG, Run
+from converters.cli import UsageError, UserError, say
+from converters.files import read_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from mindrecord.tokenizer import Tokenizer
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device; ``auto`` falls back to the CPU and says so, ``cuda`` does not.
+
+    Raises:
+        UserError: ``cuda`` was asked for and there is none.
+    """
+    import os
+
+    import torch
+
+    if name == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if name == "cuda":
+        built = torch.version.cuda
+        why = "the driver sees no device" if built else f"torch {torch.__version__} is built for the CPU only"
+        raise UserError(f"--device cuda: no CUDA device ({why}); --device cpu or auto runs without one")
+    say(f"device: CPU, {torch.get_num_threads()} threads (no CUDA device found)")
+    return torch.device("cpu")
+
+
+def choose_dtype(name: str, recipe_dtype: str, device: torch.device) -> torch.dtype:
+    """Return the type of the matrix products: the recipe's on CUDA, float32 on the CPU unless asked otherwise."""
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cpu":
+        if recipe_dtype != "float32":
+            say(
+                f"precision: float32 (the recipe's {recipe_dtype} is for accelerators; --dtype {recipe_dtype} forces it)"
+            )
+        return torch.float32
+    return getattr(torch, recipe_dtype)
+
+
+def llama_config(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Any:
+    """Hugging Face configuration of a model that starts from random weights (``run_mode: train``)."""
+    from transformers import LlamaConfig
+
+    ids = {}
+    if tokenizer is not None:
+        ids = {
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": tokenizer.eos_id,
+            "pad_token_id": tokenizer.pad_id,
+        }
+    return LlamaConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.feed_forward_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.kv_heads,
+        max_position_embeddings=config.max_position_embedding or max(2048, config.seq_length),
+        rms_norm_eps=config.rms_norm_eps,
+        rope_theta=config.theta,
+        initializer_range=config.init_method_std,
+        tie_word_embeddings=config.tie_word_embeddings,
+        attention_bias=config.qkv_has_bias,
+        architectures=["LlamaForCausalLM"],
+        **ids,
+    )
+
+
+def new_model(config: Any, seed: int, attention: str) -> PreTrainedModel:
+    """Random weights in float32, the same for the same seed."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+
+
+def read_config(path: str | Path) -> Any:
+    """Hugging Face configuration of a model directory.
+
+    Raises:
+        UsageError: there is no such directory or no model in it.
+    """
+    from transformers import AutoConfig
+
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UsageError(f"{path}: no such model directory")
+    if not (folder / MODEL_CONFIG).is_file():
+        raise UsageError(f"{path}: no {MODEL_CONFIG} there; a Hugging Face model directory is expected")
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"{folder / MODEL_CONFIG}: {_first_line(error)}") from error
+
+
+def read_model(path: str | Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """Weights of a Hugging Face model directory.
+
+    Raises:
+        UsageError: there is no such directory or no model in it.
+        UserError: the weights cannot be read, or some are missing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = read_config(path)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"{path}: the weights cannot be read ({_first_line(error)})") from error
+    missing = report["missing_keys"]
+    if missing:
+        raise UserError(f"{path}: {len(missing)} tensors are missing, {sorted(missing)[0]} first")
+    if report["unexpected_keys"]:
+        say(f"{path}: {len(report['unexpected_keys'])} tensors the model has no use for were left out")
+    return model
+
+
+def add_lora(model: PreTrainedModel, pet: PetConfig, seed: int, base: str) -> Any:
+    """Freeze the model and add LoRA with the start that every backend shares.
+
+    Raises:
+        UserError: no layer of this model has a chosen name.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    names = hf_modules(pet.target_modules)
+    rank = pet.lora_rank
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=int(pet.lora_alpha) if float(pet.lora_alpha).is_integer() else pet.lora_alpha,
+        lora_dropout=pet.lora_dropout,
+        target_modules=names,
+        bias="none",
+        base_model_name_or_path=base,
+    )
+    try:
+        tuned = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"pet_config.target_modules: {pet.target_modules!r}: {_first_line(error)}") from error
+    tuned.peft_config["default"].base_model_name_or_path = base
+    mindformers_name = {module.split(".")[1]: name for name, module in LINEAR_LAYERS.items()}
+    for name, parameter in tuned.named_parameters():
+        found = re.search(r"layers\.(\d+)\..*?(\w+)\.lora_A\.", name)
+        if found and parameter.requires_grad:
+            start = initial_lora_a(seed, int(found[1]), mindformers_name[found[2]], rank, parameter.shape[1])
+            with torch.no_grad():
+                parameter.copy_(torch.from_numpy(start))
+    return tuned
+
+
+def base_differences(recipe: Recipe, config: Any) -> list[str]:
+    """Sizes that the recipe's model_config states otherwise than the checkpoint: the checkpoint is right."""
+    stated = (recipe.raw.get("model") or {}).get("model_config") or {}
+    pairs = {
+        "hidden_size": "hidden_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "n_kv_heads": "num_key_value_heads",
+        "vocab_size": "vocab_size",
+        "intermediate_size": "intermediate_size",
+    }
+    return [
+        f"{ours} {stated[ours]} → {getattr(config, theirs)}"
+        for ours, theirs in pairs.items()
+        if stated.get(ours) is not None and stated[ours] != getattr(config, theirs, stated[ours])
+    ]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What :func:`load_model` found out: the run (if it is one), the base under an adapter, and what was loaded."""
+
+    kind: str
+    path: Path
+    base: Path | None
+    run: Run | None
+    adapter_tensors: int = 0
+
+
+def load_model(
+    checkpoint: str | Path, device: torch.device, dtype: torch.dtype, base: str | Path | None = None
+) -> tuple[Any, Loaded]:
+    """Load a run, an adapter or a whole model for generation and evaluation.
+
+    Args:
+        checkpoint: run directory, checkpoint inside it, PEFT adapter directory or Hugging Face model directory.
+        device: where to put it.
+        dtype: type of the weights.
+        base: the frozen model under an adapter, if it is not where the adapter says.
+
+    Raises:
+        UsageError: there is nothing to load at the path.
+        UserError: the base is missing, or the adapter does not fit it.
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        raise UsageError(f"{checkpoint}: no such run or model directory")
+    home = folder if (folder / "recipe.yaml").is_file() else folder.parent.parent
+    run = Run(home) if (home / "recipe.yaml").is_file() else None
+    if (folder / ADAPTER_CONFIG).is_file():
+        model, below, count = _load_adapter(folder, dtype, base, run)
+        kind = "adapter"
+    else:
+        if run is not None and not (folder / MODEL_CONFIG).is_file():
+            raise UsageError(f"{folder}: the run has no weights yet; its checkpoints are under {folder}/checkpoints")
+        model, below, count, kind = read_model(folder, dtype, "sdpa"), None, 0, "model"
+    model.to(device).eval()
+    return model, Loaded(kind, folder, below, run, count)
+
+
+def _load_adapter(folder: Path, dtype: torch.dtype, base: str | Path | None, run: Run | None) -> tuple[Any, Path, int]:
+    """Read the base and put the adapter on it; every tensor of the file must find its place."""
+    from peft import PeftModel
+    from safetensors import safe_open
+
+    config = read_json(folder / ADAPTER_CONFIG)
+    below = find_base(folder, base, config.get("base_model_name_or_path"), run)
+    model = PeftModel.from_pretrained(read_model(below, dtype, "sdpa"), str(folder))
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        stored = set(file.keys())
+    held = {name.replace(".default.", ".") for name in model.state_dict() if ".lora_" in name}
+    if stored != held:
+        odd = sorted(stored ^ held)
+        raise UserError(f"{folder}: {len(odd)} adapter tensors do not match the base {below}, {odd[0]} first")
+    return model, below, len(stored)
+
+
+def find_base(folder: Path, given: str | Path | None, recorded: str | None, run: Run | None) -> Path:
+    """Find the frozen model under an adapter: what was given, else what is recorded.
+
+    Raises:
+        UserError: it is nowhere.
+    """
+    if given is not None:
+        return Path(given)
+    candidates = [recorded, run.recipe.load_checkpoint if run is not None else None]
+    for candidate in candidates:
+        if candidate and (Path(candidate) / MODEL_CONFIG).is_file():
+            return Path(candidate)
+    raise UserError(f"{folder}: its base {recorded!r} is not on this machine; name it with --base DIR")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

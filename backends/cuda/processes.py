@@ -1,0 +1,75 @@
+"""One process or several: what ``torchrun`` sets, and the one sum that a step needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all."""
+
+    index: int
+    count: int
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.index == 0
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Add up every gradient over all processes, in one message."""
+        import torch
+
+        if self.count == 1:
+            return
+        chosen = list(parameters)
+        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in chosen])
+        torch.distributed.all_reduce(flat)
+        first = 0
+        for parameter in chosen:
+            last = first + parameter.numel()
+            parameter.grad = flat[first:last].view_as(parameter).to(parameter.dtype)
+            first = last
+
+    def sum(self, value: float, device: torch.device) -> float:
+        """Add up one number over all processes, in float64."""
+        import torch
+
+        if self.count == 1:
+            return value
+        total = torch.tensor([value], dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(total)
+        return float(total.item())
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        import torch
+
+        if self.count > 1:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def joined(device_type: str) -> Iterator[Processes]:
+    """Join the processes that ``torchrun`` started; alone, there is nothing to join."""
+    import torch
+
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes(0, 1)
+        return
+    torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    try:
+        yield Processes(torch.distributed.get_rank(), count)
+    finally:
+        torch.distributed.destroy_process_group()

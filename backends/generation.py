@@ -1,0 +1,150 @@
+"""Generating answers, without a framework: what is asked of a backend, in which batches, and what happens on the way.
+
+Prompts are token ids already. The longest come first, so that a batch holds prompts of like length, memory runs out
+early if at all, and the time left is over- rather than under-estimated. A batch is as many rows as fit a budget of
+tokens (prompt and answer, padding included). When the device is out of memory the budget is halved, said, and the
+unfinished rows are done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from converters.cli import UsageError, UserError, say
+
+BATCH_TOKENS = 16_384
+MAX_NEW_TOKENS = 128  # the contest's own limit for its arithmetic
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said to one prompt.
+
+    Attributes:
+        ids: the new tokens, without the token that ended them.
+        finish_reason: ``stop`` when a stop token ended the answer, ``length`` when the limit cut it.
+    """
+
+    ids: list[int]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; the default is greedy.
+
+    Attributes:
+        temperature: 0 takes the likeliest token; otherwise logits are divided by it.
+        top_p: keep the fewest likeliest tokens whose probabilities reach this sum.
+        top_k: keep this many likeliest tokens; 0 keeps all.
+        repetition_penalty: tokens already in prompt or answer: positive logits divided, negative multiplied by it
+            (Keskar et al. 2019, CTRL).
+        seed: a row's random numbers depend on the seed and its index only, never on the batch it runs in.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UsageError(f"temperature is {self.temperature}; 0 (greedy) or more is expected")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p is {self.top_p}; more than 0 and at most 1 is expected")
+        if self.top_k < 0:
+            raise UsageError(f"top_k is {self.top_k}; 0 (all) or more is expected")
+        if self.repetition_penalty <= 0:
+            raise UsageError(f"repetition_penalty is {self.repetition_penalty}; more than 0 is expected")
+
+
+GREEDY = Sampling()
+
+
+class Generator(Protocol):
+    """A model of either backend that answers prompts."""
+
+    def generate(
+        self, prompts: Sequence[list[int]], max_new_tokens: int, stop_ids: Iterable[int], min_new_tokens: int = 0
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield ``(index of the prompt, its answer)`` as answers are finished, every prompt once.
+
+        Args:
+            prompts: token ids, each at least one.
+            max_new_tokens: the most tokens an answer may have.
+            stop_ids: tokens that end an answer.
+            min_new_tokens: no stop token is chosen before an answer has so many tokens.
+        """
+        ...
+
+
+def plan_batches(
+    indices: Iterable[int], lengths: Sequence[int], max_new_tokens: int, batch_tokens: int
+) -> list[list[int]]:
+    """Group rows, longest first, into batches of at most ``batch_tokens`` tokens (never less than one row).
+
+    Args:
+        indices: the rows to group.
+        lengths: tokens of every prompt, by index.
+        max_new_tokens: room kept for each answer.
+        batch_tokens: rows of the batch times its longest prompt and answer.
+    """
+    batches: list[list[int]] = []
+    room = 0
+    for index in sorted(indices, key=lambda index: (-lengths[index], index)):
+        if room == 0:
+            batches.append([])
+            room = max(1, batch_tokens // (lengths[index] + max_new_tokens))
+        batches[-1].append(index)
+        room -= 1
+    return batches
+
+
+def run_batches(
+    lengths: Sequence[int],
+    max_new_tokens: int,
+    batch_tokens: int,
+    run: Callable[[list[int]], Iterator[tuple[int, Answer]]],
+    out_of_memory: type[BaseException],
+    free: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[int, Answer]]:
+    """Run every row through ``run`` in planned batches; halve the budget when memory runs out.
+
+    Args:
+        lengths: tokens of every prompt.
+        max_new_tokens: the most tokens of an answer.
+        batch_tokens: the budget of :func:`plan_batches`.
+        run: answers the rows of one batch, in any order.
+        out_of_memory: what ``run`` raises when the device is full.
+        free: gives cached memory back to the device after that.
+
+    Raises:
+        UserError: a single row does not fit.
+    """
+    batches = plan_batches(range(len(lengths)), lengths, max_new_tokens, batch_tokens)
+    while batches:
+        batch = batches.pop(0)
+        left = dict.fromkeys(batch)
+        try:
+            for index, answer in run(batch):
+                del left[index]
+                yield index, answer
+            continue
+        except out_of_memory:
+            # left without the exception: its traceback would keep the tensors of the failed batch alive
+            pass
+        free()
+        longest = lengths[batch[0]] + max_new_tokens
+        if len(batch) == 1:
+            raise UserError(
+                f"out of memory with a single row of {lengths[batch[0]]} prompt tokens and {max_new_tokens} new ones: "
+                "lower --max-new-tokens or take a smaller --dtype"
+            )
+        batch_tokens = longest * (len(batch) // 2)
+        say(f"out of memory with {len(batch)} rows of {longest} tokens: going on with batches of {batch_tokens} tokens")
+        batches = plan_batches([*left, *(i for rest in batches for i in rest)], lengths, max_new_tokens, batch_tokens)

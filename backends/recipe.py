@@ -1,0 +1,449 @@
+"""The recipe: a mindformers YAML plus one block ``data:``, read into types.
+
+The same file drives both backends. What both read is a dataclass below; what only mindformers reads
+passes through untouched in ``Recipe.raw`` after its keys have been checked, so that a misspelt key is an
+error on a laptop too and not an hour of a card's time.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backends.mindformers_keys import CALLBACKS, SECTIONS
+from converters.cli import UsageError, UserError, did_you_mean
+
+DEFAULT_RECIPE = Path(__file__).resolve().parents[1] / "yaml" / "llama3_lora.yaml"
+FLOAT_TYPES = ("float16", "bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """How often and how much: one optimizer step takes ``batch_size`` rows, whatever the number of devices."""
+
+    epochs: int = 1
+    batch_size: int = 8
+    sink_mode: bool = False
+    sink_size: int = 1
+    gradient_accumulation_steps: int = 1
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with mindformers' defaults; both spellings of the betas are accepted."""
+
+    type: str = "AdamW"
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    beta1: float | None = None
+    beta2: float | None = None
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    learning_rate: float | None = None
+
+    @property
+    def adam_betas(self) -> tuple[float, float]:
+        """The decay rates of the two moments."""
+        first = self.betas[0] if self.beta1 is None else self.beta1
+        second = self.betas[1] if self.beta2 is None else self.beta2
+        return first, second
+
+
+@dataclass(frozen=True)
+class LrSchedule:
+    """mindformers' warm-up cosine; see :mod:`backends.schedule`."""
+
+    type: str = "CosineWithWarmUpLR"
+    learning_rate: float = 1e-5
+    lr_end: float = 0.0
+    warmup_lr_init: float = 0.0
+    warmup_ratio: float | None = None
+    warmup_steps: int = 0
+    warmup_epochs: int | None = None
+    total_steps: int = -1
+
+
+@dataclass(frozen=True)
+class PetConfig:
+    """LoRA: ``target_modules`` is a regular expression over mindformers' names (wq wk wv wo w1 w2 w3)."""
+
+    pet_type: str = "lora"
+    lora_rank: int = 8
+    lora_alpha: float = 16
+    lora_dropout: float = 0.0
+    target_modules: str = ".*wq|.*wv"
+    exclude_layers: str | None = None
+    freeze_include: list[str] | None = None
+    freeze_exclude: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """mindformers' LlamaConfig. The CUDA backend takes sizes from here only when it starts from random weights."""
+
+    type: str = "LlamaConfig"
+    seq_length: int = 256
+    hidden_size: int = 4096
+    num_layers: int = 32
+    num_heads: int = 32
+    n_kv_heads: int | None = None
+    vocab_size: int = 128256
+    intermediate_size: int | None = None
+    multiple_of: int = 256
+    ffn_dim_multiplier: float | None = None
+    max_position_embedding: int | None = None
+    rms_norm_eps: float = 1e-5
+    theta: float = 500000.0
+    tie_word_embeddings: bool = False
+    init_method_std: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    ignore_token_id: int = -100
+    compute_dtype: str = "bfloat16"
+    param_init_type: str = "bfloat16"
+    layernorm_compute_type: str = "float32"
+    softmax_compute_type: str = "float32"
+    rotary_dtype: str = "float32"
+    residual_dtype: str | None = None
+    embedding_init_type: str | None = None
+    batch_size: int = 1
+    use_past: bool = False
+    scaling_factor: float = 1.0
+    extend_method: str = "None"
+    use_flash_attention: bool = True
+    use_rope_slice: bool = False
+    fused_rms_norm: bool = True
+    qkv_concat: bool = False
+    qkv_has_bias: bool = False
+    attn_proj_has_bias: bool = False
+    offset: int | list[int] = 0
+    fine_grain_interleave: int = 1
+    checkpoint_name_or_path: str | None = None
+    repetition_penalty: float = 1.0
+    max_decode_length: int = 512
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    block_size: int = 16
+    num_blocks: int = 512
+    is_dynamic: bool = False
+    top_k: int = 3
+    top_p: float = 1.0
+    do_sample: bool = False
+    pet_config: PetConfig | None = None
+
+    @property
+    def feed_forward_size(self) -> int:
+        """Width of the feed-forward layer; without ``intermediate_size`` it follows Llama's rule."""
+        if self.intermediate_size is not None:
+            return self.intermediate_size
+        width = int(8 * self.hidden_size / 3)
+        if self.ffn_dim_multiplier is not None:
+            width = int((self.ffn_dim_multiplier + 0.01) * width)
+        return self.multiple_of * -(-width // self.multiple_of)
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.n_kv_heads or self.num_heads
+
+
+@dataclass(frozen=True)
+class ArchConfig:
+    """The network's class in mindformers."""
+
+    type: str = "LlamaForCausalLM"
+
+
+@dataclass(frozen=True)
+class Model:
+    """``model:`` of the YAML."""
+
+    model_config: ModelConfig = field(default_factory=ModelConfig)
+    arch: ArchConfig = field(default_factory=ArchConfig)
+
+
+@dataclass(frozen=True)
+class RunnerWrapper:
+    """The training step: clipping of the gradient's global norm, at 1.0 unless ``max_grad_norm`` says otherwise."""
+
+    type: str = "MFTrainOneStepCell"
+    scale_sense: float = 1.0
+    use_clip_grad: bool = True
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The one block that mindformers does not know: where the rows come from and how they become tokens."""
+
+    train: list[str] = field(default_factory=list)
+    template: str = "vicuna"
+    tokenizer: str | None = None
+    over_length: str = "drop"
+    max_unsupervised: float = 0.01
+    packing: bool = True
+    micro_batch_tokens: int = 8192
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe, checked. ``raw`` is the merged YAML, as it is stored beside the weights."""
+
+    seed: int = 0
+    output_dir: str = "./output"
+    load_checkpoint: str = ""
+    run_mode: str = "finetune"
+    resume_training: bool = False
+    runner_config: RunnerConfig = field(default_factory=RunnerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lr_schedule: LrSchedule = field(default_factory=LrSchedule)
+    runner_wrapper: RunnerWrapper = field(default_factory=RunnerWrapper)
+    model: Model = field(default_factory=Model)
+    data: DataConfig = field(default_factory=DataConfig)
+    train_dataset: dict[str, Any] = field(default_factory=dict)
+    callbacks: list[dict[str, Any]] = field(default_factory=list)
+    # read by the Ascend backend alone, through ``raw``
+    src_strategy_path_or_dir: str = ""
+    auto_trans_ckpt: bool = False
+    only_save_strategy: bool = False
+    load_ckpt_format: str = "safetensors"
+    pretrained_model_dir: str = ""
+    use_legacy: bool = True
+    use_parallel: bool = False
+    print_separate_loss: bool = True
+    do_eval: bool = False
+    eval_step_interval: int = 100
+    eval_epoch_interval: int = 50
+    eval_callbacks: list[dict[str, Any]] = field(default_factory=list)
+    auto_tune: bool = False
+    filepath_prefix: str = "./autotune"
+    autotune_per_step: int = 10
+    profile: bool = False
+    profile_start_step: int = 4
+    profile_stop_step: int = 8
+    init_start_profile: bool = False
+    profile_communication: bool = False
+    profile_memory: bool = True
+    layer_scale: bool = False
+    layer_decay: float = 0.65
+    lr_scale: bool = False
+    lr_scale_factor: int = 256
+    remote_save_url: str = ""
+    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    path: str = field(default="", compare=False)
+
+    @property
+    def pet(self) -> PetConfig | None:
+        """The LoRA settings; None means that every parameter is trained."""
+        return self.model.model_config.pet_config
+
+    @property
+    def shuffle(self) -> bool:
+        """Whether each epoch takes the rows in its own order (``train_dataset.data_loader.shuffle``)."""
+        return bool((self.train_dataset.get("data_loader") or {}).get("shuffle", True))
+
+    @property
+    def checkpoint_callback(self) -> dict[str, Any]:
+        """The CheckpointMonitor block of ``callbacks``, or an empty mapping."""
+        for callback in self.callbacks:
+            if callback.get("type") in ("CheckpointMonitor", "CheckpointMointor"):
+                return callback
+        return {}
+
+
+def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply ``key.path=value`` overrides.
+
+    Args:
+        path: the YAML file; None takes ``yaml/llama3_lora.yaml``.
+        overrides: texts like ``runner_config.epochs=3``; the value is read as YAML.
+
+    Raises:
+        UsageError: there is no such file, or an override is not ``key=value``.
+        UserError: a key is unknown, or a value has the wrong type or cannot be meant; the message names both.
+    """
+    import yaml
+
+    source = Path(path) if path is not None else DEFAULT_RECIPE
+    if not source.is_file():
+        known = sorted(str(file) for file in DEFAULT_RECIPE.parent.glob("*.yaml"))
+        hint = f"; recipes here: {', '.join(known)}" if known else ""
+        raise UsageError(f"{source}: no such recipe{hint}")
+    try:
+        raw = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(raw, dict):
+        raise UsageError(f"{source}: empty or not a mapping; a mindformers YAML is expected")
+    for override in overrides:
+        _override(raw, override)
+    return recipe_from(raw, source=str(source))
+
+
+def recipe_from(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Check a merged YAML and return it as a recipe.
+
+    Raises:
+        UserError: as :func:`load_recipe`.
+    """
+    kept = copy.deepcopy(dict(raw))
+    values = copy.deepcopy(kept)
+    for name, known in SECTIONS.items():
+        _check_keys(values.get(name) or {}, known, name, source)
+        if name != "train_dataset":
+            values.pop(name, None)
+    for callback in [*(values.get("callbacks") or []), *(values.get("eval_callbacks") or [])]:
+        kind = callback.get("type") if isinstance(callback, dict) else None
+        if kind not in CALLBACKS:
+            raise UserError(f"{source}: callbacks: unknown type {kind!r}{did_you_mean(str(kind), CALLBACKS)}")
+        _check_keys(callback, CALLBACKS[kind] | {"type"} if CALLBACKS[kind] else set(), f"callbacks.{kind}", source)
+    recipe = _build(Recipe, values, "", source)
+    recipe = dataclasses.replace(recipe, raw=kept, path=source)
+    _check_meaning(recipe, source)
+    return recipe
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    """Set one ``key.path=value`` in the YAML's mapping; unknown keys are found when the whole is checked."""
+    import yaml
+
+    key, equals, value_text = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"override {text!r}: expected key.path=value, for example runner_config.epochs=3")
+    if "." not in key and key not in TOP_LEVEL_KEYS:
+        near = [path for path in LEAF_PATHS if path.split(".")[-1] == key]
+        hint = f" (did you mean {near[0]!r}?)" if near else did_you_mean(key, [*TOP_LEVEL_KEYS, *LEAF_PATHS])
+        raise UserError(f"override {text!r}: unknown key {key!r}{hint}")
+    try:
+        value = yaml.safe_load(value_text) if value_text else ""
+    except yaml.YAMLError as error:
+        raise UsageError(f"override {text!r}: the value is not YAML ({' '.join(str(error).split())})") from error
+    *parents, leaf = key.split(".")
+    node: Any = raw
+    for parent in parents:
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise UserError(f"override {text!r}: {parent!r} is not a section")
+    node[leaf] = value
+
+
+def _check_keys(section: Any, known: set[str], path: str, source: str) -> None:
+    if not isinstance(section, dict):
+        raise UserError(f"{source}: {path}: expected a section, found {section!r}")
+    for key in section if known else ():
+        if key not in known:
+            raise UserError(f"{source}: unknown key '{path}.{key}'{did_you_mean(str(key), known)}")
+
+
+def _build(kind: Any, values: Mapping[str, Any], path: str, source: str) -> Any:
+    """Fill a dataclass from a mapping, checking keys and types."""
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind) if f.name not in ("raw", "path")]
+    arguments = {}
+    for key, value in values.items():
+        where = f"{path}.{key}" if path else str(key)
+        if key not in known:
+            sections = SECTIONS if not path else {}
+            near = [p for p in LEAF_PATHS if p.split(".")[-1] == key]
+            hint = did_you_mean(str(key), [*known, *sections]) or (f" (did you mean {near[0]!r}?)" if near else "")
+            raise UserError(f"{source}: unknown key {where!r}{hint}")
+        arguments[key] = _coerce(value, hints[key], where, source)
+    return kind(**arguments)
+
+
+def _coerce(value: Any, hint: Any, where: str, source: str) -> Any:
+    """Return ``value`` as ``hint``; YAML reads ``1e-4`` as text, a float is meant."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and types.NoneType in options:
+        return None
+    for option in options:
+        if dataclasses.is_dataclass(option):
+            if value is None:
+                return option()
+            if isinstance(value, dict):
+                return _build(option, value, where, source)
+        elif option is bool and isinstance(value, bool):
+            return value
+        elif option is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        elif option is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        elif option is float and isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value, re.I):
+            return float(value)
+        elif option is str and (isinstance(value, str) or value is None):
+            return value or ""
+        elif typing.get_origin(option) is list:
+            if value is None:
+                return []
+            (item,) = typing.get_args(option)
+            if isinstance(value, list | tuple):
+                return [_coerce(one, item, f"{where}[{i}]", source) for i, one in enumerate(value)]
+            if item is str and isinstance(value, str):
+                return [value] if value else []
+        elif (option is dict or typing.get_origin(option) is dict) and (value is None or isinstance(value, dict)):
+            return value or {}
+    wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+    raise UserError(f"{source}: {where}: expected {wanted}, found {value!r}")
+
+
+def _check_meaning(recipe: Recipe, source: str) -> None:
+    """Refuse values that have the right type and cannot be meant."""
+    data, config, pet = recipe.data, recipe.model.model_config, recipe.pet
+    problems = [
+        (recipe.run_mode not in ("finetune", "train"), "run_mode", recipe.run_mode, "finetune or train"),
+        (recipe.runner_config.epochs < 1, "runner_config.epochs", recipe.runner_config.epochs, "at least 1"),
+        (recipe.runner_config.batch_size < 1, "runner_config.batch_size", recipe.runner_config.batch_size, "≥ 1"),
+        (
+            recipe.runner_config.gradient_accumulation_steps != 1,
+            "runner_config.gradient_accumulation_steps",
+            recipe.runner_config.gradient_accumulation_steps,
+            "1: a step takes batch_size rows, and data.micro_batch_tokens splits them to fit the memory",
+        ),
+        (
+            data.over_length not in ("drop", "truncate", "error"),
+            "data.over_length",
+            data.over_length,
+            "drop, truncate or error",
+        ),
+        (data.micro_batch_tokens < 1, "data.micro_batch_tokens", data.micro_batch_tokens, "at least 1"),
+        (config.seq_length < 1, "model.model_config.seq_length", config.seq_length, "at least 1"),
+        (config.compute_dtype not in FLOAT_TYPES, "compute_dtype", config.compute_dtype, ", ".join(FLOAT_TYPES)),
+        (config.param_init_type not in FLOAT_TYPES, "param_init_type", config.param_init_type, ", ".join(FLOAT_TYPES)),
+        (config.ignore_token_id != -100, "ignore_token_id", config.ignore_token_id, "-100"),
+    ]
+    if pet is not None:
+        problems += [
+            (pet.pet_type.lower() != "lora", "pet_config.pet_type", pet.pet_type, "lora, or no pet_config at all"),
+            (pet.lora_rank < 1, "pet_config.lora_rank", pet.lora_rank, "at least 1"),
+            (not 0 <= pet.lora_dropout < 1, "pet_config.lora_dropout", pet.lora_dropout, "0 ≤ p < 1"),
+        ]
+    for bad, key, found, wanted in problems:
+        if bad:
+            raise UserError(f"{source}: {key}: found {found!r}, expected {wanted}")
+
+
+def _leaf_paths(kind: Any, prefix: str = "") -> list[str]:
+    hints = typing.get_type_hints(kind)
+    paths = []
+    for one in dataclasses.fields(kind):
+        if one.name in ("raw", "path"):
+            continue
+        nested = [option for option in (typing.get_args(hints[one.name]) or (hints[one.name],))]
+        inner = next((option for option in nested if dataclasses.is_dataclass(option)), None)
+        paths += _leaf_paths(inner, f"{prefix}{one.name}.") if inner else [f"{prefix}{one.name}"]
+    return paths
+
+
+LEAF_PATHS = _leaf_paths(Recipe)
+TOP_LEVEL_KEYS = [*dict.fromkeys(path.split(".")[0] for path in LEAF_PATHS), *SECTIONS]
