@@ -1,0 +1,113 @@
+"""What encoding did to the rows: nothing is dropped, cut or left without a target in silence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.cli import UserError
+
+_EXAMPLES = 5
+_BARS = 10
+_BAR_WIDTH = 40
+
+
+@dataclass
+class Audit:
+    """Counts over the rows of one encoding.
+
+    Attributes:
+        rows: rows given.
+        kept: rows that came out.
+        tokens: ids in the rows kept, BOS and end tokens included.
+        supervised: tokens of them that are trained on.
+        seq_length: the limit asked for, in tokens of model input (a row holds one id more); None: no limit.
+        longest: ids of the longest row given.
+        dropped: rows left out because they were over length.
+        truncated: rows cut at the limit; with the cut end they lost their end token.
+        unsupervised: rows kept that have nothing to train on.
+        empty: rows kept whose answers are all empty: they teach to end at once.
+        unknown: ids of the unknown token, where the vocabulary could not spell the text.
+        histogram: ``(longest length of the class in ids, rows given)``, classes of equal width.
+        examples: the first few row ids of each sort that is not as it should be.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    seq_length: int | None = None
+    longest: int = 0
+    dropped: int = 0
+    truncated: int = 0
+    unsupervised: int = 0
+    empty: int = 0
+    unknown: int = 0
+    histogram: list[tuple[int, int]] = field(default_factory=list)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, sort: str, ids: list[str], chosen: NDArray[np.bool_]) -> None:
+        """Count the chosen rows as this sort (an attribute's name) and remember the first few."""
+        where = np.flatnonzero(chosen)
+        setattr(self, sort, len(where))
+        if len(where):
+            self.examples[sort] = [ids[i] for i in where[:_EXAMPLES]]
+
+    def measure(self, lengths: NDArray[np.int64]) -> None:
+        """Fill in the length histogram of the rows given."""
+        self.longest = int(lengths.max(initial=0))
+        width = max(-(-self.longest // _BARS), 1)
+        counts = np.bincount((np.maximum(lengths, 1) - 1) // width, minlength=1)
+        self.histogram = [((i + 1) * width, int(count)) for i, count in enumerate(counts)]
+
+    def check(self, max_unsupervised: float = 0.01) -> None:
+        """Refuse rows that would spoil a run.
+
+        Raises:
+            UserError: no row is left, or more than the share ``max_unsupervised`` of the rows has nothing to train on.
+        """
+        if not self.kept:
+            raise UserError(f"no row is left of {self.rows}: {self.dropped} are longer than seq_length={self.seq_length}")
+        if self.unsupervised > max_unsupervised * self.kept:
+            raise UserError(
+                f"{self.unsupervised} of {self.kept} rows ({self.unsupervised / self.kept:.1%}) have no token to train on "
+                f"(rows {', '.join(self.examples['unsupervised'])}, …); at most {max_unsupervised:.1%} may. "
+                "Raise seq_length or drop what is over length"
+            )
+
+    def lines(self) -> list[str]:
+        """Return the audit as text: counts, what needs attention with row ids, lengths as bars."""
+        share = self.supervised / self.tokens if self.tokens else 0.0
+        lines = [
+            f"rows {self.kept:,} of {self.rows:,} · tokens {self.tokens:,} · supervised {self.supervised:,} ({share:.1%})"
+            f" · longest {self.longest:,}"
+        ]
+        limit = f"over seq_length {self.seq_length}" if self.seq_length is not None else "no length limit"
+        sorts = {
+            "dropped": f"dropped ({limit})",
+            "truncated": f"truncated ({limit}), end token lost",
+            "unsupervised": "without a supervised token",
+            "empty": "with an empty answer",
+        }
+        for sort, label in sorts.items():
+            ids = self.examples.get(sort, [])
+            more = ", …" if getattr(self, sort) > len(ids) else ""
+            rows = f" (rows {', '.join(ids)}{more})" if ids else ""
+            lines.append(f"{getattr(self, sort):,} {label}{rows}")
+        if self.unknown:
+            lines.append(f"{self.unknown:,} tokens the vocabulary cannot spell (unknown token)")
+        most = max((count for _, count in self.histogram), default=0)
+        low = 1
+        digits = len(f"{self.longest:,}")
+        for high, count in self.histogram:
+            bar = "█" * round(_BAR_WIDTH * count / most) if most else ""
+            lines.append(f"{low:>{digits},}–{high:<{digits},} {bar or ('▏' if count else '')} {count:,}")
+            low = high + 1
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**vars(self), "histogram": [list(entry) for entry in self.histogram]}

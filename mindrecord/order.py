@@ -1,0 +1,18 @@
+"""The order of rows in an epoch: the same on every backend, machine and numpy version."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def epoch_order(n: int, seed: int, epoch: int, shuffle: bool = True) -> NDArray[np.int64]:
+    """Return the row indices of one epoch, each exactly once.
+
+    Rows are sorted by raw draws of PCG64 seeded by ``[seed, epoch]``: numpy keeps the raw stream of a bit generator
+    stable across versions, but not what ``permutation`` makes of it.
+    """
+    if not shuffle:
+        return np.arange(n, dtype=np.int64)
+    keys = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(n)
+    return np.argsort(keys, kind="stable").astype(np.int64)

@@ -1,0 +1,150 @@
+"""Packing: many short rows in one, so that no computation goes into padding."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.cli import UserError
+from mindrecord.encode import TokenRows
+
+
+def pack(lengths: NDArray[np.int64] | Sequence[int], capacity: int) -> list[NDArray[np.int64]]:
+    """Put rows into bins of ``capacity`` tokens; deterministic.
+
+    Each bin takes the longest row left, then the rows that fill it best. The search goes over the histogram of
+    lengths, and a bin's pattern is repeated as long as there are rows for it, so that the time hardly depends on the
+    number of rows. Plain first-fit decreasing is taken where it needs fewer bins.
+
+    Args:
+        lengths: tokens of each row [n].
+        capacity: tokens of a bin.
+
+    Returns:
+        Row indices of each bin; every row is in exactly one.
+
+    Raises:
+        UserError: a row is longer than a bin.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    if not len(sizes):
+        return []
+    if sizes.max() > capacity:
+        worst = int(sizes.argmax())
+        raise UserError(f"row {worst} has {sizes[worst]} tokens, more than a bin of {capacity}; drop or truncate it")
+    if sizes.min() < 1:
+        raise UserError(f"row {int(sizes.argmin())} has no tokens")
+    counts = {int(size): int(count) for size, count in zip(*np.unique(sizes, return_counts=True), strict=True)}
+    best = min((_plan(counts, capacity, exact) for exact in (True, False)), key=_bins)
+    return _deal(sizes, best)
+
+
+_Plan = list[tuple[list[int], int]]
+
+
+def _bins(plan: _Plan) -> int:
+    return sum(times for _, times in plan)
+
+
+def _plan(counts: dict[int, int], capacity: int, exact: bool) -> _Plan:
+    """Return ``(lengths in a bin, how many such bins)``; without ``exact`` this is first-fit decreasing.
+
+    First-fit decreasing puts into its first bin, going down the lengths, whatever still fits, then does the same with
+    what is left: filling bin by bin gives the very same bins, and equal ones follow each other.
+    """
+    left = dict(sorted(counts.items(), reverse=True))
+    plan: _Plan = []
+    while left:
+        if exact:
+            longest = next(iter(left))
+            content = [longest, *_best_fill(left, longest, capacity - longest)]
+        else:
+            content = []
+            space = capacity
+            for length, count in left.items():
+                taken = min(count, space // length)
+                content += [length] * taken
+                space -= taken * length
+        used = Counter(content)
+        times = min(left[length] // copies for length, copies in used.items())
+        plan.append((content, times))
+        for length, copies in used.items():
+            left[length] -= times * copies
+            if not left[length]:
+                del left[length]
+    return plan
+
+
+def _best_fill(left: dict[int, int], taken: int, space: int) -> list[int]:
+    """Return lengths whose sum comes nearest to ``space`` from below, the longer ones preferred.
+
+    A subset-sum search: bit i of ``reach`` says that a sum of i can be made. ``taken`` is the one row that is in the bin
+    already.
+    """
+    reach, trail = 1, []
+    mask = (1 << (space + 1)) - 1
+    for length, count in left.items():
+        for _ in range(min(count - (length == taken), space // length)):
+            grown = (reach | reach << length) & mask
+            if grown == reach:
+                break
+            trail.append((length, reach))
+            reach = grown
+        if reach >> space:
+            break
+    total = reach.bit_length() - 1
+    chosen = []
+    for length, before in reversed(trail):
+        if not before >> total & 1:
+            chosen.append(length)
+            total -= length
+    return chosen[::-1]
+
+
+def _deal(sizes: NDArray[np.int64], plan: _Plan) -> list[NDArray[np.int64]]:
+    """Give the bins of a plan their rows: within a length, in order."""
+    order = np.argsort(sizes, kind="stable")
+    ordered = sizes[order]
+    cursor = {int(length): int(start) for length, start in zip(*np.unique(ordered, return_index=True), strict=True)}
+    bins: list[NDArray[np.int64]] = []
+    for content, times in plan:
+        columns = []
+        for length in content:
+            columns.append(order[cursor[length] : cursor[length] + times])
+            cursor[length] += times
+        bins.extend(np.sort(np.stack(columns, axis=1), axis=1))
+    return bins
+
+
+@dataclass
+class PackedRow:
+    """Several rows end to end, as one (s tokens).
+
+    Attributes:
+        input_ids: int32 [s].
+        labels: int32 [s]; the first label of each row is −100, so that no row predicts the next one's beginning.
+        positions: int32 [s]; counts from 0 again at each row's beginning.
+        documents: int32 [s]; which row of the bin a token belongs to, from 0: attention stays within it.
+    """
+
+    input_ids: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    documents: NDArray[np.int32]
+
+
+def lay_end_to_end(rows: TokenRows, indices: NDArray[np.int64] | Sequence[int]) -> PackedRow:
+    """Return the rows of one bin as one packed row."""
+    pieces = [rows.row(int(i)) for i in indices]
+    lengths = np.array([len(ids) for ids, _ in pieces], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    return PackedRow(
+        input_ids=np.concatenate([ids for ids, _ in pieces]),
+        labels=np.concatenate([labels for _, labels in pieces]),
+        positions=(np.arange(lengths.sum()) - np.repeat(starts, lengths)).astype(np.int32),
+        documents=np.repeat(np.arange(len(pieces), dtype=np.int32), lengths),
+    )
