@@ -171,30 +171,35 @@ class _Pieces:
 
     def tokenise(self) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
         """Return ids [t], supervised [t] and row offsets [n + 1]."""
-        ids_of: list[list[int]] = [[] for _ in self.code_of]
         by_place: dict[Place | None, list[tuple[int, str]]] = {}
         for (text, place), code in self.code_of.items():
             by_place.setdefault(place, []).append((code, text))
+        ids: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
+        sizes = np.zeros(len(self.code_of), dtype=np.int64)
+        starts = np.zeros(len(self.code_of), dtype=np.int64)
+        end = 0
         for place, entries in by_place.items():
             texts = [text for _, text in entries]
-            if place is None:
-                encoded = [self._special(name) for name in texts]
-            else:
-                encoded = self.tokenizer.encode_batch(texts, place)
-            for (code, _), ids in zip(entries, encoded, strict=True):
-                ids_of[code] = ids
+            found, counts = self._specials(texts) if place is None else self.tokenizer.encode_flat(texts, place)
+            codes = np.array([code for code, _ in entries])
+            sizes[codes] = counts
+            starts[codes] = end + np.cumsum(counts) - counts
+            ids.append(found)
+            end += len(found)
 
-        sizes = np.fromiter(map(len, ids_of), np.int64, len(ids_of))
-        flat = np.fromiter((i for ids in ids_of for i in ids), np.int32, int(sizes.sum()))
-        starts = _offsets(sizes)[:-1]
         codes = np.array(self.codes, dtype=np.int64)
         counts = sizes[codes]
         ends = _offsets(counts)
-        # token j of segment k lies in `flat` at the start of k's text plus its place within k
+        # token j of segment k lies at the start of k's text plus its place within k
         source = np.arange(ends[-1]) + np.repeat(starts[codes] - ends[:-1], counts)
         supervised = np.repeat(np.array(self.supervised, dtype=bool), counts)
         offsets = ends[np.array([0, *self.row_ends], dtype=np.int64)]
-        return flat[source], supervised, offsets
+        return np.concatenate(ids)[source], supervised, offsets
+
+    def _specials(self, names: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        ids = [self._special(name) for name in names]
+        sizes = np.array([len(one) for one in ids], dtype=np.int64)
+        return np.array([i for one in ids for i in one], dtype=np.int32), sizes
 
     def _special(self, name: str) -> list[int]:
         if name == BOS:
