@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from converters.cli import UserError, say
+from backends.generation import Answer, Generator, Limits
+from converters.cli import UserError, progress, say
 from converters.files import read_json, sha256_file, write_json, write_jsonl
 
 
@@ -145,3 +146,33 @@ class AnswerLog:
         write_jsonl(self.path, ordered)
         self._write_meta(complete=True)
         return ordered
+
+
+def answer_missing(
+    log: AnswerLog,
+    prompts: Mapping[int, list[int]],
+    load: Callable[[], Generator],
+    stop_ids: Iterable[int],
+    limits: Limits,
+    to_row: Callable[[int, Answer], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Answer the prompts that the log lacks and return all its rows in input order.
+
+    Args:
+        log: where finished rows are kept.
+        prompts: token ids by row number.
+        load: loads the model; not called when every row is there.
+        stop_ids: tokens that end an answer.
+        limits: how long answers may and must be.
+        to_row: makes the JSON row of an answer, ``idx`` included.
+    """
+    missing = {index: prompt for index, prompt in prompts.items() if index not in log.rows}
+    if log.rows:
+        say(f"{log.path}: {len(log.rows)} of {len(prompts)} rows are there already, {len(missing)} to go")
+    if missing:
+        generator = load()
+        with log, progress(total=len(missing), desc="answers") as bar:
+            for index, answer in generator.generate(missing, stop_ids, limits):
+                log.append(to_row(index, answer))
+                bar.update()
+    return log.finish()

@@ -8,8 +8,9 @@ unfinished rows are done again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, Protocol
 
 from converters.cli import UsageError, UserError, say
@@ -66,37 +67,47 @@ class Sampling:
 GREEDY = Sampling()
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long an answer may be, and how long it must be before it can end; in tokens."""
+
+    max_new: int = MAX_NEW_TOKENS
+    min_new: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new < 1 or not 0 <= self.min_new <= self.max_new:
+            raise UsageError(
+                f"at least {self.min_new} and at most {self.max_new} new tokens: 0 <= min <= max and 1 <= max is expected"
+            )
+
+
 class Generator(Protocol):
     """A model of either backend that answers prompts."""
 
     def generate(
-        self, prompts: Sequence[list[int]], max_new_tokens: int, stop_ids: Iterable[int], min_new_tokens: int = 0
+        self, prompts: Mapping[int, list[int]], stop_ids: Iterable[int], limits: Limits
     ) -> Iterator[tuple[int, Answer]]:
-        """Yield ``(index of the prompt, its answer)`` as answers are finished, every prompt once.
+        """Yield ``(number of the prompt, its answer)`` as answers are finished, every prompt once.
 
         Args:
-            prompts: token ids, each at least one.
-            max_new_tokens: the most tokens an answer may have.
+            prompts: token ids by number, each at least one; the rows that a resumed job still lacks keep their numbers.
             stop_ids: tokens that end an answer.
-            min_new_tokens: no stop token is chosen before an answer has so many tokens.
+            limits: how long answers may and must be.
         """
         ...
 
 
-def plan_batches(
-    indices: Iterable[int], lengths: Sequence[int], max_new_tokens: int, batch_tokens: int
-) -> list[list[int]]:
+def plan_batches(lengths: Mapping[int, int], max_new_tokens: int, batch_tokens: int) -> list[list[int]]:
     """Group rows, longest first, into batches of at most ``batch_tokens`` tokens (never less than one row).
 
     Args:
-        indices: the rows to group.
-        lengths: tokens of every prompt, by index.
+        lengths: tokens of every prompt, by its number.
         max_new_tokens: room kept for each answer.
         batch_tokens: rows of the batch times its longest prompt and answer.
     """
     batches: list[list[int]] = []
     room = 0
-    for index in sorted(indices, key=lambda index: (-lengths[index], index)):
+    for index in sorted(lengths, key=lambda index: (-lengths[index], index)):
         if room == 0:
             batches.append([])
             room = max(1, batch_tokens // (lengths[index] + max_new_tokens))
@@ -106,7 +117,7 @@ def plan_batches(
 
 
 def run_batches(
-    lengths: Sequence[int],
+    lengths: Mapping[int, int],
     max_new_tokens: int,
     batch_tokens: int,
     run: Callable[[list[int]], Iterator[tuple[int, Answer]]],
@@ -116,7 +127,7 @@ def run_batches(
     """Run every row through ``run`` in planned batches; halve the budget when memory runs out.
 
     Args:
-        lengths: tokens of every prompt.
+        lengths: tokens of every prompt, by its number.
         max_new_tokens: the most tokens of an answer.
         batch_tokens: the budget of :func:`plan_batches`.
         run: answers the rows of one batch, in any order.
@@ -126,7 +137,7 @@ def run_batches(
     Raises:
         UserError: a single row does not fit.
     """
-    batches = plan_batches(range(len(lengths)), lengths, max_new_tokens, batch_tokens)
+    batches = plan_batches(lengths, max_new_tokens, batch_tokens)
     while batches:
         batch = batches.pop(0)
         left = dict.fromkeys(batch)
@@ -147,4 +158,5 @@ def run_batches(
             )
         batch_tokens = longest * (len(batch) // 2)
         say(f"out of memory with {len(batch)} rows of {longest} tokens: going on with batches of {batch_tokens} tokens")
-        batches = plan_batches([*left, *(i for rest in batches for i in rest)], lengths, max_new_tokens, batch_tokens)
+        undone = {index: lengths[index] for index in chain(left, *batches)}
+        batches = plan_batches(undone, max_new_tokens, batch_tokens)

@@ -9,7 +9,7 @@ Shapes: b rows of the batch, s prompt tokens with padding, n tokens generated so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from backends.generation import BATCH_TOKENS, GREEDY, Answer, Sampling, run_batches
+from backends.generation import BATCH_TOKENS, GREEDY, Answer, Limits, Sampling, run_batches
 from converters.cli import UsageError, say
 
 
@@ -49,41 +49,37 @@ class TorchGenerator:
         self.use_cache = use_cache
 
     def generate(
-        self, prompts: Sequence[list[int]], max_new_tokens: int, stop_ids: Iterable[int], min_new_tokens: int = 0
+        self, prompts: Mapping[int, list[int]], stop_ids: Iterable[int], limits: Limits
     ) -> Iterator[tuple[int, Answer]]:
-        """Yield ``(index of the prompt, its answer)`` as answers are finished, every prompt once.
+        """Yield ``(number of the prompt, its answer)`` as answers are finished, every prompt once.
 
         Raises:
-            UsageError: a prompt is empty, or the limits contradict each other.
+            UsageError: a prompt is empty.
             UserError: a single row does not fit into memory.
         """
-        if not 0 <= min_new_tokens <= max_new_tokens or max_new_tokens < 1:
-            raise UsageError(f"between {min_new_tokens} and {max_new_tokens} new tokens: at least 1, and in this order")
-        lengths = [len(prompt) for prompt in prompts]
-        if 0 in lengths:
-            raise UsageError(f"prompt {lengths.index(0)} has no tokens")
-        self._warn_of_long(lengths, max_new_tokens)
+        lengths = {index: len(prompt) for index, prompt in prompts.items()}
+        for index, length in lengths.items():
+            if length == 0:
+                raise UsageError(f"prompt {index} has no tokens")
+        self._warn_of_long(lengths, limits.max_new)
         stop = sorted(set(stop_ids))
 
         def run(indices: list[int]) -> Iterator[tuple[int, Answer]]:
-            rows = {index: prompts[index] for index in indices}
-            batch = self.start(rows, max_new_tokens, stop, min_new_tokens)
+            batch = self.start({index: prompts[index] for index in indices}, stop, limits)
             while batch.indices:
                 yield from batch.step()
 
         yield from run_batches(
-            lengths, max_new_tokens, self.batch_tokens, run, torch.OutOfMemoryError, _free_cached_memory
+            lengths, limits.max_new, self.batch_tokens, run, torch.OutOfMemoryError, _free_cached_memory
         )
 
-    def start(
-        self, rows: dict[int, list[int]], max_new_tokens: int, stop_ids: Sequence[int], min_new_tokens: int = 0
-    ) -> Batch:
+    def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> Batch:
         """Begin one batch, to be stepped by the caller."""
-        return Batch(self, rows, max_new_tokens, stop_ids, min_new_tokens)
+        return Batch(self, rows, stop_ids, limits)
 
-    def _warn_of_long(self, lengths: list[int], max_new_tokens: int) -> None:
+    def _warn_of_long(self, lengths: Mapping[int, int], max_new_tokens: int) -> None:
         positions = getattr(self.model.config, "max_position_embeddings", None)
-        over = sum(length + max_new_tokens > positions for length in lengths) if positions else 0
+        over = sum(length + max_new_tokens > positions for length in lengths.values()) if positions else 0
         if over:
             say(
                 f"{over} of {len(lengths)} prompts with room for {max_new_tokens} new tokens go beyond the "
@@ -96,26 +92,25 @@ class Batch:
 
     Attributes:
         indices: the caller's numbers of the rows still without a whole answer.
-        tokens: the answers so far, [b, max_new_tokens]; the first ``n`` columns are filled.
+        tokens: the answers so far, [b, limits.max_new]; the first ``n`` columns are filled.
     """
 
     def __init__(
         self,
         generator: TorchGenerator,
-        rows: dict[int, list[int]],
-        max_new_tokens: int,
+        rows: Mapping[int, list[int]],
         stop_ids: Sequence[int],
-        min_new_tokens: int,
+        limits: Limits,
     ) -> None:
         self.model = generator.model
         self.sampling = generator.sampling
-        self.max_new, self.min_new = max_new_tokens, min_new_tokens
+        self.limits = limits
         self.indices = list(rows)
         self.n = 0
         device = self.model.device
         b, s = len(rows), max(map(len, rows.values()))
         ids = np.full((b, s), generator.pad_id, dtype=np.int64)
-        mask = np.zeros((b, s + max_new_tokens), dtype=np.int64)
+        mask = np.zeros((b, s + limits.max_new), dtype=np.int64)
         for i, prompt in enumerate(rows.values()):
             ids[i, s - len(prompt) :] = prompt
             mask[i, s - len(prompt) :] = 1
@@ -123,13 +118,13 @@ class Batch:
         # rows of one length need no mask, which spares building it at every step
         self.mask = torch.from_numpy(mask).to(device) if mask[:, 0].min() == 0 else None
         self.positions = torch.from_numpy((mask.cumsum(1) - 1).clip(0)).to(device)
-        self.tokens = torch.zeros((b, max_new_tokens), dtype=torch.long, device=device)
+        self.tokens = torch.zeros((b, limits.max_new), dtype=torch.long, device=device)
         self.stop = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
         self.cache = DynamicCache() if generator.use_cache else None
         self.seen: Tensor | None = None
         self.uniforms: Tensor | None = None
         if self.sampling.temperature > 0:
-            self.uniforms = _uniforms(self.indices, max_new_tokens, self.sampling.seed).to(device)
+            self.uniforms = _uniforms(self.indices, limits.max_new, self.sampling.seed).to(device)
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Answer]]:
@@ -138,7 +133,7 @@ class Batch:
         self.tokens[:, self.n] = chosen
         self.n += 1
         stopped = (chosen[:, None] == self.stop).any(1)
-        ended = stopped if self.n < self.max_new else torch.ones_like(stopped)
+        ended = stopped if self.n < self.limits.max_new else torch.ones_like(stopped)
         if not bool(ended.any()):
             return []
         return self._take_out(ended, stopped)
@@ -163,7 +158,7 @@ class Batch:
 
     def _choose(self, logits: Tensor) -> Tensor:
         """Choose the next token of every row, [b], from logits [b, v]."""
-        if self.n < self.min_new:
+        if self.n < self.limits.min_new:
             logits[:, self.stop] = -torch.inf
         if self.sampling.repetition_penalty != 1:
             logits = self._penalise(logits)

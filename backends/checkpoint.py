@@ -1,0 +1,221 @@
+"""What a ``--ckpt`` is made of, found without a framework and without reading its weights.
+
+Everything that asks a model something goes through here, so that the template it was trained in is the template it is
+asked in, whatever the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
+from converters.cli import UsageError, UserError, say
+from converters.files import read_json
+
+if TYPE_CHECKING:
+    from converters.template import Template
+    from mindrecord.tokenizer import Tokenizer
+
+WHOLE_FILE_BYTES = 64 * 2**20
+SAMPLES = 64
+SAMPLE_BYTES = 64 * 2**10
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add the options that name a checkpoint and the template to ask it in."""
+    parser.add_argument(
+        "--ckpt",
+        metavar="DIR",
+        required=required,
+        help="run, checkpoint of a run, PEFT adapter or Hugging Face model directory",
+    )
+    parser.add_argument(
+        "--base", metavar="DIR", help="the frozen model under an adapter (default: where the adapter says)"
+    )
+    parser.add_argument(
+        "--template", metavar="NAME", help="how questions are put to the model (default: as the run was trained)"
+    )
+    parser.add_argument(
+        "--allow-template-mismatch",
+        action="store_true",
+        help="ask in --template although the run was trained in another (default: refuse)",
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The parts of a checkpoint.
+
+    Attributes:
+        path: directory of the weights that were named.
+        base: directory of the frozen model under an adapter; None for a whole model.
+        run: the run directory that the weights belong to, if any.
+        template: the template to ask in.
+        tokenizer: the tokenizer to ask with.
+    """
+
+    path: Path
+    base: Path | None
+    run: Path | None
+    template: Template
+    tokenizer: Tokenizer
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end an answer: EOS and the template's own."""
+        names = (self.tokenizer.special_id(name) for name in self.template.stop)
+        return sorted({self.tokenizer.eos_id, *names})
+
+    @cached_property
+    def identity(self) -> dict[str, str | None]:
+        """What answers depend on, as hashes: weights, base, template, tokenizer."""
+        adapter = self.base is not None
+        return {
+            "checkpoint": fingerprint([self.path / ADAPTER_WEIGHTS] if adapter else weight_files(self.path)),
+            "base": fingerprint(weight_files(self.base)) if self.base is not None else None,
+            "template": f"{self.template.name} {self.template.hash[:16]}",
+            "tokenizer": self.tokenizer.hash[:16],
+        }
+
+    @cached_property
+    def parameters(self) -> dict[str, int | None]:
+        """Count parameters: ``trainable`` (None for a model nobody trained here) and ``base``.
+
+        LoRA's ``base`` is the frozen model alone, as the contest counts; after full-parameter training all are trained.
+        """
+        if self.base is not None:
+            return {
+                "trainable": count_parameters([self.path / ADAPTER_WEIGHTS]),
+                "base": count_parameters(weight_files(self.base)),
+            }
+        count = count_parameters(weight_files(self.path))
+        return {"trainable": count if self.run is not None else None, "base": count}
+
+
+def open_checkpoint(
+    path: str | Path, *, base: str | None = None, template: str | None = None, allow_mismatch: bool = False
+) -> CheckpointFiles:
+    """Find the parts of a checkpoint.
+
+    Args:
+        path: run, checkpoint of a run, PEFT adapter or Hugging Face model directory.
+        base: the frozen model, if it is not where the adapter says.
+        template: name of the template to ask in; None takes the one beside the weights.
+        allow_mismatch: accept a ``template`` other than the one beside the weights.
+
+    Raises:
+        UsageError: nothing can be loaded there, or no template is known.
+        UserError: the base or the tokenizer is missing, or the template is not the trained one.
+    """
+    from mindrecord.tokenizer import load_tokenizer
+
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UsageError(f"{path}: no such run or model directory")
+    run = next((home for home in (folder, folder.parent.parent) if (home / "recipe.yaml").is_file()), None)
+    adapter = (folder / ADAPTER_CONFIG).is_file()
+    if not adapter and not (folder / MODEL_CONFIG).is_file():
+        if run == folder:
+            raise UsageError(f"{folder}: this run has no weights yet; its checkpoints are under {folder}/checkpoints")
+        raise UsageError(f"{folder}: neither {ADAPTER_CONFIG} nor {MODEL_CONFIG} there; a run or a model is expected")
+    below = _find_base(folder, base, run) if adapter else None
+    homes = [home for home in (folder, run, below) if home is not None]
+    chosen = _choose_template(homes[:2] if run else homes[:1], template, allow_mismatch)
+    named = ("tokenizer.json", "tokenizer.model")
+    home = next((home for home in homes if any((home / name).is_file() for name in named)), None)
+    if home is None:
+        raise UserError(f"{folder}: no {' or '.join(named)} there or beside its base; copy the base's tokenizer files")
+    return CheckpointFiles(folder, below, run, chosen, load_tokenizer(home))
+
+
+def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
+    """Return the frozen model's directory: the one given, else the one recorded."""
+    recorded = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if given is None and not recorded and run is not None:
+        from backends.recipe import load_recipe
+
+        recorded = load_recipe(run / "recipe.yaml").load_checkpoint
+    named = given or recorded
+    if not named or not (Path(named) / MODEL_CONFIG).is_file():
+        raise UserError(f"{folder}: its base {named or '(not recorded)'} is not there; name it with --base DIR")
+    return Path(named)
+
+
+def _choose_template(homes: Iterable[Path], name: str | None, allow_mismatch: bool) -> Template:
+    from converters.template import Template, get_template, template_names
+
+    wanted = get_template(name) if name else None
+    file = next((home / "template.json" for home in homes if (home / "template.json").is_file()), None)
+    if file is None:
+        if wanted is None:
+            raise UsageError(
+                f"{next(iter(homes))}: no template.json there says how it was trained; choose with --template "
+                f"({', '.join(template_names())})"
+            )
+        return wanted
+    trained = Template.from_json(read_json(file))
+    if wanted is None or wanted.hash == trained.hash:
+        return trained
+    both = f"template {trained.name} ({trained.hash[:8]}), not {wanted.name} ({wanted.hash[:8]})"
+    if not allow_mismatch:
+        raise UserError(f"{file.parent} was trained in {both}: leave --template out, or --allow-template-mismatch")
+    say(f"note: {file.parent} was trained in {both}; asking in {wanted.name} all the same")
+    return wanted
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a whole model.
+
+    Raises:
+        UsageError: there are none.
+    """
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise UsageError(f"{folder}: no model*.safetensors there")
+    return files
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """Identify weight files in little time: 16 hex digits of SHA-256 over names, sizes and contents.
+
+    Files over 64 MiB enter with 64 blocks of 64 KiB, evenly spaced from the first byte to the last: an 8-billion model
+    takes milliseconds. Training moves every weight, so two models that differ differ there.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}\n".encode())
+        with file.open("rb") as handle:
+            if size <= WHOLE_FILE_BYTES:
+                digest.update(handle.read())
+                continue
+            for sample in range(SAMPLES):
+                handle.seek((size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
+                digest.update(handle.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def count_parameters(files: Iterable[Path]) -> int:
+    """Count the numbers in safetensors files by their headers.
+
+    Raises:
+        UserError: a file is not safetensors.
+    """
+    count = 0
+    for file in files:
+        try:
+            with file.open("rb") as handle:
+                length = int.from_bytes(handle.read(8), "little")
+                header = json.loads(handle.read(min(length, file.stat().st_size)))
+            count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file}: not a whole safetensors file") from error
+    return count

@@ -1,0 +1,175 @@
+"""The command ``python -m backends.cuda chat``: a conversation in the terminal, in the template of the run.
+
+Answers appear as they are made. Ctrl-C ends an answer and keeps what was said of it; Ctrl-D or ``/exit`` leaves. In a pipe
+every line of stdin is a question, and answers alone go to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from backends import checkpoint
+from backends.cuda.generate import (
+    add_device_arguments,
+    add_limit_arguments,
+    add_sampling_arguments,
+    load_generator,
+    open_from,
+    sampling_from,
+)
+from backends.generation import Limits
+from converters.cli import UserError, say
+from converters.conversation import Turn
+
+if TYPE_CHECKING:
+    from backends.checkpoint import CheckpointFiles
+    from backends.cuda.decode import TorchGenerator
+
+EPILOG = """in the chat:
+  /reset         forget what was said (the system text stays)
+  /system TEXT   set the system text and start anew; without TEXT: drop it
+  /exit          leave (also Ctrl-D); Ctrl-C ends an answer
+
+examples:
+  python -m backends.cuda chat --ckpt RUN
+  python -m backends.cuda chat --ckpt RUN --system "Answer with a number only." --temperature 0.7
+  python -m backends.cuda chat --ckpt RUN --prompt "解方程 3x + 6 = 0"
+"""
+
+HELP = "commands: /reset, /system TEXT, /exit; Ctrl-C ends an answer"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``chat``."""
+    parser.epilog = EPILOG
+    checkpoint.add_arguments(parser)
+    parser.add_argument("--system", metavar="TEXT", help="system text (default: the template's own, if any)")
+    parser.add_argument("--prompt", metavar="TEXT", help="answer this one question and leave")
+    add_limit_arguments(parser, max_new_tokens=512)
+    add_sampling_arguments(parser)
+    add_device_arguments(parser)
+
+
+class Chat:
+    """One conversation with a model: the turns so far, and how to ask for the next.
+
+    Args:
+        files: template and tokenizer.
+        generator: the model.
+        limits: how long answers may and must be.
+        system: the system text, if any.
+    """
+
+    def __init__(
+        self, files: CheckpointFiles, generator: TorchGenerator, limits: Limits, system: str | None = None
+    ) -> None:
+        self.files, self.generator, self.limits = files, generator, limits
+        self.turns: list[Turn] = []
+        self.reset(system)
+
+    def reset(self, system: str | None) -> None:
+        """Forget the turns and take a system text, or none."""
+        self.turns = [Turn("system", system)] if system else []
+
+    @property
+    def system(self) -> str | None:
+        """The system text in force."""
+        return self.turns[0].text if self.turns and self.turns[0].role == "system" else None
+
+    def answer(self, question: str) -> Iterator[str]:
+        """Yield the answer piece by piece; what was yielded when the caller stops is what enters the conversation.
+
+        Raises:
+            UserError: the template has no place for this turn; the conversation stays as it was.
+        """
+        from mindrecord.encode import encode_prompts
+
+        asked = [*self.turns, Turn("user", question)]
+        prompt = encode_prompts([asked], self.files.template, self.files.tokenizer)[0]
+        said = ""
+        try:
+            for text in self._texts(prompt):
+                # a text that ends in U+FFFD ends inside a character: wait for its other bytes
+                if not text.endswith("\ufffd") and len(text) > len(said):
+                    said, piece = text, text[len(said) :]
+                    yield piece
+        finally:
+            self.turns = [*asked, Turn("assistant", said)]
+
+    def _texts(self, prompt: list[int]) -> Iterator[str]:
+        """Yield the answer's text so far after every token."""
+        batch = self.generator.start({0: prompt}, self.files.stop_ids, self.limits)
+        while True:
+            finished = batch.step()
+            ids = finished[0][1].ids if finished else batch.tokens[0, : batch.n].tolist()
+            # models put a space before the answer that no reader wants
+            yield self.files.tokenizer.decode(ids).lstrip()
+            if finished:
+                if finished[0][1].finish_reason == "length":
+                    say(f"\n(cut after {self.limits.max_new} tokens; --max-new-tokens N allows more)")
+                return
+
+
+def run(args: argparse.Namespace) -> int:
+    """Talk until the user leaves, or answer ``--prompt``."""
+    sampling, limits = sampling_from(args), Limits(args.max_new_tokens, args.min_new_tokens)
+    files = open_from(args)
+    chat = Chat(files, load_generator(files, args, sampling), limits, args.system)
+    if args.prompt is not None:
+        _print_answer(chat, args.prompt)
+        return 0
+    talk(chat, interactive=sys.stdin.isatty())
+    return 0
+
+
+def talk(chat: Chat, *, interactive: bool) -> None:
+    """Read questions and commands until the end of stdin or ``/exit``."""
+    if interactive:
+        import readline  # noqa: F401 - gives input() line editing and history
+
+        say(f"template {chat.files.template.name}; {HELP}")
+    while True:
+        try:
+            line = input("> " if interactive else "").strip()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            say("\n(Ctrl-D or /exit leaves)")
+            continue
+        if line == "/exit":
+            return
+        try:
+            if line.startswith("/"):
+                _command(chat, line)
+            elif line:
+                _print_answer(chat, line)
+        except UserError as error:
+            # a pipe has nobody to mend it
+            if not interactive:
+                raise
+            say(f"error: {error}")
+
+
+def _command(chat: Chat, line: str) -> None:
+    word, _, rest = line.partition(" ")
+    if word == "/reset":
+        chat.reset(chat.system)
+    elif word == "/system":
+        chat.reset(rest.strip() or None)
+    else:
+        say(HELP)
+
+
+def _print_answer(chat: Chat, question: str) -> None:
+    answer = chat.answer(question)
+    try:
+        for piece in answer:
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        say(" (ended)")
+    finally:
+        answer.close()  # type: ignore[attr-defined]
+    print(flush=True)
