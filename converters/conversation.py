@@ -53,7 +53,10 @@ def problem_row(problem: str, answer: str, id: str) -> Conversation:
 
 
 def wrong_order(turns: Sequence[Turn]) -> str | None:
-    """Say what is wrong with the order of the turns, or None: system first if at all, then user, assistant, user, …"""
+    """Say what is wrong with the order of the turns, or None.
+
+    A system turn comes first if at all, then user and assistant take turns.
+    """
     body = turns[1:] if turns and turns[0].role == "system" else turns
     if not body:
         return "there is no user turn"
@@ -145,7 +148,9 @@ def _sharegpt_turns(row: dict[str, Any]) -> list[Turn]:
         role = _ROLE_OF.get(entry["from"]) if isinstance(entry["from"], str) else None
         if role is None:
             known = ", ".join(_ROLE_OF)
-            raise _WrongShapeError(f"turn {i}: 'from' is {entry['from']!r}; known are {known} (tools are not supported)")
+            raise _WrongShapeError(
+                f"turn {i}: 'from' is {entry['from']!r}; known are {known} (tools are not supported)"
+            )
         turns.append(Turn(role, _text(entry["value"], f"turn {i}: 'value'")))
     return turns
 

@@ -31,7 +31,7 @@ class Audit:
         unsupervised: rows kept that have nothing to train on.
         empty: rows kept whose answers are all empty: they teach to end at once.
         unknown: ids of the unknown token, where the vocabulary could not spell the text.
-        histogram: ``(longest length of the class in ids, rows given)``, classes of equal width.
+        histogram: ``(shortest, longest, rows given)`` of classes of equal width, lengths in ids.
         examples: the first few row ids of each sort that is not as it should be.
     """
 
@@ -46,7 +46,7 @@ class Audit:
     unsupervised: int = 0
     empty: int = 0
     unknown: int = 0
-    histogram: list[tuple[int, int]] = field(default_factory=list)
+    histogram: list[tuple[int, int, int]] = field(default_factory=list)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, sort: str, ids: list[str], chosen: NDArray[np.bool_]) -> None:
@@ -58,10 +58,15 @@ class Audit:
 
     def measure(self, lengths: NDArray[np.int64]) -> None:
         """Fill in the length histogram of the rows given."""
-        self.longest = int(lengths.max(initial=0))
-        width = max(-(-self.longest // _BARS), 1)
-        counts = np.bincount((np.maximum(lengths, 1) - 1) // width, minlength=1)
-        self.histogram = [((i + 1) * width, int(count)) for i, count in enumerate(counts)]
+        if not len(lengths):
+            return
+        shortest, self.longest = int(lengths.min()), int(lengths.max())
+        width = -(-(self.longest - shortest + 1) // _BARS)
+        counts = np.bincount((lengths - shortest) // width).tolist()
+        starts = range(shortest, self.longest + 1, width)
+        self.histogram = [
+            (start, min(start + width - 1, self.longest), count) for start, count in zip(starts, counts, strict=True)
+        ]
 
     def check(self, max_unsupervised: float = 0.01) -> None:
         """Refuse rows that would spoil a run.
@@ -70,20 +75,22 @@ class Audit:
             UserError: no row is left, or more than the share ``max_unsupervised`` of the rows has nothing to train on.
         """
         if not self.kept:
-            raise UserError(f"no row is left of {self.rows}: {self.dropped} are longer than seq_length={self.seq_length}")
+            raise UserError(
+                f"no row is left of {self.rows}: {self.dropped} are longer than seq_length={self.seq_length}"
+            )
         if self.unsupervised > max_unsupervised * self.kept:
             raise UserError(
-                f"{self.unsupervised} of {self.kept} rows ({self.unsupervised / self.kept:.1%}) have no token to train on "
-                f"(rows {', '.join(self.examples['unsupervised'])}, …); at most {max_unsupervised:.1%} may. "
-                "Raise seq_length or drop what is over length"
+                f"{self.unsupervised} of {self.kept} rows ({self.unsupervised / self.kept:.1%}) have no token to train "
+                f"on (row {self.examples['unsupervised'][0]} is the first); at most {max_unsupervised:.1%} may. "
+                "Raise seq_length, or drop what is over length"
             )
 
     def lines(self) -> list[str]:
         """Return the audit as text: counts, what needs attention with row ids, lengths as bars."""
         share = self.supervised / self.tokens if self.tokens else 0.0
         lines = [
-            f"rows {self.kept:,} of {self.rows:,} · tokens {self.tokens:,} · supervised {self.supervised:,} ({share:.1%})"
-            f" · longest {self.longest:,}"
+            f"rows {self.kept:,} of {self.rows:,} · tokens {self.tokens:,} · "
+            f"supervised {self.supervised:,} ({share:.1%}) · longest {self.longest:,}"
         ]
         limit = f"over seq_length {self.seq_length}" if self.seq_length is not None else "no length limit"
         sorts = {
@@ -99,13 +106,11 @@ class Audit:
             lines.append(f"{getattr(self, sort):,} {label}{rows}")
         if self.unknown:
             lines.append(f"{self.unknown:,} tokens the vocabulary cannot spell (unknown token)")
-        most = max((count for _, count in self.histogram), default=0)
-        low = 1
+        most = max((count for *_, count in self.histogram), default=0)
         digits = len(f"{self.longest:,}")
-        for high, count in self.histogram:
-            bar = "█" * round(_BAR_WIDTH * count / most) if most else ""
-            lines.append(f"{low:>{digits},}–{high:<{digits},} {bar or ('▏' if count else '')} {count:,}")
-            low = high + 1
+        for low, high, count in self.histogram:
+            bar = "█" * round(_BAR_WIDTH * count / most) or ("▏" if count else "")
+            lines.append(f"{low:>{digits},}–{high:<{digits},} {bar} {count:,}")
         return lines
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.cli import UserError
-from mindrecord.encode import TokenRows
 
 
 def pack(lengths: NDArray[np.int64] | Sequence[int], capacity: int) -> list[NDArray[np.int64]]:
@@ -82,8 +80,8 @@ def _plan(counts: dict[int, int], capacity: int, exact: bool) -> _Plan:
 def _best_fill(left: dict[int, int], taken: int, space: int) -> list[int]:
     """Return lengths whose sum comes nearest to ``space`` from below, the longer ones preferred.
 
-    A subset-sum search: bit i of ``reach`` says that a sum of i can be made. ``taken`` is the one row that is in the bin
-    already.
+    A subset-sum search: bit i of ``reach`` says that a sum of i can be made. ``taken`` is the length of the one
+    row that is in the bin already.
     """
     reach, trail = 1, []
     mask = (1 << (space + 1)) - 1
@@ -118,33 +116,3 @@ def _deal(sizes: NDArray[np.int64], plan: _Plan) -> list[NDArray[np.int64]]:
             cursor[length] += times
         bins.extend(np.sort(np.stack(columns, axis=1), axis=1))
     return bins
-
-
-@dataclass
-class PackedRow:
-    """Several rows end to end, as one (s tokens).
-
-    Attributes:
-        input_ids: int32 [s].
-        labels: int32 [s]; the first label of each row is −100, so that no row predicts the next one's beginning.
-        positions: int32 [s]; counts from 0 again at each row's beginning.
-        documents: int32 [s]; which row of the bin a token belongs to, from 0: attention stays within it.
-    """
-
-    input_ids: NDArray[np.int32]
-    labels: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    documents: NDArray[np.int32]
-
-
-def lay_end_to_end(rows: TokenRows, indices: NDArray[np.int64] | Sequence[int]) -> PackedRow:
-    """Return the rows of one bin as one packed row."""
-    pieces = [rows.row(int(i)) for i in indices]
-    lengths = np.array([len(ids) for ids, _ in pieces], dtype=np.int64)
-    starts = np.cumsum(lengths) - lengths
-    return PackedRow(
-        input_ids=np.concatenate([ids for ids, _ in pieces]),
-        labels=np.concatenate([labels for _, labels in pieces]),
-        positions=(np.arange(lengths.sum()) - np.repeat(starts, lengths)).astype(np.int32),
-        documents=np.repeat(np.arange(len(pieces), dtype=np.int32), lengths),
-    )
