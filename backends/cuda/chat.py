@@ -1,14 +1,14 @@
 """The command ``python -m backends.cuda chat``: a conversation in the terminal, in the template of the run.
 
-Answers appear as they are made. Ctrl-C ends an answer and keeps what was said of it; Ctrl-D or ``/exit`` leaves. In a pipe
-every line of stdin is a question, and answers alone go to stdout.
+Answers appear as they are made. Ctrl-C ends an answer and keeps what was said of it; Ctrl-D or ``/exit`` leaves. In a
+pipe every line of stdin is a question or a command, and answers alone go to stdout.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from backends import checkpoint
@@ -79,7 +79,7 @@ class Chat:
         """The system text in force."""
         return self.turns[0].text if self.turns and self.turns[0].role == "system" else None
 
-    def answer(self, question: str) -> Iterator[str]:
+    def answer(self, question: str) -> Generator[str]:
         """Yield the answer piece by piece; what was yielded when the caller stops is what enters the conversation.
 
         Raises:
@@ -91,22 +91,22 @@ class Chat:
         prompt = encode_prompts([asked], self.files.template, self.files.tokenizer)[0]
         said = ""
         try:
-            for text in self._texts(prompt):
+            for text, whole in self._texts(prompt):
                 # a text that ends in U+FFFD ends inside a character: wait for its other bytes
-                if not text.endswith("\ufffd") and len(text) > len(said):
+                if len(text) > len(said) and (whole or not text.endswith("\ufffd")):
                     said, piece = text, text[len(said) :]
                     yield piece
         finally:
             self.turns = [*asked, Turn("assistant", said)]
 
-    def _texts(self, prompt: list[int]) -> Iterator[str]:
-        """Yield the answer's text so far after every token."""
+    def _texts(self, prompt: list[int]) -> Iterator[tuple[str, bool]]:
+        """Yield the answer's text so far after every token, and whether it is whole."""
         batch = self.generator.start({0: prompt}, self.files.stop_ids, self.limits)
         while True:
             finished = batch.step()
             ids = finished[0][1].ids if finished else batch.tokens[0, : batch.n].tolist()
             # models put a space before the answer that no reader wants
-            yield self.files.tokenizer.decode(ids).lstrip()
+            yield self.files.tokenizer.decode(ids).lstrip(), bool(finished)
             if finished:
                 if finished[0][1].finish_reason == "length":
                     say(f"\n(cut after {self.limits.max_new} tokens; --max-new-tokens N allows more)")
@@ -171,5 +171,5 @@ def _print_answer(chat: Chat, question: str) -> None:
     except KeyboardInterrupt:
         say(" (ended)")
     finally:
-        answer.close()  # type: ignore[attr-defined]
+        answer.close()
     print(flush=True)
