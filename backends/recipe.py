@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from backends.mindformers_keys import CALLBACKS, SECTIONS
 from converters.cli import UsageError, UserError, did_you_mean
@@ -186,7 +186,7 @@ class DataConfig:
     train: list[str] = field(default_factory=list)
     template: str = "vicuna"
     tokenizer: str | None = None
-    over_length: str = "drop"
+    over_length: Literal["drop", "truncate", "error"] = "drop"
     max_unsupervised: float = 0.01
     packing: bool = True
     micro_batch_tokens: int = 8192
@@ -361,40 +361,49 @@ def _build(kind: Any, values: Mapping[str, Any], path: str, source: str) -> Any:
 
 
 def _coerce(value: Any, hint: Any, where: str, source: str) -> Any:
-    """Return ``value`` as ``hint``; YAML reads ``1e-4`` as text, a float is meant."""
+    """Return ``value`` as its type hint wants it, going down into sections and lists."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and types.NoneType in options:
         return None
     for option in options:
-        if dataclasses.is_dataclass(option):
-            if value is None:
-                return option()
-            if isinstance(value, dict):
-                return _build(option, value, where, source)
-        elif option is bool and isinstance(value, bool):
-            return value
-        elif option is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        elif option is int and isinstance(value, float) and value.is_integer():
-            return int(value)
-        elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        elif option is float and isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value, re.I):
-            return float(value)
-        elif option is str and (isinstance(value, str) or value is None):
-            return value or ""
-        elif typing.get_origin(option) is list:
-            if value is None:
-                return []
-            (item,) = typing.get_args(option)
-            if isinstance(value, list | tuple):
-                return [_coerce(one, item, f"{where}[{i}]", source) for i, one in enumerate(value)]
-            if item is str and isinstance(value, str):
-                return [value] if value else []
-        elif (option is dict or typing.get_origin(option) is dict) and (value is None or isinstance(value, dict)):
+        if dataclasses.is_dataclass(option) and isinstance(value, dict | None):
+            return _build(option, value or {}, where, source)
+        if typing.get_origin(option) is dict and isinstance(value, dict | None):
             return value or {}
-    wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+        if typing.get_origin(option) is list and isinstance(value, list | None):
+            (item,) = typing.get_args(option)
+            return [_coerce(one, item, f"{where}[{i}]", source) for i, one in enumerate(value or [])]
+        if option == list[str] and isinstance(value, str):
+            return [value] if value else []
+        found = _scalar(value, option)
+        if found is not None:
+            return found
+    wanted = " or ".join(_name_of(option) for option in options)
     raise UserError(f"{source}: {where}: expected {wanted}, found {value!r}")
+
+
+def _name_of(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    return getattr(kind, "__name__", str(kind))
+
+
+def _scalar(value: Any, kind: Any) -> Any:
+    """Return a value as bool, int, float or str; None if it is none."""
+    if typing.get_origin(kind) is Literal:
+        return value if value in typing.get_args(kind) else None
+    if kind is str:
+        return "" if value is None else value if isinstance(value, str) else None
+    if kind is bool or isinstance(value, bool):
+        return value if kind is bool and isinstance(value, bool) else None
+    if kind is int and (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
+        return int(value)
+    if kind is float and isinstance(value, int | float):
+        return float(value)
+    # YAML 1.1 reads 1e-4 as text; a number is meant
+    if kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE):
+        return float(value)
+    return None
 
 
 def _check_meaning(recipe: Recipe, source: str) -> None:
@@ -409,12 +418,6 @@ def _check_meaning(recipe: Recipe, source: str) -> None:
             "runner_config.gradient_accumulation_steps",
             recipe.runner_config.gradient_accumulation_steps,
             "1: a step takes batch_size rows, and data.micro_batch_tokens splits them to fit the memory",
-        ),
-        (
-            data.over_length not in ("drop", "truncate", "error"),
-            "data.over_length",
-            data.over_length,
-            "drop, truncate or error",
         ),
         (data.micro_batch_tokens < 1, "data.micro_batch_tokens", data.micro_batch_tokens, "at least 1"),
         (config.seq_length < 1, "model.model_config.seq_length", config.seq_length, "at least 1"),
@@ -439,7 +442,7 @@ def _leaf_paths(kind: Any, prefix: str = "") -> list[str]:
     for one in dataclasses.fields(kind):
         if one.name in ("raw", "path"):
             continue
-        nested = [option for option in (typing.get_args(hints[one.name]) or (hints[one.name],))]
+        nested = typing.get_args(hints[one.name]) or (hints[one.name],)
         inner = next((option for option in nested if dataclasses.is_dataclass(option)), None)
         paths += _leaf_paths(inner, f"{prefix}{one.name}.") if inner else [f"{prefix}{one.name}"]
     return paths

@@ -82,7 +82,7 @@ class _Gather(torch.autograd.Function):
         return tokens.index_select(0, layout.gather)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         return grad.index_select(0, ctx.layout.scatter), None
 
 
@@ -95,7 +95,7 @@ class _Scatter(torch.autograd.Function):
         return cells.index_select(0, layout.scatter)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         cells = grad.index_select(0, ctx.layout.gather)
         cells[ctx.layout.pad] = 0
         return cells, None
@@ -129,21 +129,23 @@ def packed_attention(
     """
     if packed_rows is None:
         raise ValueError("packed_rows attention was called without a layout")
-    q, k, v = (_Gather.apply(x.squeeze(0).transpose(0, 1), packed_rows) for x in (query, key, value))  # [p, h, d]
-    grouped = q.shape[1] != k.shape[1]
+    sizes = [rows * longest for rows, longest in packed_rows.blocks]
+    gathered = (_Gather.apply(x.squeeze(0).transpose(0, 1), packed_rows) for x in (query, key, value))  # [p, h, d]
+    # split, not slices: its backward pass is one concatenation, a slice's is a zero-filled copy of the whole
+    pieces = zip(*(x.split(sizes) for x in gathered), strict=True)
     parts = []
-    first = 0
-    for rows, longest in packed_rows.blocks:
-        last = first + rows * longest
+    for block, piece in zip(packed_rows.blocks, pieces, strict=True):
+        q, k, v = (x.unflatten(0, block).transpose(1, 2) for x in piece)  # [n, h, s, d]
         out = scaled_dot_product_attention(
-            *(x[first:last].unflatten(0, (rows, longest)).transpose(1, 2) for x in (q, k, v)),  # [n, h, s, d]
+            q,
+            k,
+            v,
             dropout_p=dropout,
             is_causal=True,
             scale=scaling,
-            enable_gqa=grouped,
+            enable_gqa=q.shape[1] != k.shape[1],
         )
         parts.append(out.transpose(1, 2).flatten(0, 1))  # [n·s, h, d]
-        first = last
     cells = parts[0] if len(parts) == 1 else torch.cat(parts)
     return _Scatter.apply(cells, packed_rows).unsqueeze(0), None
 

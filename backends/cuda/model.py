@@ -54,9 +54,7 @@ def choose_dtype(name: str, recipe_dtype: str, device: torch.device) -> torch.dt
         return getattr(torch, name)
     if device.type == "cpu":
         if recipe_dtype != "float32":
-            say(
-                f"precision: float32 (the recipe's {recipe_dtype} is for accelerators; --dtype {recipe_dtype} forces it)"
-            )
+            say(f"precision: float32 (the recipe's {recipe_dtype} is for accelerators; --dtype forces it here)")
         return torch.float32
     return getattr(torch, recipe_dtype)
 
