@@ -1,0 +1,1 @@
+"""What the small base model is made from: arithmetic drills, reading passages and its tokenizer."""

@@ -1,0 +1,95 @@
+"""Arithmetic drills in bare symbols: the skills that the word problems need, without their words.
+
+A drill is a prompt such as ``967.09+688.16=`` and an answer in the cells of ``steps.digits``. Operands are not
+negative; which sign an answer has, what a sentence asks for and how its parts combine is left to fine-tuning.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+from converters.arithmetic.steps import digits
+from converters.arithmetic.steps.digits import ANSWER, Work, decimal_text, running_sum, simplification
+
+
+def _answer(work: Work, value: int, places: int) -> str:
+    return work.text(negative=value < 0) + ANSWER + decimal_text(value, places)
+
+
+def _operand(rng: random.Random) -> int:
+    """An integer of hundredths: mostly six digits as in the contest, sometimes fewer."""
+    return rng.randrange(1_000_000) if rng.random() < 0.7 else rng.randrange(10 ** rng.randint(1, 6))
+
+
+def _places(rng: random.Random) -> int:
+    return 2 if rng.random() < 0.7 else 0
+
+
+def _add(rng: random.Random) -> tuple[str, str]:
+    a, b, places = _operand(rng), _operand(rng), _places(rng)
+    work = digits.add(a, b)
+    return f"{decimal_text(a, places)}+{decimal_text(b, places)}=", _answer(work, work.value, places)
+
+
+def _subtract(rng: random.Random) -> tuple[str, str]:
+    a, b, places = _operand(rng), _operand(rng), _places(rng)
+    work = digits.subtract(max(a, b), min(a, b))
+    prompt = f"{decimal_text(a, places)}-{decimal_text(b, places)}="
+    return prompt, _answer(work, -work.value if a < b else work.value, places)
+
+
+def _multiply(rng: random.Random) -> tuple[str, str]:
+    if rng.random() < 0.3:
+        a, b, places = rng.randrange(10 ** rng.randint(1, 4)), rng.randrange(10 ** rng.randint(1, 3)), 0
+    else:
+        a, b, places = _operand(rng), _operand(rng), _places(rng)
+    work = digits.multiply(a, b)
+    return f"{decimal_text(a, places)}*{decimal_text(b, places)}=", _answer(work, work.value, 2 * places)
+
+
+def _divide(rng: random.Random) -> tuple[str, str]:
+    if rng.random() < 0.4:
+        a, b, places = rng.randrange(10 ** rng.randint(1, 4)), rng.randint(1, 10 ** rng.randint(1, 3)), 0
+    else:
+        a, b, places = _operand(rng), max(1, _operand(rng)), _places(rng)
+    if a // b >= 1000:
+        a %= 1000 * b
+    work = digits.divide(a, b, 2)
+    return f"{decimal_text(a, places)}/{decimal_text(b, places)}=", _answer(work, work.value, 2)
+
+
+def _root(rng: random.Random) -> tuple[str, str]:
+    a = rng.randrange(1_000_000) if rng.random() < 0.8 else rng.randrange(10 ** rng.randint(2, 6))
+    work = digits.root(100 * a, 4)
+    return f"√{decimal_text(a, 2)}=", _answer(work, work.value, 2)
+
+
+def _sum(rng: random.Random) -> tuple[str, str]:
+    terms = [rng.randint(1, 100) for _ in range(rng.randint(2, 10))]
+    return "+".join(map(str, terms)) + "=", running_sum(terms) + ANSWER + str(sum(terms))
+
+
+def _simplify(rng: random.Random) -> tuple[str, str]:
+    p, q = rng.randint(1, 30), rng.randint(2, 30)
+    return f"{p}/{q}~", simplification(p, q) + ANSWER + f"{p // math.gcd(p, q)}/{q // math.gcd(p, q)}"
+
+
+SKILLS: dict[str, tuple[float, Callable[[random.Random], tuple[str, str]]]] = {
+    "add": (0.14, _add),
+    "subtract": (0.18, _subtract),
+    "multiply": (0.26, _multiply),
+    "divide": (0.24, _divide),
+    "root": (0.13, _root),
+    "sum": (0.04, _sum),
+    "simplify": (0.01, _simplify),
+}
+
+
+def drill(rng: random.Random) -> tuple[str, str, str]:
+    """Draw one drill: ``(skill, prompt, answer)``."""
+    names = list(SKILLS)
+    name = rng.choices(names, weights=[SKILLS[skill][0] for skill in names])[0]
+    prompt, answer = SKILLS[name][1](rng)
+    return name, prompt, answer
