@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         return regrade(args)
     if not args.data:
         raise UsageError(
-            "--ckpt needs --data FILE with problems (converters.arithmetic convert --holdout-out writes one)"
+            "--ckpt needs --data FILE of problems (converters.arithmetic convert --holdout-out writes one)"
         )
     return evaluate(args)
 
