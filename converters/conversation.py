@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from converters.cli import UserError, did_you_mean
+from converters.cli import UserError
 from converters.files import iter_rows
 
 Role = Literal["system", "user", "assistant"]
@@ -125,9 +125,8 @@ def _parse(row: Any, number: int) -> Conversation:
         turns = _alpaca_turns(row)
     else:
         found = ", ".join(map(repr, row)) or "none"
-        hint = next((h for key in row if (h := did_you_mean(key, ("conversations", "instruction")))), "")
         raise _WrongShapeError(
-            f"found the keys {found}{hint}; expected 'conversations' (ShareGPT) or 'instruction' and 'output' (Alpaca)"
+            f"found the keys {found}; expected 'conversations' (ShareGPT) or 'instruction' and 'output' (Alpaca)"
         )
     fault = wrong_order(turns)
     if fault:

@@ -166,7 +166,7 @@ class _Pieces:
                 code = self.code_of[key] = len(self.code_of)
             self.codes.append(code)
             self.supervised.append(supervised)
-            place = "inside" if not special else self.after_bos if place == "first" else "after_special"
+            place = "inside" if not special else self.after_bos if text == BOS else "after_special"
         self.row_ends.append(len(self.codes))
 
     def tokenise(self) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:

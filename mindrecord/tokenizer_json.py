@@ -34,7 +34,7 @@ class JsonTokenizer(Tokenizer):
         self.specials = {token["content"]: token["id"] for token in added if token["special"]}
         vocab = _vocab(data["model"])
         self._ids = {**vocab, **{token["content"]: token["id"] for token in added}}
-        self.vocab_size = max(self._ids.values()) + 1
+        self.vocab_size = max(self._ids.values(), default=-1) + 1
         unk = data["model"].get("unk_token") or _token_name(self._config.get("unk_token"))
         self.unk_id = self._ids.get(unk) if unk else None
         self.bos_id = self._named("bos_token")

@@ -115,9 +115,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             "transformers writes: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
         ) from None
     if not ranks or sorted(ranks.values()) != list(range(len(ranks))):
-        raise UserError(
-            f"{path}: ranks are not 0 to {max(len(ranks) - 1, 0)}, each once: the file is cut off or damaged"
-        )
+        raise UserError(f"{path}: its {len(ranks)} ranks do not count up from 0: the file is cut off or damaged")
     return ranks
 
 
