@@ -14,6 +14,7 @@ import re
 
 import numpy as np
 
+from backends.recipe import PetConfig
 from converters.cli import UserError
 
 # mindformers → Hugging Face, with the module that holds the layer
@@ -28,34 +29,40 @@ LINEAR_LAYERS = {
 }
 
 
-def target_layers(pattern: str) -> list[str]:
-    """Return the mindformers names (``wq`` …) that a ``target_modules`` expression chooses.
+def target_layers(pet: PetConfig) -> list[str]:
+    """Return the mindformers names (``wq`` …) of the layers that get an update.
 
-    Hugging Face names (``q_proj``) are understood too.
+    ``target_modules`` chooses and ``exclude_layers`` takes out; Hugging Face names (``q_proj``) are understood too.
 
     Raises:
-        UserError: the pattern is no regular expression, or chooses nothing.
+        UserError: an expression is not one, or nothing is chosen.
     """
+    chosen = _matching(pet.target_modules, "target_modules")
+    for pattern in pet.exclude_layers or []:
+        chosen -= _matching(pattern, "exclude_layers")
+    if not chosen:
+        raise UserError(
+            f"pet_config.target_modules: {pet.target_modules!r} chooses none of {', '.join(LINEAR_LAYERS)}; "
+            "it is matched against the layer's own name, without its path"
+        )
+    return [name for name in LINEAR_LAYERS if name in chosen]
+
+
+def hf_modules(pet: PetConfig) -> list[str]:
+    """Return the Hugging Face module names (``q_proj`` …) of the layers that get an update."""
+    return [LINEAR_LAYERS[name].split(".")[1] for name in target_layers(pet)]
+
+
+def _matching(pattern: str, key: str) -> set[str]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"pet_config.target_modules: {pattern!r} is not a regular expression ({error})") from error
-    chosen = [
+        raise UserError(f"pet_config.{key}: {pattern!r} is not a regular expression ({error})") from error
+    return {
         name
         for name, module in LINEAR_LAYERS.items()
         if expression.match(name) or expression.match(module.split(".")[1])
-    ]
-    if not chosen:
-        raise UserError(
-            f"pet_config.target_modules: {pattern!r} matches none of {', '.join(LINEAR_LAYERS)}; "
-            "the expression is matched against the layer's own name, without its path"
-        )
-    return chosen
-
-
-def hf_modules(pattern: str) -> list[str]:
-    """Return the Hugging Face module names (``q_proj`` …) that a ``target_modules`` expression chooses."""
-    return [LINEAR_LAYERS[name].split(".")[1] for name in target_layers(pattern)]
+    }
 
 
 def initial_lora_a(seed: int, layer: int, name: str, rank: int, width: int) -> np.ndarray:

@@ -78,9 +78,7 @@ class PetConfig:
     lora_alpha: float = 16
     lora_dropout: float = 0.0
     target_modules: str = ".*wq|.*wv"
-    exclude_layers: str | None = None
-    freeze_include: list[str] | None = None
-    freeze_exclude: list[str] | None = None
+    exclude_layers: list[str] | None = None
 
 
 @dataclass(frozen=True)

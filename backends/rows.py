@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mindrecord.tokenizer import Tokenizer
 
 
+NO_DATA = "no training data: set data.train=FILE.jsonl (conversations; `python -m converters.arithmetic` makes some)"
+
+
 @dataclass(frozen=True)
 class TrainingRows:
     """The rows of a run and what is known about them.
@@ -68,9 +71,7 @@ def load_rows(recipe: Recipe, *, quiet: bool = False) -> TrainingRows:
     from mindrecord.encode import encode
 
     if not recipe.data.train:
-        raise UsageError(
-            "no training data: set data.train=FILE.jsonl (conversations; `python -m converters.arithmetic` makes some)"
-        )
+        raise UsageError(NO_DATA)
     for file in recipe.data.train:
         if not Path(file).is_file():
             raise UsageError(f"data.train: {file}: no such file")

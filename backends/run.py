@@ -84,6 +84,11 @@ class Run:
         return self.path
 
     @property
+    def log(self) -> Path:
+        """One line a step."""
+        return self.path / "train_log.jsonl"
+
+    @property
     def is_adapter(self) -> bool:
         """Whether the product is a LoRA adapter and not a whole model."""
         return (self.path / ADAPTER_CONFIG).is_file()

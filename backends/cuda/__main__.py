@@ -31,13 +31,12 @@ def main(argv: list[str] | None = None) -> int | None:
     train.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: %(default)s")
     train.add_argument(
         "--dtype",
-        choices=["auto", "float32", "bfloat16", "float16"],
+        choices=["auto", "float32", "bfloat16"],
         default="auto",
         help="type of the matrix products; auto: the recipe's on CUDA, float32 on the CPU (default: %(default)s)",
     )
     plan = _command(commands, "plan", "Predict parameters, steps, memory and time without loading weights.")
     _add_recipe(plan)
-    plan.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: %(default)s")
     plan.add_argument("--rows", type=int, metavar="N", help="rows of the training data, where there is no file yet")
     plan.add_argument("--json", action="store_true", help="print JSON to stdout (default: a table)")
     doctor = _command(commands, "doctor", "Check versions and devices, and train a tiny model for one step.")
@@ -45,26 +44,29 @@ def main(argv: list[str] | None = None) -> int | None:
     generate = _command(commands, "generate", "Answer the problems of a file with a run or a model.")
     chat = _command(commands, "chat", "Talk to a run or a model in the terminal.")
     if arguments[:1] == ["generate"]:
-        from backends.cuda import generate as generating
+        import backends.cuda.generate as generating
 
         generating.add_arguments(generate)
     if arguments[:1] == ["chat"]:
-        from backends.cuda import chat as chatting
+        import backends.cuda.chat as chatting
 
         chatting.add_arguments(chat)
 
-    args = parser.parse_args(arguments)
+    args, rest = parser.parse_known_args(arguments)
+    # argparse gives settings that follow an option back as unknown
+    if rest and (args.command not in ("train", "plan") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if args.command == "train":
         from backends.cuda.train import train as run_training
 
-        recipe, overrides = _split(args.recipe)
+        recipe, overrides = _split([*args.recipe, *rest])
         run_training(recipe, overrides, device=args.device, dtype=args.dtype, resume=args.resume)
         return 0
     if args.command == "plan":
         from backends.plan import run as run_plan
 
-        recipe, overrides = _split(args.recipe)
-        return run_plan(recipe, overrides, device=args.device, rows=args.rows, as_json=args.json)
+        recipe, overrides = _split([*args.recipe, *rest])
+        return run_plan(recipe, overrides, rows=args.rows, as_json=args.json)
     if args.command == "doctor":
         from backends.cuda.doctor import run as run_doctor
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.cuda.processes import speak
 from backends.lora import LINEAR_LAYERS, hf_modules, initial_lora_a
 from backends.recipe import ModelConfig, PetConfig, Recipe
-from backends.run import ADAPTER_CONFIG, MODEL_CONFIG, Run
-from converters.cli import UsageError, UserError, say
+from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
+from converters.cli import UsageError, UserError
 from converters.files import read_json
 
 if TYPE_CHECKING:
@@ -37,12 +38,14 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
     if name == "cuda":
         built = torch.version.cuda
         why = "the driver sees no device" if built else f"torch {torch.__version__} is built for the CPU only"
         raise UserError(f"--device cuda: no CUDA device ({why}); --device cpu or auto runs without one")
-    say(f"device: CPU, {torch.get_num_threads()} threads (no CUDA device found)")
+    speak(f"device: CPU, {torch.get_num_threads()} threads (no CUDA device found)")
     return torch.device("cpu")
 
 
@@ -54,7 +57,7 @@ def choose_dtype(name: str, recipe_dtype: str, device: torch.device) -> torch.dt
         return getattr(torch, name)
     if device.type == "cpu":
         if recipe_dtype != "float32":
-            say(f"precision: float32 (the recipe's {recipe_dtype} is for accelerators; --dtype forces it here)")
+            speak(f"precision: float32 (the recipe's {recipe_dtype} is for accelerators; --dtype forces it here)")
         return torch.float32
     return getattr(torch, recipe_dtype)
 
@@ -143,7 +146,7 @@ def read_model(path: str | Path, dtype: torch.dtype, attention: str) -> PreTrain
     if missing:
         raise UserError(f"{path}: {len(missing)} tensors are missing, {sorted(missing)[0]} first")
     if report["unexpected_keys"]:
-        say(f"{path}: {len(report['unexpected_keys'])} tensors the model has no use for were left out")
+        speak(f"{path}: {len(report['unexpected_keys'])} tensors the model has no use for were left out")
     return model
 
 
@@ -156,7 +159,7 @@ def add_lora(model: PreTrainedModel, pet: PetConfig, seed: int, base: str) -> An
     import torch
     from peft import LoraConfig, get_peft_model
 
-    names = hf_modules(pet.target_modules)
+    names = hf_modules(pet)
     rank = pet.lora_rank
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -165,13 +168,12 @@ def add_lora(model: PreTrainedModel, pet: PetConfig, seed: int, base: str) -> An
         lora_dropout=pet.lora_dropout,
         target_modules=names,
         bias="none",
-        base_model_name_or_path=base,
     )
+    model.name_or_path = base  # what PEFT writes into the adapter
     try:
         tuned = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"pet_config.target_modules: {pet.target_modules!r}: {_first_line(error)}") from error
-    tuned.peft_config["default"].base_model_name_or_path = base
     mindformers_name = {module.split(".")[1]: name for name, module in LINEAR_LAYERS.items()}
     for name, parameter in tuned.named_parameters():
         found = re.search(r"layers\.(\d+)\..*?(\w+)\.lora_A\.", name)
@@ -202,76 +204,42 @@ def base_differences(recipe: Recipe, config: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What :func:`load_model` found out: the run (if it is one), the base under an adapter, and what was loaded."""
+    """What :func:`load_model` found: the base under an adapter (None for a whole model) and the adapter's tensors."""
 
-    kind: str
-    path: Path
     base: Path | None
-    run: Run | None
-    adapter_tensors: int = 0
+    adapter_tensors: int
 
 
 def load_model(
-    checkpoint: str | Path, device: torch.device, dtype: torch.dtype, base: str | Path | None = None
+    path: str | Path, device: torch.device, dtype: torch.dtype, base: str | Path | None = None
 ) -> tuple[Any, Loaded]:
-    """Load a run, an adapter or a whole model for generation and evaluation.
+    """Load an adapter on its base, or a whole model, for generation and evaluation.
 
     Args:
-        checkpoint: run directory, checkpoint inside it, PEFT adapter directory or Hugging Face model directory.
+        path: directory with an adapter or a whole model: a run, a checkpoint of it, or one from elsewhere.
         device: where to put it.
         dtype: type of the weights.
         base: the frozen model under an adapter, if it is not where the adapter says.
 
     Raises:
-        UsageError: there is nothing to load at the path.
-        UserError: the base is missing, or the adapter does not fit it.
+        UsageError: there is nothing to load.
+        UserError: the adapter does not fit the base, to the last tensor.
     """
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        raise UsageError(f"{checkpoint}: no such run or model directory")
-    home = folder if (folder / "recipe.yaml").is_file() else folder.parent.parent
-    run = Run(home) if (home / "recipe.yaml").is_file() else None
-    if (folder / ADAPTER_CONFIG).is_file():
-        model, below, count = _load_adapter(folder, dtype, base, run)
-        kind = "adapter"
-    else:
-        if run is not None and not (folder / MODEL_CONFIG).is_file():
-            raise UsageError(f"{folder}: the run has no weights yet; its checkpoints are under {folder}/checkpoints")
-        model, below, count, kind = read_model(folder, dtype, "sdpa"), None, 0, "model"
-    model.to(device).eval()
-    return model, Loaded(kind, folder, below, run, count)
-
-
-def _load_adapter(folder: Path, dtype: torch.dtype, base: str | Path | None, run: Run | None) -> tuple[Any, Path, int]:
-    """Read the base and put the adapter on it; every tensor of the file must find its place."""
+    folder = Path(path)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return read_model(folder, dtype, "sdpa").to(device).eval(), Loaded(None, 0)
     from peft import PeftModel
     from safetensors import safe_open
 
-    config = read_json(folder / ADAPTER_CONFIG)
-    below = find_base(folder, base, config.get("base_model_name_or_path"), run)
+    below = Path(base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
     model = PeftModel.from_pretrained(read_model(below, dtype, "sdpa"), str(folder))
-    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
         stored = set(file.keys())
     held = {name.replace(".default.", ".") for name in model.state_dict() if ".lora_" in name}
     if stored != held:
         odd = sorted(stored ^ held)
         raise UserError(f"{folder}: {len(odd)} adapter tensors do not match the base {below}, {odd[0]} first")
-    return model, below, len(stored)
-
-
-def find_base(folder: Path, given: str | Path | None, recorded: str | None, run: Run | None) -> Path:
-    """Find the frozen model under an adapter: what was given, else what is recorded.
-
-    Raises:
-        UserError: it is nowhere.
-    """
-    if given is not None:
-        return Path(given)
-    candidates = [recorded, run.recipe.load_checkpoint if run is not None else None]
-    for candidate in candidates:
-        if candidate and (Path(candidate) / MODEL_CONFIG).is_file():
-            return Path(candidate)
-    raise UserError(f"{folder}: its base {recorded!r} is not on this machine; name it with --base DIR")
+    return model.to(device).eval(), Loaded(below, len(stored))
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,10 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from converters.cli import say
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
+
+
+def speak(message: str) -> None:
+    """Print one line of talk to stderr, in the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        say(message)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,16 @@ class Processes:
         total = torch.tensor([value], dtype=torch.float64, device=device)
         torch.distributed.all_reduce(total)
         return float(total.item())
+
+    def gather(self, items: list[int]) -> list[int]:
+        """Join the lists of all processes."""
+        import torch
+
+        if self.count == 1:
+            return items
+        lists: list[list[int]] = [[] for _ in range(self.count)]
+        torch.distributed.all_gather_object(lists, items)
+        return [item for one in lists for item in one]
 
     def wait(self) -> None:
         """Wait until every process is here."""

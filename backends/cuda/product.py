@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, writing_directory
-from converters.files import sha256_file
 
 
 def save_weights(model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -72,9 +71,3 @@ def save_product(model: Any, folder: Path, whole_model_dtype: str) -> None:
     for file in sorted(staging.iterdir()):
         file.replace(folder / file.name)
     staging.rmdir()
-
-
-def base_record(path: str) -> dict[str, Any]:
-    """Identify the frozen model by the hash of each of its weight files."""
-    files = sorted(Path(path).glob("*.safetensors"))
-    return {"path": path, "sha256": {file.name: sha256_file(file) for file in files}}

@@ -11,18 +11,18 @@ A loop of its own and not transformers' Trainer, because four promises need the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from backends.checkpoint import fingerprint, weight_files
 from backends.cuda import attention
-from backends.cuda.batches import MicroBatch, micro_batches, rows_of_step, share_of_process
+from backends.cuda.batches import rows_of_step
+from backends.cuda.inputs import check_inputs
 from backends.cuda.model import (
     add_lora,
     base_differences,
@@ -34,14 +34,15 @@ from backends.cuda.model import (
     read_model,
 )
 from backends.cuda.optimizer import Optimizer
-from backends.cuda.processes import Processes, joined
-from backends.cuda.product import base_record, load_weights, save_product, save_weights
+from backends.cuda.processes import Processes, joined, speak
+from backends.cuda.product import load_weights, save_product, save_weights
 from backends.cuda.record import TrainLog, environment, plot_loss
+from backends.cuda.step import Stepper, row_names
 from backends.recipe import Recipe, load_recipe
 from backends.rows import TrainingRows, load_rows
 from backends.run import Checkpoint, Run, changed_settings, read_log, write_recipe
 from backends.schedule import learning_rate, warmup_steps
-from converters.cli import UsageError, UserError, say
+from converters.cli import UserError
 from converters.files import read_json, write_json
 
 
@@ -60,29 +61,26 @@ def train(path: str | None, overrides: list[str], *, device: str, dtype: str, re
         UserError: the run cannot be started, resumed or finished as asked.
     """
     recipe = load_recipe(path, overrides)
+    resume = resume or recipe.resume_training
     run = Run(Path(recipe.output_dir))
-    if (resume or recipe.resume_training) and run.result is not None:
-        say(f"{run.path}: this run is finished ({run.result['steps']} steps); nothing to resume")
-        return run.path
-    _check_inputs(recipe)
+    if (run.path / "recipe.yaml").is_file():
+        if not resume:
+            raise UserError(
+                f"{run.path}: a run of {len(read_log(run.log))} steps is there already; --resume goes on with it, "
+                "output_dir=DIR starts another"
+            )
+        _refuse(run, changed_settings(run.recipe, recipe))
+        if run.result is not None:
+            speak(f"{run.path}: this run is finished ({run.result['steps']:,} steps); nothing to resume")
+            return run.path
+    check_inputs(recipe)
     target = choose_device(device)
     with joined(target.type) as processes:
-        _train(recipe, run, target, dtype, resume or recipe.resume_training, processes)
+        _train(recipe, run, target, dtype, resume, processes)
     return run.path
 
 
-def _check_inputs(recipe: Recipe) -> None:
-    if recipe.run_mode == "finetune" and not recipe.load_checkpoint:
-        raise UsageError(
-            "no weights: set load_checkpoint=DIR to a Hugging Face model directory "
-            "(run_mode=train starts from random weights)"
-        )
-    if recipe.load_checkpoint:
-        read_config(recipe.load_checkpoint)
-
-
 def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resume: bool, processes: Processes) -> None:
-    speak = say if processes.first else (lambda _: None)
     data = load_rows(recipe, quiet=not processes.first)
     count, batch = len(data.rows), recipe.runner_config.batch_size
     steps_per_epoch = count // batch
@@ -95,9 +93,11 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
         + (f"; {left_out} rows are left over in each epoch (drop_remainder)" if left_out else "")
     )
     dtype = choose_dtype(dtype_name, recipe.model.model_config.compute_dtype, device)
+    if dtype == torch.float16:
+        raise UserError("compute_dtype: float16 gradients overflow; set model.model_config.compute_dtype=bfloat16")
 
-    checkpoint = _enter(run, recipe, data, dtype, resume, processes, speak)
-    model, packed = build_model(recipe, data, device, dtype, speak)
+    checkpoint = _enter(run, recipe, data, dtype, resume, processes)
+    model, packed = build_model(recipe, data, device, dtype)
     optimizer = Optimizer(model, recipe)
     start = 0
     if checkpoint is not None:
@@ -105,14 +105,13 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
         optimizer.load(checkpoint.path / "optimizer.safetensors")
         start = checkpoint.step
         speak(f"resumed from {checkpoint.path}: {start:,} steps done, {total - start:,} to go")
+        before, now = checkpoint.state["layout"], layout(recipe, processes)
+        if before != now:
+            speak(f"layout: {before} before, {now} now: the same run to rounding, not to the bit")
     if processes.first:
         write_json(run.path / "environment.json", environment(device, dtype, processes.count))
 
-    log = (
-        TrainLog(run.path / "train_log.jsonl", read_log(run.path / "train_log.jsonl")[:start], total)
-        if processes.first
-        else None
-    )
+    log = TrainLog(run.log, read_log(run.log)[:start], total) if processes.first else None
     saving = checkpoint_steps(recipe, total)
     warmup = warmup_steps(recipe.lr_schedule, total, steps_per_epoch)
     span = recipe.lr_schedule.total_steps if recipe.lr_schedule.total_steps > 0 else total
@@ -125,7 +124,7 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
         loss = stepper.gradients(rows, step, optimizer)
         norm = float(optimizer.gradient_norm())
         if not np.isfinite(norm):
-            raise UserError(f"step {step + 1}: the gradient is not finite (loss {loss:.4g}); {_ids(data, rows)}")
+            raise UserError(f"step {step + 1}: the gradient is not finite (loss {loss:.4g}); {row_names(data, rows)}")
         optimizer.step(rate)
         if log is not None:
             tokens = int(data.tokens[rows].sum())
@@ -149,7 +148,7 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
             _save_checkpoint(run, recipe, model, optimizer, data, dtype, processes, step + 1, total)
     if log is not None:
         log.close()
-        _finish(run, recipe, model, log.rows, speak)
+        _finish(run, recipe, model, log.rows)
     processes.wait()
 
 
@@ -160,31 +159,26 @@ def _enter(
     dtype: torch.dtype,
     resume: bool,
     processes: Processes,
-    speak: Any,
 ) -> Checkpoint | None:
     """Prepare the run directory; return the checkpoint to go on from, or None to start."""
     checkpoint = None
+    base = fingerprint(weight_files(Path(recipe.load_checkpoint))) if recipe.load_checkpoint else None
     if (run.path / "recipe.yaml").is_file():
-        if not resume:
-            done = len(read_log(run.path / "train_log.jsonl"))
-            raise UserError(
-                f"{run.path}: a run of {done} steps is there already; --resume goes on with it, "
-                "output_dir=DIR starts another"
-            )
-        changes = changed_settings(run.recipe, recipe)
-        before = read_json(run.path / "data.json")
+        before, whole = read_json(run.path / "data.json"), run.checkpoints()
+        changes = []
         if before["rows_sha256"] != data.record["rows_sha256"]:
             changes.append(
                 f"data: the run has rows {before['rows_sha256'][:12]} of {before['files'][0]['path']}, "
-                f"now they are {data.record['rows_sha256'][:12]}"
+                f"these are {data.record['rows_sha256'][:12]} of {data.record['files'][0]['path']}"
             )
-        whole = run.checkpoints()
-        checkpoint = whole[-1] if whole else None
-        if checkpoint is not None and checkpoint.state["dtype"] != str(dtype):
-            changes.append(f"dtype: the run has {checkpoint.state['dtype']!r}, now it is {str(dtype)!r}")
-        if changes:
-            raise UserError(f"{run.path}: cannot be resumed, {changes[0]}" + _more(changes))
-        if checkpoint is None:
+        if before["base"] != base:
+            changes.append(f"load_checkpoint: the run is on weights {before['base']}, these are {base}")
+        if whole and whole[-1].state["dtype"] != str(dtype):
+            changes.append(f"dtype: the run has {whole[-1].state['dtype']}, now it is {dtype}")
+        _refuse(run, changes)
+        if whole:
+            checkpoint = whole[-1]
+        else:
             speak(f"{run.path}: no whole checkpoint yet, starting from the beginning")
     elif resume:
         speak(f"{run.path}: nothing to resume there, starting from the beginning")
@@ -193,17 +187,14 @@ def _enter(
         run.path.mkdir(parents=True, exist_ok=True)
         run.remove_unfinished()
         if checkpoint is None:
-            record = {**data.record, "base": base_record(recipe.load_checkpoint) if recipe.load_checkpoint else None}
-            write_json(run.path / "data.json", record)
+            write_json(run.path / "data.json", data.record | {"base": base})
             write_json(run.path / "template.json", data.template.to_json())
             data.tokenizer.save(run.path)
             write_recipe(recipe, run.path / "recipe.yaml")
     return checkpoint
 
 
-def build_model(
-    recipe: Recipe, data: TrainingRows, device: torch.device, dtype: torch.dtype, speak: Any
-) -> tuple[Any, bool]:
+def build_model(recipe: Recipe, data: TrainingRows, device: torch.device, dtype: torch.dtype) -> tuple[Any, bool]:
     """Load or make the model and attach LoRA; returns it and whether its rows are packed."""
     config = recipe.model.model_config
     longest = int(data.tokens.max())
@@ -230,7 +221,6 @@ def build_model(
     else:
         speak(f"model: random weights from seed {recipe.seed}")
         model = new_model(hf_config, recipe.seed, kind)
-    model.config.use_cache = False
     if pet is not None:
         base = str(Path(recipe.load_checkpoint).resolve()) if recipe.load_checkpoint else ""
         model = add_lora(model, pet, recipe.seed, base)
@@ -241,120 +231,6 @@ def build_model(
     return model, obstacle is None
 
 
-class Stepper:
-    """Forward and backward passes of one optimizer step, in micro-batches that fit the memory."""
-
-    def __init__(
-        self,
-        model: Any,
-        recipe: Recipe,
-        data: TrainingRows,
-        device: torch.device,
-        dtype: torch.dtype,
-        packed: bool,
-        processes: Processes,
-    ) -> None:
-        self.model, self.data, self.device, self.packed = model, data, device, packed
-        self.dtype, self.processes, self.seed = dtype, processes, recipe.seed
-        self.capacity = recipe.data.micro_batch_tokens
-
-    def gradients(self, rows: np.ndarray, step: int, optimizer: Optimizer) -> float:
-        """Leave the step's gradient in the parameters and return its loss, both over all processes.
-
-        Raises:
-            UserError: the loss is not finite, or one row alone is too much for the memory.
-        """
-        supervised = int(self.data.supervised[rows].sum())
-        if supervised == 0:
-            raise UserError(f"step {step + 1}: none of its {len(rows)} rows has a supervised token")
-        share = share_of_process(rows, self.data.rows.lengths, self.processes.index, self.processes.count)
-        while True:
-            try:
-                loss = self._accumulate(share, step, supervised)
-                break
-            except torch.OutOfMemoryError:
-                optimizer.clear()
-                self._shrink(share)
-        loss = self.processes.sum(loss, self.device)
-        if not np.isfinite(loss):
-            raise UserError(f"step {step + 1}: the loss is {loss}; {self._culprits(share)}")
-        self.processes.sum_gradients(optimizer.parameters)
-        return loss
-
-    def _accumulate(self, rows: np.ndarray, step: int, supervised: int) -> float:
-        # dropout of a step depends on nothing that happened before it
-        key = hashlib.sha256(f"{self.seed}/{step}/{self.processes.index}".encode()).digest()
-        torch.manual_seed(int.from_bytes(key[:8], "little", signed=True))
-        total = 0.0
-        for batch in micro_batches(
-            self.data.rows,
-            rows,
-            self.capacity,
-            self.device,
-            packed=self.packed,
-            pad_id=self.data.tokenizer.pad_id,
-        ):
-            if len(batch.targets) == 0:
-                continue
-            loss = sum_nll(self.model, batch, self.dtype) / supervised
-            loss.backward()
-            total += float(loss.detach())
-        return total
-
-    def _shrink(self, rows: np.ndarray) -> None:
-        torch.cuda.empty_cache()
-        longest = int(self.data.tokens[rows].max())
-        if self.capacity > longest:
-            self.capacity = max(longest, min(self.capacity, int(self.data.tokens[rows].sum())) // 2)
-            say(f"out of memory: micro-batches of {self.capacity:,} tokens from here on (the maths stays the same)")
-        elif not self.model.is_gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-            self.model.enable_input_require_grads()
-            say("out of memory: activation checkpointing is on from here on (slower, the maths stays the same)")
-        else:
-            raise UserError(
-                f"out of memory with one row of {longest:,} tokens at a time; lower model.model_config.seq_length"
-            )
-
-    def _culprits(self, rows: np.ndarray) -> str:
-        """Name the rows whose own loss is not finite."""
-        bad = []
-        with torch.no_grad():
-            for row in rows:
-                (batch,) = micro_batches(
-                    self.data.rows, np.array([row]), self.capacity, self.device, packed=self.packed, pad_id=0
-                )
-                if len(batch.targets) and not torch.isfinite(sum_nll(self.model, batch, self.dtype)):
-                    bad.append(row)
-        return _ids(self.data, np.array(bad if bad else rows))
-
-
-def sum_nll(model: Any, batch: MicroBatch, dtype: torch.dtype) -> torch.Tensor:
-    """Σ −log p(next token) over the supervised positions of a micro-batch, in nats; a float32 scalar.
-
-    Logits are computed at supervised positions only, [k, vocabulary], and the loss in float32.
-    """
-    device = batch.input_ids.device
-    lower = dtype != torch.float32
-    with torch.autocast(device.type, dtype=dtype) if lower else nullcontext():
-        if batch.layout is not None:
-            logits = model(
-                input_ids=batch.input_ids,
-                position_ids=batch.position_ids,
-                use_cache=False,
-                logits_to_keep=batch.supervised,
-                packed_rows=batch.layout,
-            ).logits[0]
-        else:
-            logits = model(
-                input_ids=batch.input_ids,
-                position_ids=batch.position_ids,
-                attention_mask=batch.attention_mask,
-                use_cache=False,
-            ).logits.flatten(0, 1)[batch.supervised]
-    return torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
-
-
 def checkpoint_steps(recipe: Recipe, total: int) -> set[int]:
     """Steps after which a checkpoint is written: every ``save_checkpoint_steps``, or evenly spaced at -1."""
     callback = recipe.checkpoint_callback
@@ -362,6 +238,12 @@ def checkpoint_steps(recipe: Recipe, total: int) -> set[int]:
     if every > 0:
         return {*range(every, total + 1, every), total}
     return {round(total * part / keep) for part in range(1, keep + 1)} - {0}
+
+
+def layout(recipe: Recipe, processes: Processes) -> str:
+    """What decides how sums are rounded, in words."""
+    threads = f"{processes.count} processes of {torch.get_num_threads()} threads"
+    return f"{threads}, micro-batches of {recipe.data.micro_batch_tokens} tokens"
 
 
 def _save_checkpoint(
@@ -383,7 +265,7 @@ def _save_checkpoint(
             "total": total,
             "seed": recipe.seed,
             "dtype": str(dtype),
-            "processes": processes.count,
+            "layout": layout(recipe, processes),
             "rows_sha256": data.record["rows_sha256"],
         }
         (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
@@ -392,7 +274,7 @@ def _save_checkpoint(
         run.remove_checkpoint(old)
 
 
-def _finish(run: Run, recipe: Recipe, model: Any, rows: list[dict[str, Any]], speak: Any) -> None:
+def _finish(run: Run, recipe: Recipe, model: Any, rows: list[dict[str, Any]]) -> None:
     save_product(model, run.path, recipe.model.model_config.param_init_type)
     title = f"{run.path.name}: {rows[-1]['step']:,} steps of {recipe.runner_config.batch_size} rows"
     plot_loss(rows, run.path / "loss.png", title)
@@ -415,10 +297,8 @@ def _finish(run: Run, recipe: Recipe, model: Any, rows: list[dict[str, Any]], sp
     )
 
 
-def _ids(data: TrainingRows, rows: np.ndarray) -> str:
-    names = ", ".join(str(data.rows.ids[int(row)]) for row in rows[:5])
-    return f"rows {names}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
-
-
-def _more(changes: list[str]) -> str:
-    return f" (and {len(changes) - 1} more: {'; '.join(changes[1:4])})" if len(changes) > 1 else ""
+def _refuse(run: Run, changes: list[str]) -> None:
+    """Refuse to resume with what would make another run of it."""
+    if changes:
+        rest = f"; and {'; '.join(changes[1:4])}" if len(changes) > 1 else ""
+        raise UserError(f"{run.path}: cannot be resumed: {changes[0]}{rest}")
