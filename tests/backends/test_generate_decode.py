@@ -27,10 +27,10 @@ def model(request, tiny_llama):
     return AutoModelForCausalLM.from_pretrained(tiny_llama, attn_implementation=request.param).eval()
 
 
-def answers(model, prompts, *, limits=LIMITS, stop=STOP, **options):
+def answers(model, prompts, *, limits=LIMITS, stop=STOP, pad=2, **options):
     from backends.cuda.decode import TorchGenerator
 
-    return dict(TorchGenerator(model, 2, **options).generate(prompts, stop, limits))
+    return dict(TorchGenerator(model, pad, **options).generate(prompts, stop, limits))
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,30 @@ def test_greedy_equals_transformers_generate(model, prompts, alone):
         assert alone[index].ids == (ids[:-1] if ids[-1] in STOP else ids)
 
 
-def test_a_prompt_may_hold_the_pad_token(model, prompts):
-    rows = {index: [2, *prompt, 2] for index, prompt in prompts.items()}
+def test_positions_count_from_the_first_real_token(model, prompts, monkeypatch):
+    # rotary attention sees differences of positions only, so no answer would tell
+    seen = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: seen.append(given["position_ids"]) or forward(**given))
+    rows = {0: [7] * 5, 1: [8] * 2}
+    answers(model, rows, limits=Limits(3), stop=[])
+    assert [positions.tolist() for positions in seen] == [
+        [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1]],
+        [[5], [2]],
+        [[6], [3]],
+    ]
+
+
+def test_any_token_may_pad_and_stand_in_a_prompt(model, prompts, alone):
+    from collections import Counter
+
+    # a token the model likes to say, so that a penalty on padding would show
+    said = Counter(token for answer in alone.values() for token in answer.ids)
+    pad = said.most_common(1)[0][0]
+    rows = {index: [pad, *prompt, pad] if index % 2 else prompt for index, prompt in prompts.items()}
     for sampling in (Sampling(), Sampling(repetition_penalty=1.5)):
-        assert answers(model, rows, sampling=sampling) == answers(model, rows, sampling=sampling, batch_tokens=1)
+        separate = answers(model, rows, sampling=sampling, batch_tokens=1, pad=pad)
+        assert answers(model, rows, sampling=sampling, pad=pad) == separate
 
 
 def test_stop_tokens_end_answers_and_are_not_part_of_them(alone):
