@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from converters.cli import UsageError, UserError, say
 
@@ -19,6 +19,7 @@ BATCH_TOKENS = 16_384
 MAX_NEW_TOKENS = 128  # the contest's own limit for its arithmetic
 
 FinishReason = Literal["stop", "length"]
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +121,10 @@ def run_batches(
     lengths: Mapping[int, int],
     max_new_tokens: int,
     batch_tokens: int,
-    run: Callable[[list[int]], Iterator[tuple[int, Answer]]],
+    run: Callable[[list[int]], Iterator[tuple[int, Outcome]]],
     out_of_memory: type[BaseException],
     free: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[int, Answer]]:
+) -> Iterator[tuple[int, Outcome]]:
     """Run every row through ``run`` in planned batches; halve the budget when memory runs out.
 
     Args:
@@ -142,9 +143,9 @@ def run_batches(
         batch = batches.pop(0)
         left = dict.fromkeys(batch)
         try:
-            for index, answer in run(batch):
+            for index, outcome in run(batch):
                 del left[index]
-                yield index, answer
+                yield index, outcome
             continue
         except out_of_memory:
             # left without the exception: its traceback would keep the tensors of the failed batch alive

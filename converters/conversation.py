@@ -68,10 +68,14 @@ def wrong_order(turns: Sequence[Turn]) -> str | None:
     return None
 
 
-def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
+def read_conversations(path: str | os.PathLike[str], *, unanswered: bool = False) -> list[Conversation]:
     """Read a ShareGPT or Alpaca file (JSONL or one JSON array, ``.gz`` too, ``-`` is stdin).
 
     A row without ``id`` takes its number, from 1.
+
+    Args:
+        path: the file.
+        unanswered: take Alpaca rows without ``output`` too, as questions that wait for an answer.
 
     Raises:
         UsageError: the file is missing or empty.
@@ -80,7 +84,7 @@ def read_conversations(path: str | os.PathLike[str]) -> list[Conversation]:
     conversations = []
     for number, row in iter_rows(path):
         try:
-            conversations.append(_parse(row, number))
+            conversations.append(_parse(row, number, unanswered))
         except _WrongShapeError as error:
             raise UserError(f"{path}: row {number}: {error}") from None
     return conversations
@@ -116,13 +120,13 @@ class _WrongShapeError(Exception):
     pass
 
 
-def _parse(row: Any, number: int) -> Conversation:
+def _parse(row: Any, number: int, unanswered: bool) -> Conversation:
     if not isinstance(row, dict):
         raise _WrongShapeError(f"a JSON object is expected, found {_kind(row)}")
     if "conversations" in row:
         turns = _sharegpt_turns(row)
     elif "instruction" in row:
-        turns = _alpaca_turns(row)
+        turns = _alpaca_turns(row, unanswered)
     else:
         found = ", ".join(map(repr, row)) or "none"
         raise _WrongShapeError(
@@ -154,8 +158,8 @@ def _sharegpt_turns(row: dict[str, Any]) -> list[Turn]:
     return turns
 
 
-def _alpaca_turns(row: dict[str, Any]) -> list[Turn]:
-    if "output" not in row:
+def _alpaca_turns(row: dict[str, Any], unanswered: bool) -> list[Turn]:
+    if "output" not in row and not unanswered:
         raise _WrongShapeError(f"found 'instruction' but no 'output' among {', '.join(map(repr, row))}")
     turns = _system_turn(row)
     history = row.get("history") or []
@@ -169,7 +173,8 @@ def _alpaca_turns(row: dict[str, Any]) -> list[Turn]:
     question = _text(row["instruction"], "'instruction'")
     extra = _text(row.get("input") or "", "'input'")
     turns.append(Turn("user", f"{question}\n{extra}" if extra else question))
-    turns.append(Turn("assistant", _text(row["output"], "'output'")))
+    if "output" in row:
+        turns.append(Turn("assistant", _text(row["output"], "'output'")))
     return turns
 
 

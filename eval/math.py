@@ -111,7 +111,7 @@ def evaluate(args: argparse.Namespace) -> int:
         "dtype": args.dtype,
     }
     about = {"ckpt": str(args.ckpt), "data": str(args.data), "parameters": files.parameters}
-    folder = Path(args.out) if args.out else default_out(files, args.data, args.limit)
+    folder = Path(args.out) if args.out else default_out(files, args.data, args.limit, "math")
     log = AnswerLog(folder / "predictions.jsonl", identity, about, overwrite=args.overwrite)
 
     def to_row(index: int, answer: Answer) -> dict[str, Any]:
@@ -163,9 +163,9 @@ def read_problems(path: str, limit: int | None) -> dict[int, dict[str, str]]:
     return problems
 
 
-def default_out(files: CheckpointFiles, data: str, limit: int | None) -> Path:
+def default_out(files: CheckpointFiles, data: str, limit: int | None, task: str) -> Path:
     """Where an evaluation goes by default: into the run, but never into a model directory that others may share."""
-    name = f"math-{Path(data).name.split('.')[0]}" + (f"-limit{limit}" if limit is not None else "")
+    name = f"{task}-{Path(data).name.split('.')[0]}" + (f"-limit{limit}" if limit is not None else "")
     if files.run is not None:
         return files.path / "eval" / name
     return Path("runs") / "eval" / files.path.resolve().name / name

@@ -7,7 +7,6 @@ Fields: ``idx, kind, prompt, predict, label, parsed, correct{rule}, finish_reaso
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def read_predictions(path: str | Path) -> list[dict[str, Any]]:
     """
     rows = []
     seen: set[Any] = set()
-    for number, value in enumerate(_values(path)):
+    for number, value in enumerate(read_values(path)):
         for key in ("predict", "label"):
             if not isinstance(value, dict) or not isinstance(value.get(key), str):
                 found = ", ".join(value) if isinstance(value, dict) else type(value).__name__
@@ -84,7 +83,13 @@ def read_predictions(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _values(path: str | Path) -> Iterable[Any]:
+def read_values(path: str | Path) -> list[Any]:
+    """Read JSONL or one JSON array; a torn last line of JSONL, as a kill leaves it, is left out and said.
+
+    Raises:
+        UsageError: the file is missing or empty.
+        UserError: another line is not JSON.
+    """
     with open_text(path) as handle:
         text = handle.read()
     if not text.strip():

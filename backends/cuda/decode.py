@@ -61,7 +61,7 @@ class TorchGenerator:
         for index, length in lengths.items():
             if length == 0:
                 raise UsageError(f"prompt {index} has no tokens")
-        self._warn_of_long(lengths, limits.max_new)
+        self.warn_of_long(lengths, limits.max_new)
         stop = sorted(set(stop_ids))
 
         def run(indices: list[int]) -> Iterator[tuple[int, Answer]]:
@@ -77,7 +77,8 @@ class TorchGenerator:
         """Begin one batch, to be stepped by the caller."""
         return Batch(self, rows, stop_ids, limits)
 
-    def _warn_of_long(self, lengths: Mapping[int, int], max_new_tokens: int) -> None:
+    def warn_of_long(self, lengths: Mapping[int, int], max_new_tokens: int) -> None:
+        """Say how many rows go beyond the positions that the model was made for."""
         positions = getattr(self.model.config, "max_position_embeddings", None)
         over = sum(length + max_new_tokens > positions for length in lengths.values()) if positions else 0
         if over:
