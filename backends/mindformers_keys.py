@@ -5,7 +5,42 @@ Taken from mindformers 1.1.0 (the contest's Llama-3 recipes) and 1.9.0. Their va
 
 from __future__ import annotations
 
-DATA_LOADER = {"type", "dataset_dir", "dataset_files", "shuffle", "num_samples"}
+ASCEND_TOP_LEVEL = {
+    "auto_trans_ckpt",
+    "auto_tune",
+    "autotune_per_step",
+    "balanced_load",
+    "eval_epoch_interval",
+    "eval_step_interval",
+    "exclude_cann_cpu",
+    "filepath_prefix",
+    "init_start_profile",
+    "layer_decay",
+    "load_ckpt_async",
+    "load_ckpt_format",
+    "lr_scale_factor",
+    "micro_batch_interleave_num",
+    "moe_config",
+    "only_save_strategy",
+    "pretrained_model_dir",
+    "print_separate_loss",
+    "profile",
+    "profile_communication",
+    "profile_level",
+    "profile_memory",
+    "profile_rank_ids",
+    "profile_start_step",
+    "profile_stop_step",
+    "remote_save_url",
+    "remove_redundancy",
+    "reshard_worker_num",
+    "src_strategy_path_or_dir",
+    "swap_config",
+    "transform_process_num",
+    "use_legacy",
+    "use_legacy_format",
+    "use_parallel",
+}
 
 DATASET = {
     "autotune_per_step",

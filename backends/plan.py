@@ -166,7 +166,7 @@ def make_plan(recipe: Recipe, sizes: Sizes, rows: int | None = None, data: Train
         rows=rows,
         steps_per_epoch=steps_per_epoch,
         steps=steps,
-        warmup=None if not steps else warmup_steps(recipe.lr_schedule, steps, steps_per_epoch or 0),
+        warmup=None if steps is None else warmup_steps(recipe.lr_schedule, steps, steps_per_epoch or 0),
         real_tokens=real,
         supervised_tokens=None if real is None else round(real * share),
         padded_tokens=None if steps is None else steps * batch * recipe.model.model_config.seq_length,
@@ -219,20 +219,20 @@ def _memory(sizes: Sizes, plan: Plan, supervised: float, *, accelerator: bool, c
     return frozen + trained + plan.micro_batch_tokens * (kept + logits)
 
 
-def cpu_rate(sizes: Sizes, seconds: float = 0.6) -> float:
-    """FLOP/s of a float32 matrix product with this model's shapes, measured now."""
+def cpu_rate(sizes: Sizes, seconds: float = 0.3) -> float:
+    """FLOP/s of a float32 matrix product with this model's shapes (up to 2048), measured now."""
     import numpy as np
 
-    width = min(sizes.feed_forward, 4096)
-    left = np.ones((1024, min(sizes.hidden, 4096)), dtype=np.float32)
-    right = np.ones((left.shape[1], width), dtype=np.float32)
+    inner, width = min(sizes.hidden, 2048), min(sizes.feed_forward, 2048)
+    left = np.ones((256, inner), dtype=np.float32)
+    right = np.ones((inner, width), dtype=np.float32)
     left @ right
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
         began = time.perf_counter()
         left @ right
         best = min(best, time.perf_counter() - began)
-    return 2.0 * left.shape[0] * left.shape[1] * width / best
+    return 2.0 * left.size * width / best
 
 
 def run(path: str | None, overrides: list[str], *, rows: int | None, as_json: bool) -> int:

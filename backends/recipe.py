@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from backends.mindformers_keys import CALLBACKS, SECTIONS
+from backends.mindformers_keys import ASCEND_TOP_LEVEL, CALLBACKS, SECTIONS
 from converters.cli import UsageError, UserError, did_you_mean
 
 DEFAULT_RECIPE = Path(__file__).resolve().parents[1] / "yaml" / "llama3_lora.yaml"
@@ -207,33 +207,10 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     train_dataset: dict[str, Any] = field(default_factory=dict)
     callbacks: list[dict[str, Any]] = field(default_factory=list)
-    # read by the Ascend backend alone, through ``raw``
-    src_strategy_path_or_dir: str = ""
-    auto_trans_ckpt: bool = False
-    only_save_strategy: bool = False
-    load_ckpt_format: str = "safetensors"
-    pretrained_model_dir: str = ""
-    use_legacy: bool = True
-    use_parallel: bool = False
-    print_separate_loss: bool = True
-    do_eval: bool = False
-    eval_step_interval: int = 100
-    eval_epoch_interval: int = 50
     eval_callbacks: list[dict[str, Any]] = field(default_factory=list)
-    auto_tune: bool = False
-    filepath_prefix: str = "./autotune"
-    autotune_per_step: int = 10
-    profile: bool = False
-    profile_start_step: int = 4
-    profile_stop_step: int = 8
-    init_start_profile: bool = False
-    profile_communication: bool = False
-    profile_memory: bool = True
+    do_eval: bool = False
     layer_scale: bool = False
-    layer_decay: float = 0.65
     lr_scale: bool = False
-    lr_scale_factor: int = 256
-    remote_save_url: str = ""
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     path: str = field(default="", compare=False)
 
@@ -297,6 +274,8 @@ def recipe_from(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
         _check_keys(values.get(name) or {}, known, name, source)
         if name != "train_dataset":
             values.pop(name, None)
+    for name in ASCEND_TOP_LEVEL:
+        values.pop(name, None)
     for callback in [*(values.get("callbacks") or []), *(values.get("eval_callbacks") or [])]:
         kind = callback.get("type") if isinstance(callback, dict) else None
         if kind not in CALLBACKS:
@@ -352,7 +331,9 @@ def _build(kind: Any, values: Mapping[str, Any], path: str, source: str) -> Any:
         if key not in known:
             sections = SECTIONS if not path else {}
             near = [p for p in LEAF_PATHS if p.split(".")[-1] == key]
-            hint = did_you_mean(str(key), [*known, *sections]) or (f" (did you mean {near[0]!r}?)" if near else "")
+            hint = did_you_mean(str(key), [*known, *sections, *(ASCEND_TOP_LEVEL if not path else ())]) or (
+                f" (did you mean {near[0]!r}?)" if near else ""
+            )
             raise UserError(f"{source}: unknown key {where!r}{hint}")
         arguments[key] = _coerce(value, hints[key], where, source)
     return kind(**arguments)
@@ -447,4 +428,4 @@ def _leaf_paths(kind: Any, prefix: str = "") -> list[str]:
 
 
 LEAF_PATHS = _leaf_paths(Recipe)
-TOP_LEVEL_KEYS = [*dict.fromkeys(path.split(".")[0] for path in LEAF_PATHS), *SECTIONS]
+TOP_LEVEL_KEYS = [*dict.fromkeys(path.split(".")[0] for path in LEAF_PATHS), *SECTIONS, *sorted(ASCEND_TOP_LEVEL)]
