@@ -29,8 +29,9 @@ class JsonTokenizer(Tokenizer):
             raise UserError(f"{path}: not a tokenizer.json (it has no 'model')")
         added = data.get("added_tokens") or []
         # a template's tokens are special here whatever the file says, so that no text can spell them
-        for token in added:
-            token["special"] = token["special"] or token["content"] in special_names()
+        flagged = [token for token in added if not token["special"] and token["content"] in special_names()]
+        for token in flagged:
+            token["special"] = True
         self.specials = {token["content"]: token["id"] for token in added if token["special"]}
         vocab = _vocab(data["model"])
         self._ids = {**vocab, **{token["content"]: token["id"] for token in added}}
@@ -43,7 +44,8 @@ class JsonTokenizer(Tokenizer):
             raise UserError(f"{path}: no eos_token; name one in {path.with_name('tokenizer_config.json')}")
         self.eos_id = eos
         self.pad_id = self._choose_pad()
-        self._data = _plain(data, set(self.specials))
+        self._data, removed = _without_spelling(data, set(self.specials))
+        self._as_it_is = not flagged and not removed
         self._prefix_first_only = _prefix_first_only(self._data)
 
     def encode_flat(self, texts: Sequence[str], place: Place = "first") -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -81,8 +83,11 @@ class JsonTokenizer(Tokenizer):
     @cached_property
     def hash(self) -> str:
         """See `Tokenizer.hash`."""
-        parts = {key: self._data.get(key) for key in ("normalizer", "pre_tokenizer", "model", "added_tokens")}
-        return sha256_text(json.dumps([parts, self.bos_id, self.eos_id], ensure_ascii=False, sort_keys=True))
+        parts = {key: self._data.get(key) for key in ("normalizer", "pre_tokenizer", "added_tokens")}
+        # a newer library writes settings that an older one left out: one that is off is as good as absent
+        model = {key: value for key, value in self._data["model"].items() if value not in (None, False, "")}
+        merges = [f"{left} {right}" for left, right in _pairs(model.pop("merges", []))]
+        return sha256_text(json.dumps([parts, model, merges, self.bos_id, self.eos_id], sort_keys=True))
 
     def files(self) -> list[Path]:
         """See `Tokenizer.files`."""
@@ -106,12 +111,16 @@ class JsonTokenizer(Tokenizer):
 
     @cached_property
     def _outer(self) -> Any:
-        return _build(self.source, self._data)
+        if self._as_it_is:
+            return _opened(self.source, lambda library: library.from_file(str(self.source)))
+        return _opened(self.source, lambda library: library.from_str(json.dumps(self._data)))
 
     @cached_property
     def _inner(self) -> Any:
-        bare = _without_prefix(self._data)
-        return self._outer if bare == self._data else _build(self.source, bare)
+        steps = _without_prefix(self._data)
+        if all(steps[key] == self._data.get(key) for key in steps):
+            return self._outer
+        return _opened(self.source, lambda library: library.from_str(json.dumps({**self._data, **steps})))
 
     def _named(self, key: str) -> int | None:
         """Return the id of a token that the configuration, or else a well-known name, gives."""
@@ -163,28 +172,39 @@ def _vocab(model: dict[str, Any]) -> dict[str, int]:
     return {piece: i for i, (piece, _) in enumerate(vocab)} if isinstance(vocab, list) else vocab
 
 
-def _plain(data: dict[str, Any], specials: set[str]) -> dict[str, Any]:
-    """Leave only what turns plain text into ids; no merge may build a special token's name."""
-    model = dict(data["model"])
-    if "merges" in model:
-        pairs = (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"])
-        model["merges"] = [[left, right] for left, right in pairs if left + right not in specials]
-    return {**data, "model": model, "truncation": None, "padding": None, "post_processor": None}
+def _pairs(merges: list[Any]) -> Iterator[tuple[str, str]]:
+    """Yield merges as pairs; older files write them as ``"left right"``."""
+    for merge in merges:
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        yield left, right
 
 
-def _build(source: Path, data: dict[str, Any]) -> Any:
+def _without_spelling(data: dict[str, Any], specials: set[str]) -> tuple[dict[str, Any], int]:
+    """Take out merges that would build a special token's name from a text's letters; return how many those are."""
+    model = data["model"]
+    merges = model.get("merges") or []
+    kept = [[left, right] for left, right in _pairs(merges) if left + right not in specials]
+    if len(kept) == len(merges):
+        return data, 0
+    return {**data, "model": {**model, "merges": kept}}, len(merges) - len(kept)
+
+
+def _opened(source: Path, read: Callable[[Any], Any]) -> Any:
+    """Return the library's tokenizer, with nothing that would cut texts or see special tokens in them."""
     import tokenizers
 
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
+        tokenizer = read(tokenizers.Tokenizer)
     except Exception as error:  # the library raises a bare Exception
         raise UserError(f"{source}: the tokenizers library cannot read it ({error})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def _steps(data: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> dict[str, Any]:
-    """Apply ``change`` to each normalizer and pre-tokenizer, in sequences too; None takes a step out."""
+    """Return normalizer and pre-tokenizer with ``change`` applied to each step of theirs; None takes a step out."""
 
     def walk(step: dict[str, Any] | None) -> dict[str, Any] | None:
         if step is None or step.get("type") != "Sequence":
@@ -192,11 +212,11 @@ def _steps(data: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, An
         key = "normalizers" if "normalizers" in step else "pretokenizers"
         return {**step, key: [new for old in step[key] if (new := walk(old)) is not None]}
 
-    return {**data, **{key: walk(data.get(key)) for key in ("normalizer", "pre_tokenizer")}}
+    return {key: walk(data.get(key)) for key in ("normalizer", "pre_tokenizer")}
 
 
 def _without_prefix(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the tokenizer without the space that it puts before a first word."""
+    """Return normalizer and pre-tokenizer without the space that they put before a first word."""
 
     def change(step: dict[str, Any]) -> dict[str, Any] | None:
         if step["type"] == "Prepend":

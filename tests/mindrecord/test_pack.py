@@ -42,10 +42,13 @@ def test_laws(lengths, capacity):
     assert [content.tolist() for content in again] == [content.tolist() for content in bins]
 
 
-def test_a_fit_that_first_fit_decreasing_misses():
+def test_fits_that_one_of_the_two_ways_misses():
     lengths = [14, 15, 16, 17, 25, 28]
     assert first_fit_decreasing(lengths, 60) == 3
     assert len(pack(lengths, 60)) == 2
+    # and one that filling each bin as best one can misses
+    lengths = [10, 18, 19, 21, 22, 26, 28, 30]
+    assert len(pack(lengths, 60)) == first_fit_decreasing(lengths, 60) == 3
 
 
 def arithmetic_lengths(count, genuine):
