@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backends.cuda.attention import obstacle_to_packing
 from backends.cuda.decode import TorchGenerator
 from backends.generation import run_batches
 from converters.cli import UsageError, UserError
@@ -50,7 +51,7 @@ class ChoiceScorer:
         Raises:
             UsageError: a prompt is empty.
             UserError: a single row does not fit into memory, a log-probability is not a number, or the model's
-                attention window would be left.
+                attention is not plain.
         """
         lengths = {index: len(prompt) for index, prompt in prompts.items()}
         if empty := [index for index, length in lengths.items() if not length]:
@@ -58,7 +59,7 @@ class ChoiceScorer:
         behind = self.layout.size - 1
         self.generator.warn_of_long(lengths, behind)
         if behind:
-            self._check_window(max(lengths.values(), default=0) + behind)
+            self._check_attention(max(lengths.values(), default=0) + behind)
 
         def run(indices: list[int]) -> Iterator[tuple[int, list[float]]]:
             scores = self._scores([prompts[index] for index in indices]).tolist()
@@ -73,12 +74,11 @@ class ChoiceScorer:
             lengths, behind, self.generator.batch_tokens, run, torch.OutOfMemoryError, torch.cuda.empty_cache
         )
 
-    def _check_window(self, longest: int) -> None:
-        window = getattr(self.generator.model.config, "sliding_window", None)
-        if window is not None and longest > window:
+    def _check_attention(self, longest: int) -> None:
+        """Refuse models that see otherwise than by the mask they are given."""
+        if obstacle := obstacle_to_packing(self.generator.model.config, longest):
             raise UserError(
-                f"a row of {longest} tokens is longer than this model's attention window of {window}, which choices of "
-                "several tokens cannot be scored in: take --way generate"
+                f"choices of several tokens cannot be scored with this model: {obstacle}; take --way generate"
             )
 
     @torch.inference_mode()

@@ -122,7 +122,7 @@ def test_what_cannot_be_scored(model):
 
 def test_a_window_that_the_choices_would_leave_is_refused(model, monkeypatch):
     monkeypatch.setattr(model.config, "sliding_window", 8, raising=False)
-    with pytest.raises(UserError, match="longer than this model's attention window of 8"):
+    with pytest.raises(UserError, match="its attention looks back 8 tokens, the longest row has 15"):
         scored(model, {0: list(range(10, 20))}, CHOICES)
 
 
