@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> 
         required=required,
         help="run, checkpoint of a run, PEFT adapter or Hugging Face model directory",
     )
+    add_asking_arguments(parser)
+
+
+def add_asking_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the base under an adapter and the template to ask in."""
     parser.add_argument(
         "--base", metavar="DIR", help="the frozen model under an adapter (default: where the adapter says)"
     )

@@ -126,7 +126,7 @@ def evaluate(args: argparse.Namespace) -> int:
     own = args.out is None or labels is not None
     folder = default_out(files, args.data, args.limit, f"choice-{args.way}") if own else Path(args.out)
     predictions = ask(task, files, args, folder, functools.partial(load_generator, files, args))
-    rows, _ = report(predictions, folder, task.choices, args)
+    rows, _ = report(predictions, folder, task.choices, positive=args.positive, score_002=args.score_002)
     if labels:
         write_labels(labels, rows)
         lost = sum(row["parsed"] is None for row in rows)
@@ -142,7 +142,7 @@ def ask(
     Args:
         task: questions and choices.
         files: the checkpoint.
-        args: ``way``, limits, ``dtype`` and ``overwrite``.
+        args: options of :func:`add_way_arguments`, ``dtype`` and ``overwrite``.
         folder: where predictions lie.
         load: loads the model; not called when every answer is there.
     """
@@ -164,7 +164,7 @@ def ask(
         "dtype": args.dtype,
         **({"max_new_tokens": limits.max_new, "min_new_tokens": limits.min_new} if generate else {}),
     }
-    about = {"ckpt": str(args.ckpt), "data": str(task.path), "parameters": files.parameters}
+    about = {"ckpt": str(files.path), "data": str(task.path), "parameters": files.parameters}
     log = AnswerLog(folder / "predictions.jsonl", identity, about, overwrite=args.overwrite)
 
     def row(index: int, predict: str, **more: Any) -> dict[str, Any]:
@@ -245,7 +245,16 @@ def regrade(args: argparse.Namespace) -> int:
         choices, _ = read_predictions(predictions, None)
         say(f"{predictions}: its labels are the choices: {', '.join(choices.names)}")
     _check_positive(args.positive, choices)
-    report(predictions, Path(args.out) if args.out else None, choices, args)
+    folder = Path(args.out) if args.out else None
+    report(
+        predictions,
+        folder,
+        choices,
+        answers=args.answers,
+        limit=args.limit,
+        positive=args.positive,
+        score_002=args.score_002,
+    )
     return 0
 
 
@@ -255,7 +264,15 @@ def _check_positive(name: str | None, choices: Choices) -> None:
 
 
 def report(
-    predictions: Path, folder: Path | None, choices: Choices, args: argparse.Namespace, *, quiet: bool = False
+    predictions: Path,
+    folder: Path | None,
+    choices: Choices,
+    *,
+    answers: str | None = None,
+    limit: int | None = None,
+    positive: str | None = None,
+    score_002: bool = False,
+    quiet: bool = False,
 ) -> tuple[list[dict[str, Any]], Scores | None]:
     """Grade a predictions file, print the table and write it with ``results.json``.
 
@@ -263,7 +280,10 @@ def report(
         predictions: the file.
         folder: where table and results go; None writes nothing.
         choices: the possible answers.
-        args: ``answers``, ``limit``, ``positive`` and ``score_002``.
+        answers: file of labels, one a line, for predictions that have none.
+        limit: grade the first rows only.
+        positive: the class whose F1 is named; None takes ``1``, ``yes`` or ``true`` if it is a choice.
+        score_002: add report 002's score.
         quiet: print no table.
 
     Returns:
@@ -274,25 +294,25 @@ def report(
     from eval.choice_results import markdown_report, results_json, text_report
     from eval.predictions import read_meta
 
-    rows = read_predictions(predictions, choices)[1][: args.limit]
-    if args.answers:
-        rows = add_answers(rows, args.answers, choices)
+    rows = read_predictions(predictions, choices)[1][:limit]
+    if answers is not None:
+        rows = add_answers(rows, answers, choices)
     meta = read_meta(predictions)
     if meta and not meta["complete"]:
         say(f"{predictions}: unfinished; the command that made it goes on with it")
     labelled = [row for row in rows if row["label"] is not None]
     unlabelled = len(rows) - len(labelled)
     if not labelled:
-        answers = [row["parsed"] for row in rows]
-        counts = ", ".join(f"{name or UNPARSED} {answers.count(name)}" for name in (*choices.names, None))
+        parsed = [row["parsed"] for row in rows]
+        counts = ", ".join(f"{name or UNPARSED} {parsed.count(name)}" for name in (*choices.names, None))
         say(f"{len(rows)} rows answered, none has a label to grade by: {counts}")
         return rows, None
     if unlabelled:
         say(f"{predictions}: {unlabelled} of {len(rows)} rows have no label and are not graded")
     scores = Scores.of(choices, ((row["label"], row["parsed"]) for row in labelled))
-    positive = args.positive or choices.positive
+    positive = positive or choices.positive
     if not quiet:
-        print(text_report(scores, positive, score_002=args.score_002))
+        print(text_report(scores, positive, score_002=score_002))
     if folder is not None:
         task = task_name(meta.get("data") or predictions.name)
         results = results_json(
@@ -301,9 +321,9 @@ def report(
             positive=positive,
             unlabelled=unlabelled,
             meta={**meta, "sha256": sha256_file(predictions)},
-            score_002=args.score_002,
+            score_002=score_002,
         )
-        write_text(folder / "table.md", markdown_report(scores, positive, task, score_002=args.score_002))
+        write_text(folder / "table.md", markdown_report(scores, positive, task, score_002=score_002))
         write_json(folder / "results.json", results)
         say(f"{folder}/results.json; every row in {predictions}")
     return rows, scores
