@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from backends.cuda.attention import obstacle_to_packing
+from backends.cuda.cache import roomy_cache
+from backends.cuda.grouped import use_grouped_attention
 from backends.generation import BATCH_TOKENS, GREEDY, Answer, Limits, Sampling, run_batches
 from converters.cli import UsageError, say
 
@@ -43,6 +45,7 @@ class TorchGenerator:
     ) -> None:
         # LoRA layers live inside the base model; PEFT's own wrapper only adds a call
         self.model = model.get_base_model() if hasattr(model, "peft_config") else model
+        use_grouped_attention(self.model)
         self.pad_id = pad_id
         self.batch_tokens = batch_tokens
         self.sampling = sampling
@@ -116,12 +119,13 @@ class Batch:
             ids[i, s - len(prompt) :] = prompt
             mask[i, s - len(prompt) :] = 1
         self.prompt = torch.from_numpy(ids).to(device)
-        # rows of one length need no mask, which spares building it at every step
+        # rows of one length need no mask
         self.mask = torch.from_numpy(mask).to(device) if mask[:, 0].min() == 0 else None
+        self.bias = self._additive_mask() if self.mask is not None else None
         self.positions = torch.from_numpy((mask.cumsum(1) - 1).clip(0)).to(device)
         self.tokens = torch.zeros((b, limits.max_new), dtype=torch.long, device=device)
         self.stop = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
-        self.cache = DynamicCache() if generator.use_cache else None
+        self.cache = roomy_cache(s + limits.max_new) if generator.use_cache else None
         self.seen: Tensor | None = None
         self.uniforms: Tensor | None = None
         if self.sampling.temperature > 0:
@@ -139,17 +143,30 @@ class Batch:
             return []
         return self._take_out(ended, stopped)
 
+    def _additive_mask(self) -> Tensor | None:
+        """Return the mask of one new token, [b, 1, 1, s + new], or None where layers differ in what they see.
+
+        transformers takes a mask of four dimensions as it is; from one of two it would build this at every step.
+        """
+        if self.mask is None or obstacle_to_packing(self.model.config, self.mask.shape[1]):
+            return None
+        hidden = torch.finfo(self.model.dtype).min
+        bias = torch.zeros(self.mask.shape, dtype=self.model.dtype, device=self.mask.device)
+        return bias.masked_fill_(self.mask == 0, hidden)[:, None, None]
+
     def _next_logits(self) -> Tensor:
         """Return the logits of the next token, [b, v]; no other position's are ever computed."""
         s = self.prompt.shape[1]
         end = s + self.n
         if self.cache is not None and self.n:
             ids, positions = self.tokens[:, self.n - 1 : self.n], self.positions[:, end - 1 : end]
+            mask = self.mask if self.bias is None else self.bias
         else:
             ids, positions = torch.cat([self.prompt, self.tokens[:, : self.n]], 1), self.positions[:, :end]
+            mask = self.mask
         output = self.model(
             input_ids=ids,
-            attention_mask=None if self.mask is None else self.mask[:, :end],
+            attention_mask=None if mask is None else mask[..., :end],
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=self.cache is not None,
@@ -198,6 +215,8 @@ class Batch:
         self.prompt, self.positions, self.tokens = self.prompt[keep], self.positions[keep], self.tokens[keep]
         if self.mask is not None:
             self.mask = self.mask[keep]
+        if self.bias is not None:
+            self.bias = self.bias[keep]
         if self.uniforms is not None:
             self.uniforms = self.uniforms[keep]
         if self.seen is not None:

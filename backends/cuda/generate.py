@@ -131,9 +131,8 @@ def load_generator(files: CheckpointFiles, args: argparse.Namespace, sampling: S
     config = read_config(files.base or files.path)
     stored = str(getattr(config, "dtype", None) or torch.bfloat16).removeprefix("torch.")
     dtype = choose_dtype(args.dtype, stored, device)
-    say(
-        f"loading {files.path}{f' on {files.base}' if files.base else ''} ({str(dtype).removeprefix('torch.')}, {device})"
-    )
+    below = f" on {files.base}" if files.base else ""
+    say(f"loading {files.path}{below} ({str(dtype).removeprefix('torch.')}, {device})")
     model, _ = load_model(files.path, device, dtype, files.base)
     if dtype == torch.float32 and hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()

@@ -34,6 +34,14 @@ def answers(model, prompts, *, limits=LIMITS, stop=STOP, pad=2, **options):
 
 
 @pytest.fixture(scope="module")
+def reference(model, tiny_llama):
+    """The same weights, never touched by our loop."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_llama, attn_implementation="eager").eval()
+
+
+@pytest.fixture(scope="module")
 def alone(model, prompts):
     """Every prompt answered in a batch of its own."""
     return answers(model, prompts, batch_tokens=1)
@@ -55,9 +63,9 @@ def test_without_cache_the_answers_are_the_same(model, prompts, alone):
     assert answers(model, prompts, use_cache=False) == alone
 
 
-def test_greedy_equals_transformers_generate(model, prompts, alone):
+def test_greedy_equals_transformers_generate(reference, prompts, alone):
     for index, prompt in list(prompts.items())[:6]:
-        ids = model.generate(
+        ids = reference.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
             max_new_tokens=LIMITS.max_new,
@@ -152,12 +160,12 @@ def test_sampled_tokens_have_the_probabilities_of_the_model():
     assert edge.tolist() == [3]
 
 
-def test_repetition_penalty_equals_transformers(model, prompts):
+def test_repetition_penalty_equals_transformers(model, reference, prompts):
     sampling = Sampling(repetition_penalty=1.3)
     ours = answers(model, prompts, sampling=sampling)
     assert ours != answers(model, prompts)
     for index in (0, 5, 9):
-        ids = model.generate(
+        ids = reference.generate(
             torch.tensor([prompts[index]]),
             attention_mask=torch.ones(1, len(prompts[index]), dtype=torch.long),
             max_new_tokens=LIMITS.max_new,
@@ -167,6 +175,34 @@ def test_repetition_penalty_equals_transformers(model, prompts):
             pad_token_id=2,
         )[0, len(prompts[index]) :].tolist()
         assert ours[index].ids == (ids[:-1] if ids[-1] in STOP else ids)
+
+
+def test_grouped_attention_equals_attention_with_repeated_keys(model):
+    from backends.cuda.grouped import grouped_attention
+
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 6, 1, 8), torch.randn(3, 2, 20, 8), torch.randn(3, 2, 20, 8)
+    bias = torch.zeros(3, 1, 1, 20)
+    bias[1, ..., :7] = torch.finfo(torch.float32).min
+    ours, _ = grouped_attention(model, query, key, value, bias, scaling=0.3)
+    scores = query @ key.repeat_interleave(3, 1).transpose(2, 3) * 0.3 + bias
+    expected = (scores.softmax(-1) @ value.repeat_interleave(3, 1)).transpose(1, 2)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_a_sliding_window_is_kept(prompts):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MistralConfig(vocab_size=300, num_key_value_heads=2, sliding_window=9, initializer_range=0.4, **sizes)
+    windowed = MistralForCausalLM(config).eval()
+    some = {index: prompts[index] for index in range(8)}
+    together = answers(windowed, some)
+    assert together == answers(windowed, some, batch_tokens=1)
+    assert together == answers(windowed, some, use_cache=False)
+    windowed.config.sliding_window = None
+    assert together != answers(windowed, some)
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_answer(model, prompts, alone, monkeypatch, capsys):
