@@ -79,6 +79,16 @@ class CheckpointFiles:
         names = (self.tokenizer.special_id(name) for name in self.template.stop)
         return sorted({self.tokenizer.eos_id, *names})
 
+    @property
+    def longest_row(self) -> int | None:
+        """Tokens of the longest row that the run was trained on, prompt included; None if it is not a run."""
+        record = self.run / "data.json" if self.run is not None else None
+        if record is None or not record.is_file():
+            return None
+        audit = read_json(record)["audit"]
+        limit = audit["seq_length"]
+        return audit["longest"] if limit is None else min(audit["longest"], limit + 1)
+
     @cached_property
     def identity(self) -> dict[str, str | None]:
         """What answers depend on, as hashes: weights, base, template, tokenizer."""

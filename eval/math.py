@@ -15,7 +15,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.generation import Answer, Limits
+from backends.generation import Answer
 from converters.cli import UsageError, UserError, run_main, say
 from eval.grade import RULES, parse
 
@@ -91,15 +91,15 @@ def evaluate(args: argparse.Namespace) -> int:
         UserError: the data has another shape, or predictions there were made with something else.
     """
     from backends.answer_log import AnswerLog, answer_missing
-    from backends.cuda.generate import load_generator, open_from
+    from backends.cuda.generate import limits_from, load_generator, open_from
     from converters.conversation import Turn
     from converters.files import sha256_file
     from eval.predictions import prediction_row
     from mindrecord.encode import encode_prompts
 
-    limits = Limits(args.max_new_tokens, args.min_new_tokens)
     problems = read_problems(args.data, args.limit)
     files = open_from(args)
+    limits = limits_from(args, files)
     questions = [[Turn("user", row["problem"])] for row in problems.values()]
     prompts = dict(zip(problems, encode_prompts(questions, files.template, files.tokenizer), strict=True))
     identity = {

@@ -222,7 +222,12 @@ def compare_table(before: Mapping[str, Any], after: Mapping[str, Any], rule: str
         unparsed = f"{then['unparsed']} → {now['unparsed']}"
         rows.append([kind, now["n"], percent(old), "→", percent(new), f"{100 * (new - old):+.1f}", unparsed])
     lines = [format_table(["kind", "n", "before", "", "after", "change", "unparsed"], rows), ""]
-    return [*lines, _total_line("before", before, rule), _total_line("after", after, rule)]
+    lines += [_total_line("before", before, rule), _total_line("after", after, rule)]
+    for key in ("template", "max_new_tokens", "min_new_tokens", "dtype"):
+        old, new = before["hashes"].get(key), after["hashes"].get(key)
+        if old != new:
+            lines.append(f"note: {key} was {old} before and {new} after")
+    return lines
 
 
 def _total_line(when: str, results: Mapping[str, Any], rule: str) -> str:

@@ -68,14 +68,15 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_limit_arguments(parser: argparse.ArgumentParser, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
-    """Add how long answers may and must be."""
+def add_limit_arguments(parser: argparse.ArgumentParser, max_new_tokens: int | None = None) -> None:
+    """Add how long answers may and must be; without a number here :func:`limits_from` finds one."""
+    default = f"the longest row the run was trained on, at least {MAX_NEW_TOKENS}; {MAX_NEW_TOKENS} for a model"
     parser.add_argument(
         "--max-new-tokens",
         type=int,
         default=max_new_tokens,
         metavar="N",
-        help="an answer is cut after N tokens (default: %(default)s)",
+        help=f"an answer is cut after N tokens (default: {max_new_tokens or default})",
     )
     parser.add_argument(
         "--min-new-tokens",
@@ -107,6 +108,15 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 def sampling_from(args: argparse.Namespace) -> Sampling:
     """Return the options of :func:`add_sampling_arguments` as one value."""
     return Sampling(args.temperature, args.top_p, args.top_k, args.repetition_penalty, args.seed)
+
+
+def limits_from(args: argparse.Namespace, files: CheckpointFiles) -> Limits:
+    """Return the options of :func:`add_limit_arguments`; answers may be as long as what the run was trained on."""
+    longest = args.max_new_tokens
+    if longest is None:
+        longest = max(MAX_NEW_TOKENS, files.longest_row or 0)
+        say(f"answers may have {longest} tokens (--max-new-tokens)")
+    return Limits(longest, args.min_new_tokens)
 
 
 def open_from(args: argparse.Namespace) -> CheckpointFiles:
@@ -147,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
     """
     files = open_from(args)
     sampling = sampling_from(args)
-    limits = Limits(args.max_new_tokens, args.min_new_tokens)
+    limits = limits_from(args, files)
     if args.prompt is not None:
         return _answer_one(files, args, sampling, limits)
     if args.out is None:

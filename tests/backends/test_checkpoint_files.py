@@ -86,6 +86,25 @@ def test_a_checkpoint_inside_a_run_takes_what_lies_at_the_top(adapter, base):
     assert files.tokenizer.source.parent == adapter
 
 
+def test_answers_may_be_as_long_as_what_the_run_was_trained_on(adapter):
+    from argparse import Namespace
+
+    from backends.cuda.generate import limits_from
+
+    def limit(audit, given=None):
+        (adapter / "recipe.yaml").write_text("")
+        (adapter / "data.json").write_text(json.dumps({"audit": audit}))
+        return limits_from(Namespace(max_new_tokens=given, min_new_tokens=0), open_checkpoint(adapter)).max_new
+
+    assert limit({"seq_length": 256, "longest": 900}) == 257
+    assert limit({"seq_length": 256, "longest": 200}) == 200
+    assert limit({"seq_length": None, "longest": 900}) == 900
+    assert limit({"seq_length": 256, "longest": 60}) == 128
+    assert limit({"seq_length": 256, "longest": 900}, 20) == 20
+    (adapter / "data.json").unlink()
+    assert open_checkpoint(adapter).longest_row is None
+
+
 def test_a_fully_trained_model_counts_all_its_parameters(base):
     (base / "recipe.yaml").write_text("")
     (base / "template.json").write_text(json.dumps(get_template("bare").to_json()))

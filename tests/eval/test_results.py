@@ -107,6 +107,11 @@ def test_compare_shows_before_and_after():
     assert total.split() == ["total", "4", "0.0", "→", "75.0", "+75.0", "4", "→", "1"]
     assert "after: 75.0 % close (95 %: 30.1 to 95.4), template vicuna, 3,407,872 of" in text
     assert text.count("contest score") == 1
+    assert "note:" not in text
+    longer = {**META, "identity": {**META["identity"], "max_new_tokens": 256}}
+    assert "note: max_new_tokens was 128 before and 256 after" in compare_table(
+        results(), results(meta=longer), "close"
+    )
     exact = "\n".join(compare_table(results(before, base), results(), "exact"))
     assert "after: 50.0 % exact" in exact
     assert "0.649873" in exact
