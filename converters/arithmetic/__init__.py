@@ -1,0 +1,1 @@
+"""Arithmetic problems: raw rows to deduplicated, checked, worked and sampled conversations."""

@@ -1,0 +1,128 @@
+"""One line of the raw file to one record of the output: parse, check exactly, write the steps, lay out as JSON.
+
+Nothing here imports more than the standard library: worker processes do this work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from json.encoder import encode_basestring as quoted
+from pathlib import Path
+
+from converters.arithmetic.kinds import ENGLISH, Problem, StepError, check, parse
+from converters.arithmetic.steps import get_style
+
+FORMATS = ("jsonl", "array", "alpaca", "problems")
+SPAN_BYTES = 1 << 20
+NOT_UTF8 = "\0"
+"""Begins a line whose bytes were not UTF-8; no JSON does."""
+
+
+_PLAIN = ("{", "problem", ": ", ", ", "solution", ": ", "}")
+
+
+class RowError(Exception):
+    """Why a row is refused: a reason that many rows share, the detail of this one, and what stands there."""
+
+    def __init__(self, reason: str, detail: str = "", text: str = ""):
+        super().__init__(reason, detail, text)
+        self.reason, self.detail, self.text = reason, detail, text
+
+
+def read_lines(path: Path, offsets: Sequence[int]) -> Iterator[str]:
+    """Read the lines that start at these offsets in bytes, which ascend."""
+    with path.open("rb") as handle:
+        base, data = 0, b""
+        for offset in offsets:
+            end = data.find(b"\n", offset - base)
+            if end < 0 or offset < base:
+                handle.seek(offset)
+                base, data = offset, handle.read(SPAN_BYTES) + handle.readline()
+                end = data.find(b"\n")
+            line = data[offset - base : end] if end >= 0 else data[offset - base :]
+            yield line.decode().removesuffix("\r")
+
+
+def read_row(text: str) -> tuple[str, str]:
+    """Parse one line of JSON into problem and solution.
+
+    Raises:
+        RowError: it is broken, or not an object with the two strings.
+    """
+    parts = text.split('"')
+    # with eight quotes in these places, no escape and no control character, a line means what it shows
+    if len(parts) == 9 and "\\" not in text and text.isprintable():
+        opening, first, colon, problem, comma, second, colon2, solution, closing = parts
+        if (opening, first, colon, comma, second, colon2, closing) == _PLAIN:
+            return problem, solution
+    if text.startswith(NOT_UTF8):
+        raise RowError("broken line", "not UTF-8", text[1:])
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RowError("broken line", f"not JSON: {error}", text) from error
+    if not isinstance(row, dict):
+        raise RowError("not an object", f"found {type(row).__name__}, expected problem and solution", text)
+    missing = [key for key in ("problem", "solution") if key not in row]
+    if missing:
+        raise RowError("missing key", f"no {' and no '.join(missing)}; found {', '.join(row) or 'no keys'}", text)
+    problem, solution = row["problem"], row["solution"]
+    for key, value in (("problem", problem), ("solution", solution)):
+        if not isinstance(value, str):
+            raise RowError("not a string", f"{key} is {type(value).__name__}", text)
+    try:
+        (problem + solution).encode()
+    except UnicodeEncodeError as error:
+        raise RowError("broken line", "half of a surrogate pair", text) from error
+    return problem, solution
+
+
+def checked(problem: str, solution: str) -> Problem:
+    """Recognise a row and make sure that its solution follows, to the last digit it is written with.
+
+    Raises:
+        RowError: its kind is unknown, or the solution does not follow.
+    """
+    row = parse(problem, solution)
+    if row is None:
+        raise RowError("unknown kind", f"no kind asks {problem!r}")
+    try:
+        check(row)
+    except StepError as error:
+        raise RowError("solution does not follow", str(error)) from error
+    return row
+
+
+def record_tails(style: str, layout: str, path: Path, offsets: Sequence[int]) -> list[str | RowError]:
+    """Make the line at each offset a record, but for the part before ``record_head``; a refused row is its error.
+
+    English rows keep their solution in every style: their steps are in it.
+    """
+    steps = get_style(style)
+    tails: list[str | RowError] = []
+    for line in read_lines(path, offsets):
+        try:
+            row = checked(*read_row(line))
+            answer = row.solution if row.kind == ENGLISH else steps[row.kind](row)
+            tails.append(_tail(layout, row.problem, answer))
+        except StepError as error:
+            tails.append(RowError("step does not hold", str(error), line))
+        except RowError as error:
+            tails.append(RowError(error.reason, error.detail, line))
+    return tails
+
+
+def record_head(layout: str, number: int) -> str:
+    """What comes before a record's tail: conversations have an id, counted from 1."""
+    return f'{{"id": "{number}", ' if layout in ("jsonl", "array") else "{"
+
+
+def _tail(layout: str, problem: str, answer: str) -> str:
+    """A record without its opening brace and id, laid out as ``json.dumps`` would."""
+    question, reply = quoted(problem), quoted(answer)
+    if layout == "alpaca":
+        return f'"instruction": {question}, "input": "", "output": {reply}}}'
+    if layout == "problems":
+        return f'"problem": {question}, "solution": {reply}}}'
+    return f'"conversations": [{{"from": "human", "value": {question}}}, {{"from": "gpt", "value": {reply}}}]}}'

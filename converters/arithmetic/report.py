@@ -1,0 +1,127 @@
+"""The report of a raw file and of a conversion: a table to read and a JSON file to compute with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from converters.arithmetic.kinds import ENGLISH, KINDS
+from converters.arithmetic.pipeline import Converted, Options
+from converters.arithmetic.quick import DIGITS
+from converters.arithmetic.scan import Rejected
+from converters.arithmetic.source import Source
+from converters.arithmetic.survey import Survey, by_kind
+from converters.cli import format_table
+from converters.files import sha256_file
+
+
+def survey_report(source: Source, rows: Survey, rejected: Rejected) -> dict[str, Any]:
+    """What a raw file holds, as JSON."""
+    accepted, refused = sum(rows.accepted.values()), rejected.reasons.total()
+    unique = by_kind(rows.kinds)
+    whole = sum(unique.values())
+    return {
+        "input": {"file": source.name, "bytes": source.size, "sha256": source.sha256},
+        "rows": {
+            "in": accepted + refused,
+            "rejected": refused,
+            "duplicates": accepted - whole,
+            "unique": whole,
+            "unique_chinese": whole - unique[ENGLISH],
+            "unique_english": unique[ENGLISH],
+        },
+        "rejected": dict(rejected.reasons.most_common()),
+        "conflicts": {
+            "problems": rows.conflicts,
+            "examples": [
+                {"problem": one.problem, "solutions": list(one.solutions), "lines": list(one.lines)}
+                for one in rows.examples
+            ],
+        },
+        "kinds": {
+            kind: {"rows": rows.accepted[kind], "unique": unique[kind], "share": unique[kind] / whole if whole else 0.0}
+            for kind in KINDS
+        },
+        "solutions_checked": {f"to_{DIGITS}_digits": accepted - rows.exact, "exactly": rows.exact},
+    }
+
+
+def convert_report(source: Source, options: Options, done: Converted) -> dict[str, Any]:
+    """What a conversion did, as JSON; the same input and options give the same report."""
+    report = survey_report(source, done.survey, done.rejected)
+    report["solutions_checked"]["exactly_when_written"] = sum(done.written.values()) + sum(done.held_out.values())
+    for kind, row in report["kinds"].items():
+        row["written"] = done.written[kind]
+        row["held_out"] = done.held_out[kind]
+    report["options"] = {
+        "steps": options.steps,
+        "format": options.layout,
+        "rows": options.rows,
+        "multiple_of": options.multiple_of,
+        "balance": options.balance,
+        "seed": options.seed,
+        "holdout": options.holdout,
+        "keep_english": options.keep_english,
+        "max_rejected": options.max_rejected,
+    }
+    report["english_dropped"] = 0 if options.keep_english else report["rows"]["unique_english"]
+    report["left_over"] = done.left_over
+    report["output"] = _file(options.out, sum(done.written.values()))
+    if options.holdout_out:
+        report["holdout"] = _file(options.holdout_out, sum(done.held_out.values()))
+    return report
+
+
+def table(report: dict[str, Any]) -> str:
+    """Lay a report out for reading."""
+    rows = report["rows"]
+    converted = "output" in report
+    columns = ["rows", "unique", "share", *(["held out", "written"] if converted else [])]
+    body = []
+    for kind, figures in report["kinds"].items():
+        cells = [f"{figures['rows']:,}", f"{figures['unique']:,}", f"{figures['share']:.6f}"]
+        body.append([kind, *cells, *([f"{figures['held_out']:,}", f"{figures['written']:,}"] if converted else [])])
+    accepted = rows["in"] - rows["rejected"]
+    total = ["total", f"{accepted:,}", f"{rows['unique']:,}", ""]
+    if converted:
+        held = sum(figures["held_out"] for figures in report["kinds"].values())
+        total += [f"{held:,}", f"{report['output']['rows']:,}"]
+    lines = [
+        f"{report['input']['file']}: {rows['in']:,} rows in, {rows['rejected']:,} rejected, "
+        f"{rows['duplicates']:,} duplicates, {rows['unique']:,} different "
+        f"({rows['unique_chinese']:,} Chinese + {rows['unique_english']:,} English)",
+        *(f"  rejected, {reason}: {count:,}" for reason, count in report["rejected"].items()),
+    ]
+    if report["conflicts"]["problems"]:
+        one = report["conflicts"]["examples"][0]
+        lines.append(
+            f"  conflicts: {report['conflicts']['problems']:,} problems have more than one solution, such as lines "
+            f"{one['lines'][0]} and {one['lines'][1]}: {one['problem'][:80]!r}"
+        )
+    checked = report["solutions_checked"]
+    lines.append(
+        "  solutions checked: "
+        + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in checked.items() if count)
+    )
+    lines += [format_table(["kind", *columns], [*body, total])]
+    if converted:
+        lines += _notes(report)
+    return "\n".join(lines)
+
+
+def _notes(report: dict[str, Any]) -> list[str]:
+    """What was dropped on purpose, and where the rows went."""
+    notes = []
+    if report["english_dropped"]:
+        notes.append(f"{report['english_dropped']:,} English rows dropped (--keep-english keeps them)")
+    if report["left_over"]:
+        notes.append(f"{report['left_over']} rows left over, so that the total is a multiple")
+    for key in ("output", "holdout"):
+        if key in report:
+            one = report[key]
+            notes.append(f"{key}: {one['rows']:,} rows in {one['file']} (sha256 {one['sha256'][:12]}…)")
+    return notes
+
+
+def _file(path: Path, rows: int) -> dict[str, Any]:
+    return {"file": str(path), "rows": rows, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
