@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.generation import Answer, Limits
-from converters.cli import GateNotPassed, UsageError, UserError, run_main, say
+from converters.cli import GateNotPassed, UsageError, UserError, format_table, run_main, say
 from eval.squad_rules import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="for predictions.jsonl, answers.json and results.json (default: eval/squad-… in the run; runs/eval/… for "
-        "a model)",
+        help="for predictions.jsonl, answers.json, results.json and table.md (default: eval/squad-… in the run; "
+        "runs/eval/… for a model)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="start over (default: go on with the predictions in --out)"
@@ -223,7 +223,8 @@ def _report(
     folder: Path | None,
 ) -> int:
     """Print the figures, write results.json and hold them against the gate."""
-    from converters.files import sha256_file, write_json
+    from converters.files import sha256_file, write_json, write_text
+    from eval.markdown import markdown_table
     from eval.predictions import read_meta
     from eval.squad_data import choose
     from eval.squad_results import (
@@ -232,7 +233,7 @@ def _report(
         gate_line,
         labels_hash,
         results_json,
-        squad_table,
+        squad_rows,
         summary_lines,
         tally,
     )
@@ -250,9 +251,14 @@ def _report(
     elif "mindformers" in tallies:
         gate, why_not = contest_gate(labels_hash(choose(answers, only_first=True, limit=None)), meta)
     verdict = gate_line(gate, why_not, tallies)
-    print(squad_table(tallies))
-    print("\n".join(["", *summary_lines(tallies, meta), verdict]))
+    header, rows = squad_rows(tallies)
+    lines = [*summary_lines(tallies, meta), verdict]
+    print(format_table(header, rows))
+    print("\n".join(["", *lines]))
     if folder is not None:
+        title = f"# Reading, {args.protocol} protocol{'s' if args.protocol == 'both' else ''}"
+        text = [title, "", markdown_table(header, rows), *(f"- {line}" for line in lines)]
+        write_text(folder / "table.md", "\n".join(text) + "\n")
         write_json(folder / "results.json", results_json(tallies, gate, meta))
         say(f"{folder}/results.json; every row in {predictions}")
     if gate and not gate.passed(tallies[gate.protocol]):

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from converters.cli import format_table
 from converters.files import sha256_text
 from eval.results import LLAMA3_8B, environment, git_hash, percent, wilson
 from eval.squad_data import Answered
@@ -146,14 +145,14 @@ def contest_gate(labels: str, meta: Mapping[str, Any]) -> tuple[Gate | None, str
     return Gate("mindformers", *CONTEST_GATE, f"the contest's for Llama-3-8B{note}"), ""
 
 
-def squad_table(tallies: Mapping[str, Tally]) -> str:
-    """Lay out the figures, in percent; ``empty`` and ``cut`` are shares of the answers."""
+def squad_rows(tallies: Mapping[str, Tally]) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows of the table: means in percent, ``empty`` and ``cut`` as shares of the answers."""
     rows = []
     for protocol, one in tallies.items():
         cut = "-" if one.cut is None else percent(one.cut / one.n)
         figures = [f"{one.mean(measure):.2f}" for measure in MEASURES]
         rows.append([protocol, one.n, *figures, percent(one.empty / one.n), cut])
-    return format_table(["protocol", "n", "F1", "EM", "empty %", "cut %"], rows)
+    return ["protocol", "n", "F1", "EM", "empty %", "cut %"], rows
 
 
 def summary_lines(tallies: Mapping[str, Tally], meta: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,312 @@
+"""What tuning cost: the same measures before and after, their ratio, and a verdict.
+
+Two ``results.json`` of one evaluation are compared, say of ``eval.squad`` on the base and on the tuned run. Every
+measure they have must keep the threshold's share of what it was; otherwise the command leaves with exit code 3.
+
+The interval of a ratio comes from the delta method (van der Vaart 1998, chapter 3): for means a after and b before,
+with r = a / b,
+
+    var r = (var a + r² var b - 2 r cov(a, b)) / b²
+
+The covariance needs both models' scores of the same rows. They are read from the ``predictions.jsonl`` beside each
+``results.json``; where one is not there the rows count as unrelated, which makes the interval too wide, not too narrow
+(answers of a model and its tuned self agree more than chance has it), and the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converters.cli import GateNotPassed, UsageError, UserError, format_table, run_main, say
+from converters.files import iter_rows, read_json, sha256_file, write_json, write_text
+from eval.markdown import markdown_table
+
+THRESHOLD = 0.9
+Z95 = 1.959964
+# what must be equal for a ratio to mean anything, by its name in ``hashes``, and how it is called in the refusal
+SAME = {
+    "data": "data",
+    "rows": "limits: rows",
+    "template": "template",
+    "max_new_tokens": "limits: max_new_tokens",
+    "min_new_tokens": "limits: min_new_tokens",
+    "labels": "questions",
+}
+EPILOG = """examples:
+  python -m eval.retention --before runs/eval/tiny/squad-reading --after RUN/eval/squad-reading
+  python -m eval.retention --before before/results.json --after after/results.json --threshold 0.95 --out RUN/eval
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One ``results.json`` with the scores of its rows, where they are at hand.
+
+    Attributes:
+        value: the file's content.
+        rows: ``{task: {measure: score}}`` by the row's id; None without a matching predictions.jsonl beside.
+        path: the file.
+    """
+
+    value: dict[str, Any]
+    rows: dict[str, dict[str, dict[str, float]]] | None
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How much of one measure is left.
+
+    Attributes:
+        task: task of the results, for instance ``squad_mindformers``.
+        measure: ``f1``, ``em``, …
+        n: rows.
+        before: the mean before.
+        after: the mean after.
+        low: lower end of the ratio's 95 % interval; None where it is not known.
+        high: its upper end.
+        paired: whether the interval knows which rows belong together.
+    """
+
+    task: str
+    measure: str
+    n: int
+    before: float
+    after: float
+    low: float | None
+    high: float | None
+    paired: bool
+
+    @property
+    def ratio(self) -> float | None:
+        """``after / before``; None when there was nothing to lose."""
+        return self.after / self.before if self.before > 0 else None
+
+    def passed(self, threshold: float) -> bool:
+        """Whether the threshold's share of the figure before is reached."""
+        return self.before <= 0 or self.after >= threshold * self.before
+
+    def certain(self, threshold: float) -> bool:
+        """Whether the whole interval lies on the verdict's side of the threshold."""
+        if self.low is None or self.high is None:
+            return False
+        return self.low >= threshold or self.high < threshold
+
+
+def read_results(path: str | Path) -> Results:
+    """Read a ``results.json``, or the one in a directory.
+
+    Raises:
+        UsageError: there is none.
+        UserError: it is not one of this project's.
+    """
+    file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
+    value = read_json(file)
+    parts = ("results", "higher_is_better", "n-samples", "hashes")
+    if not isinstance(value, dict) or not all(isinstance(value.get(part), dict) for part in parts):
+        raise UserError(f"{file}: not a results.json of an evaluation ({', '.join(parts)} are expected)")
+    predictions = file.parent / "predictions.jsonl"
+    whole = predictions.is_file() and sha256_file(predictions) == value["hashes"].get("predictions")
+    rows = None
+    if whole:
+        found = {str(row.get("id")): row["scores"] for _, row in iter_rows(predictions) if "scores" in row}
+        rows = found or None
+    return Results(value, rows, file)
+
+
+def check_same(before: Results, after: Results) -> None:
+    """Refuse to compare what was not measured alike.
+
+    Raises:
+        UserError: protocols, data, template or limits differ; the message has both.
+    """
+    tasks = [sorted(one.value["higher_is_better"]) for one in (before, after)]
+    if tasks[0] != tasks[1]:
+        raise UserError(f"the results are of different protocols: {' + '.join(tasks[0])} and {' + '.join(tasks[1])}")
+    old, new = before.value["hashes"], after.value["hashes"]
+    for key, name in SAME.items():
+        if old.get(key) != new.get(key):
+            raise UserError(
+                f"the results differ in {name}: {old.get(key)} in {before.path}, {new.get(key)} in {after.path}"
+            )
+
+
+def doubts(before: Results, after: Results) -> list[str]:
+    """Say what does not forbid a comparison but makes it less sure."""
+    old, new = before.value["hashes"], after.value["hashes"]
+    lines = [
+        f"note: {key} was {old.get(key)} before and {new.get(key)} after"
+        for key in ("dtype", "tokenizer")
+        if old.get(key) != new.get(key)
+    ]
+    if new.get("base") and not old.get("base") and old.get("checkpoint") not in (None, new["base"]):
+        lines.append(f"note: the weights of {before.path} are not the base of {after.path}")
+    return lines
+
+
+def retention(before: Results, after: Results) -> list[Kept]:
+    """Compare every measure of two results.
+
+    Raises:
+        UserError: they were not measured alike, or a measure is missing.
+    """
+    check_same(before, after)
+    found = []
+    for task, measures in after.value["higher_is_better"].items():
+        for measure in (name for name, higher in measures.items() if higher):
+            (old, old_error), (new, new_error) = (_figure(one, task, measure) for one in (before, after))
+            covariance = _covariance(before, after, task, measure)
+            spread = None
+            if old > 0 and old_error is not None and new_error is not None:
+                spread = Z95 * ratio_error(old, new, old_error, new_error, covariance or 0.0)
+            ratio = new / old if old > 0 else 0.0
+            low, high = (None, None) if spread is None else (max(0.0, ratio - spread), ratio + spread)
+            n = after.value["n-samples"][task]["effective"]
+            found.append(Kept(task, measure, n, old, new, low, high, covariance is not None))
+    return found
+
+
+def _figure(one: Results, task: str, measure: str) -> tuple[float, float | None]:
+    """Return a measure and its standard error."""
+    entry = one.value["results"].get(task, {})
+    value = entry.get(f"{measure},none")
+    if not isinstance(value, int | float):
+        raise UserError(f"{one.path}: results.{task} has no figure under '{measure},none'")
+    return value, entry.get(f"{measure}_stderr,none")
+
+
+def ratio_error(before: float, after: float, before_error: float, after_error: float, covariance: float) -> float:
+    """Standard error of ``after / before`` by the delta method.
+
+    Args:
+        before: mean before, not 0.
+        after: mean after.
+        before_error: standard error of the mean before.
+        after_error: standard error of the mean after.
+        covariance: covariance of the two means.
+    """
+    ratio = after / before
+    variance = after_error**2 + ratio**2 * before_error**2 - 2 * ratio * covariance
+    return math.sqrt(max(0.0, variance)) / before  # a perfect correlation may round below 0
+
+
+def _covariance(before: Results, after: Results, task: str, measure: str) -> float | None:
+    """Covariance of the two means over the rows both have; None when the rows are not at hand."""
+    if before.rows is None or after.rows is None:
+        return None
+    pairs = [
+        (before.rows[name][task][measure], scores[task][measure])
+        for name, scores in after.rows.items()
+        if task in scores and task in before.rows.get(name, {})
+    ]
+    n = len(pairs)
+    if n != after.value["n-samples"][task]["effective"] or n < 2:
+        return None
+    old_mean, new_mean = (sum(column) / n for column in zip(*pairs, strict=True))
+    return sum((old - old_mean) * (new - new_mean) for old, new in pairs) / (n - 1) / n
+
+
+def table(kept: list[Kept], threshold: float) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows: before, after, ratio with interval, and whether each measure passed."""
+    rows: list[list[Any]] = []
+    for one in kept:
+        ratio = "-" if one.ratio is None else f"{one.ratio:.4f}"
+        interval = "-" if one.low is None else f"{one.low:.4f} to {one.high:.4f}"
+        said = "passed" if one.passed(threshold) else "NOT passed"
+        rows.append([one.task, one.measure, one.n, f"{one.before:.4g}", f"{one.after:.4g}", ratio, interval, said])
+    return ["task", "measure", "n", "before", "after", "ratio", "95 %", f"at {threshold:g}"], rows
+
+
+def verdict_lines(kept: list[Kept], threshold: float) -> list[str]:
+    """Say how the intervals were made, what is uncertain, and the verdict."""
+    pairing = "rows paired" if all(one.paired for one in kept) else "rows not paired, so wider than need be"
+    lines = [f"intervals: delta method, {pairing}"]
+    for one in kept:
+        if one.ratio is None:
+            lines.append(f"{one.task} {one.measure}: {one.before:g} before, so there was nothing to lose")
+        elif one.low is not None and not one.certain(threshold):
+            lines.append(f"{one.task} {one.measure}: {threshold:g} lies in the interval; more rows would settle it")
+    failed = [
+        f"{one.task} {one.measure} {one.after:.4f} < {threshold * one.before:.4f}"
+        for one in kept
+        if not one.passed(threshold)
+    ]
+    lines.append(f"retention at {threshold:g}: " + (f"NOT passed: {', '.join(failed)}" if failed else "passed"))
+    return lines
+
+
+def to_json(kept: list[Kept], threshold: float, before: Results, after: Results) -> dict[str, Any]:
+    """Return what ``retention.json`` holds."""
+    measures = [
+        {**{name: getattr(one, name) for name in one.__slots__}, "ratio": one.ratio, "passed": one.passed(threshold)}
+        for one in kept
+    ]
+    return {
+        "threshold": threshold,
+        "passed": all(one.passed(threshold) for one in kept),
+        "method": "delta method",
+        "measures": measures,
+        "before": _source(before),
+        "after": _source(after),
+    }
+
+
+def _source(one: Results) -> Mapping[str, Any]:
+    return {"path": str(one.path), "sha256": sha256_file(one.path), "hashes": one.value["hashes"]}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.retention",
+        description="Compare results before and after tuning; exit 3 when too much was lost.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for when, model in (("before", "base"), ("after", "tuned")):
+        parser.add_argument(
+            f"--{when}", required=True, metavar="RESULTS", help=f"results.json of the {model} model, or its directory"
+        )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        metavar="SHARE",
+        help="least share of every measure that must be left (float, default: %(default)s)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="write retention.json and retention.md there (default: nowhere)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command.
+
+    Raises:
+        GateNotPassed: a measure kept less than the threshold.
+    """
+    args = _parser().parse_args(argv)
+    if not args.threshold > 0:
+        raise UsageError(f"--threshold {args.threshold:g}: more than 0 is expected")
+    before, after = read_results(args.before), read_results(args.after)
+    kept = retention(before, after)
+    for line in doubts(before, after):
+        say(line)
+    lines = verdict_lines(kept, args.threshold)
+    header, rows = table(kept, args.threshold)
+    print(format_table(header, rows, left=2))
+    print("\n".join(["", *lines]))
+    if args.out:
+        text = ["# Retention", "", markdown_table(header, rows, left=2), *(f"- {line}" for line in lines)]
+        write_text(Path(args.out) / "retention.md", "\n".join(text) + "\n")
+        write_json(Path(args.out) / "retention.json", to_json(kept, args.threshold, before, after))
+    if not all(one.passed(args.threshold) for one in kept):
+        raise GateNotPassed(lines[-1])
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
