@@ -1,12 +1,14 @@
 """Both measures of a short answer, held to published figures and to their definitions."""
 
 import json
+import sys
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from converters.cli import UserError
 from eval.squad_data import choose, read_answers, read_questions
 from eval.squad_results import CONTEST_GATE, CONTEST_LABELS, labels_hash, tally
 from eval.squad_rules import (
@@ -69,12 +71,19 @@ class TestContest:
     def test_only_deleted_marks_on_both_sides_match_exactly_but_have_no_token(self):
         assert mindformers_scores("-", "*") == Scores(0, 1)
 
-    def test_the_cutter_is_jieba_as_it_comes(self):
+    def test_without_jieba_the_error_says_what_to_install(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "jieba", None)
+        with pytest.raises(UserError, match=r"pip install jieba==0\.42\.1"):
+            load_jieba.__wrapped__()
+
+    def test_the_cutter_is_jieba_as_it_comes(self, tmp_path):
         import jieba
 
         jieba.setLogLevel("ERROR")
+        plain = jieba.Tokenizer()
+        plain.tmp_dir = str(tmp_path)  # its cache elsewhere may be another version's
         for text in ("new orleans' mercedesbenz superdome", "c# and c++, 3.5%", "at&t  tab\tend", "ǎ𠀀龥龦"):
-            assert list(load_jieba()(text)) == jieba.lcut(text)
+            assert list(load_jieba()(text)) == plain.lcut(text)
 
 
 class TestOfficial:
