@@ -191,6 +191,20 @@ def test_the_published_questions_all_fit_the_contests_form(squad_files):
         squad.reading_turn(question, template)
 
 
+def test_llama_3_reads_the_contests_tokens_in_the_contests_form(squad_files):
+    from eval.squad_data import choose, read_questions
+    from mindrecord.encode import encode_prompts
+    from mindrecord.tokenizer import load_tokenizer
+
+    model = squad_files.parent / "llama3" / "tokenizer.model"
+    if not model.is_file():
+        pytest.skip(f"no genuine Llama-3 tokenizer at {model}")
+    tokenizer, template = load_tokenizer(model), get_template("squad")
+    questions = choose(read_questions(squad_files / "dev-v1.1.json"), only_first=True, limit=None)[::20]
+    asked = encode_prompts([[squad.reading_turn(question, template)] for question in questions], template, tokenizer)
+    assert asked == tokenizer.encode_batch([question.prompt for question in questions])  # no BOS, nothing added
+
+
 @pytest.mark.backend
 class TestWithAModel:
     @pytest.fixture
