@@ -30,9 +30,7 @@ class RoomyLayer(DynamicLayer):
         self.room = room
         self.length = 0
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, cache_kwargs: dict[str, Any] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write new keys and values, [b, k, new, d], behind the old ones; return all so far."""
         if not self.is_initialized:
             b, k, _, d = key_states.shape
