@@ -77,9 +77,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.max_new < 1 or not 0 <= self.min_new <= self.max_new:
-            raise UsageError(
-                f"at least {self.min_new} and at most {self.max_new} new tokens: 0 <= min <= max and 1 <= max is expected"
-            )
+            asked = f"at least {self.min_new} and at most {self.max_new} new tokens"
+            raise UsageError(f"{asked}: 0 <= min <= max and 1 <= max is expected")
 
 
 class Generator(Protocol):
