@@ -12,13 +12,40 @@ from typing import Any
 from converters.cli import UsageError, format_table, run_main, say
 
 EXAMPLES = """examples:
-  python -m converters.tiny corpus -o runs/tiny/corpus.jsonl
+  python -m converters.tiny corpus -o runs/tiny/first.jsonl
   python -m converters.tiny tokenizer -o models/tiny
   python -m converters.tiny reading --paragraphs 300 -o runs/reading.json
 """
 
 PROMPT = "Read the passage and answer the question below.\n\n### Instruction:\n{}\n\n### Input:\n{}\n\n### Response:"
 FURTHER = "\n\n### Input:\n{}\n\n### Response:"
+
+# Shares of the rows: first mostly digit columns, then reading and what was hardest.
+MIXES = {
+    "first": {
+        "add": 0.12,
+        "subtract": 0.15,
+        "multiply": 0.22,
+        "divide": 0.20,
+        "root": 0.11,
+        "sum": 0.03,
+        "simplify": 0.01,
+        "reading": 0.12,
+        "copying": 0.04,
+    },
+    "second": {
+        "add": 0.05,
+        "subtract": 0.07,
+        "multiply": 0.15,
+        "divide": 0.16,
+        "root": 0.14,
+        "sum": 0.09,
+        "simplify": 0.03,
+        "reading": 0.21,
+        "copying": 0.10,
+    },
+}
+WHOLE = {"first": 0.0, "second": 0.5}
 
 # Words of everyday Chinese for the tokenizer and the copying rows: the small base has read them, as a large one has,
 # but it has seen none of the arithmetic problems.
@@ -29,22 +56,30 @@ CHINESE = (
 ).split()
 
 
-def reading_row(rng: random.Random) -> list[str]:
-    """A passage in the contest's reading prompt, then more questions on it: prompt, answer, and so on."""
+def reading_row(rng: random.Random, whole: float) -> list[str]:
+    """A passage in the contest's reading prompt with several questions: prompt, answer, prompt, answer, and so on.
+
+    With probability ``whole`` everything but the first word stands in the answer, so that the passage is learned as
+    language too.
+    """
     from converters.tiny.reading import passage
 
     _, context, questions = passage(rng)
-    asked = rng.sample(questions, rng.randint(2, 4))
+    rng.shuffle(questions)
+    asked = questions[: rng.randint(2, len(questions))]
     texts = [PROMPT.format(context, asked[0][0]), f" {asked[0][1]}"]
     for question, answer in asked[1:]:
         texts += [FURTHER.format(question), f" {answer}"]
+    if rng.random() < whole:
+        text = "".join(texts)
+        return [text[:4], text[4:]]
     return texts
 
 
 def copying_row(rng: random.Random) -> list[str]:
     """Chinese words and numbers in any order, to be repeated: what gives their tokens a meaning to attention."""
     parts = []
-    for _ in range(rng.randint(3, 12)):
+    for _ in range(rng.randint(2, 10)):
         number = rng.randrange(10 ** rng.randint(1, 6))
         parts.append(
             rng.choice(CHINESE) if rng.random() < 0.6 else f"{number / 100:.2f}" if number % 2 else str(number)
@@ -54,19 +89,20 @@ def copying_row(rng: random.Random) -> list[str]:
     return [f"“{text}”", f"“{text}”"]
 
 
-def corpus(rows: int, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ``(skill, conversation)``: reading, copying and arithmetic drills in fixed shares."""
+def corpus(rows: int, seed: int, mix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ``(skill, conversation)``: reading, copying and arithmetic drills in the shares of ``MIXES[mix]``."""
     from converters.tiny.drills import drill
 
     rng = random.Random(seed)
+    skills, shares = zip(*MIXES[mix].items(), strict=True)
     for number in range(rows):
-        draw = rng.random()
-        if draw < 0.12:
-            skill, texts = "reading", reading_row(rng)
-        elif draw < 0.16:
-            skill, texts = "copying", copying_row(rng)
+        skill = rng.choices(skills, shares)[0]
+        if skill == "reading":
+            texts = reading_row(rng, WHOLE[mix])
+        elif skill == "copying":
+            texts = copying_row(rng)
         else:
-            skill, *texts = drill(rng)
+            texts = drill(rng, skill)
         turns = [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
         yield skill, {"id": str(number), "conversations": turns}
 
@@ -78,7 +114,7 @@ def write_corpus(args: argparse.Namespace) -> None:
     counts: Counter[str] = Counter()
 
     def counted() -> Iterator[dict[str, Any]]:
-        for skill, row in corpus(args.rows, args.seed):
+        for skill, row in corpus(args.rows, args.seed, args.mix):
             counts[skill] += 1
             yield row
 
@@ -90,7 +126,7 @@ def write_tokenizer(args: argparse.Namespace) -> None:
     """Train the tokenizer on a part of the training text."""
     from converters.tiny.tokenizer import save_tokenizer, train_tokenizer
 
-    texts = [turn["value"] for _, row in corpus(20_000, args.seed) for turn in row["conversations"]]
+    texts = [turn["value"] for _, row in corpus(20_000, args.seed, "first") for turn in row["conversations"]]
     # the words come twice as often as in the text, so that each becomes one token before rare names do
     tokenizer = train_tokenizer([*texts, *(word for word in CHINESE for _ in range(2000))], args.vocab_size)
     save_tokenizer(tokenizer, Path(args.out))
@@ -118,6 +154,7 @@ def main(argv: list[str] | None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sub = commands.add_parser("corpus", help="drills, reading and copying as conversations")
     sub.add_argument("--rows", type=int, default=220_000, help="rows to write (int, default %(default)s)")
+    sub.add_argument("--mix", choices=list(MIXES), default="first", help="shares of the skills (default %(default)s)")
     sub.set_defaults(run=write_corpus)
     tokenizer = commands.add_parser("tokenizer", help="byte-level BPE with digits alone")
     tokenizer.add_argument("--vocab-size", type=int, default=1024, help="tokens (int, default %(default)s)")

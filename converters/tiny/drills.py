@@ -67,7 +67,7 @@ def _root(rng: random.Random) -> tuple[str, str]:
 
 
 def _sum(rng: random.Random) -> tuple[str, str]:
-    terms = [rng.randint(1, 100) for _ in range(rng.randint(2, 10))]
+    terms = [rng.randint(1, 100) for _ in range(rng.randint(3, 10))]
     return "+".join(map(str, terms)) + "=", running_sum(terms) + ANSWER + str(sum(terms))
 
 
@@ -76,20 +76,17 @@ def _simplify(rng: random.Random) -> tuple[str, str]:
     return f"{p}/{q}~", simplification(p, q) + ANSWER + f"{p // math.gcd(p, q)}/{q // math.gcd(p, q)}"
 
 
-SKILLS: dict[str, tuple[float, Callable[[random.Random], tuple[str, str]]]] = {
-    "add": (0.14, _add),
-    "subtract": (0.18, _subtract),
-    "multiply": (0.26, _multiply),
-    "divide": (0.24, _divide),
-    "root": (0.13, _root),
-    "sum": (0.04, _sum),
-    "simplify": (0.01, _simplify),
+SKILLS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+    "add": _add,
+    "subtract": _subtract,
+    "multiply": _multiply,
+    "divide": _divide,
+    "root": _root,
+    "sum": _sum,
+    "simplify": _simplify,
 }
 
 
-def drill(rng: random.Random) -> tuple[str, str, str]:
-    """Draw one drill: ``(skill, prompt, answer)``."""
-    names = list(SKILLS)
-    name = rng.choices(names, weights=[SKILLS[skill][0] for skill in names])[0]
-    prompt, answer = SKILLS[name][1](rng)
-    return name, prompt, answer
+def drill(rng: random.Random, skill: str) -> list[str]:
+    """Draw one drill of ``skill``: ``[prompt, answer]``."""
+    return list(SKILLS[skill](rng))
