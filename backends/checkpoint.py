@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
+from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, Run
 from converters.cli import UsageError, UserError, say
 from converters.files import read_json
 
@@ -113,6 +113,20 @@ class CheckpointFiles:
             }
         count = count_parameters(weight_files(self.path))
         return {"trainable": count if self.run is not None else None, "base": count}
+
+
+    @cached_property
+    def training(self) -> dict[str, Any] | None:
+        """What a finished run was trained on: ``rows``, ``epochs``, ``steps`` and ``minutes``; None for anything else."""
+        run = Run(self.run) if self.run is not None and self.run == self.path else None
+        if run is None or run.result is None:
+            return None
+        return {
+            "rows": read_json(run.path / "data.json")["rows"],
+            "epochs": run.recipe.runner_config.epochs,
+            "steps": run.result["steps"],
+            "minutes": round(run.result["seconds"] / 60, 1),
+        }
 
 
 def open_checkpoint(

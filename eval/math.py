@@ -110,7 +110,12 @@ def evaluate(args: argparse.Namespace) -> int:
         "min_new_tokens": limits.min_new,
         "dtype": args.dtype,
     }
-    about = {"ckpt": str(args.ckpt), "data": str(args.data), "parameters": files.parameters}
+    about = {
+        "ckpt": str(args.ckpt),
+        "data": str(args.data),
+        "parameters": files.parameters,
+        "training": files.training,
+    }
     folder = Path(args.out) if args.out else default_out(files, args.data, args.limit, "math")
     log = AnswerLog(folder / "predictions.jsonl", identity, about, overwrite=args.overwrite)
 

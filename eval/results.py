@@ -242,4 +242,6 @@ def _total_line(when: str, results: Mapping[str, Any], rule: str) -> str:
             f", {contest['trainable']:,} of {contest['denominator']:,} parameters trained ({contest['ratio']:.6f}), "
             f"contest score {contest['score']:.6f}"
         )
+    if training := results.get("config", {}).get("training"):
+        line += f", {training['rows']:,} rows in {training['minutes']} minutes"
     return line
