@@ -9,7 +9,7 @@ from converters.arithmetic.records import record_head
 from converters.files import atomic
 
 
-def write_records(path: str | Path, layout: str, tails: Iterable[str], *, multiple: int = 1) -> tuple[int, int]:
+def write_records(path: str | Path, layout: str, tails: Iterable[bytes], *, multiple: int = 1) -> tuple[int, int]:
     """Write records atomically, numbered from 1.
 
     Args:
@@ -21,16 +21,21 @@ def write_records(path: str | Path, layout: str, tails: Iterable[str], *, multip
     Returns:
         Records written, and records left over at the end.
     """
-    opening, between, closing = ("[\n", ",\n", "\n]\n") if layout == "array" else ("", "\n", "\n")
+    opening, between, closing = (b"[\n", b",\n", b"\n]\n") if layout == "array" else (b"", b"\n", b"\n")
+    head = record_head(layout)
     written, group = 0, []
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+    with atomic(path) as temporary, temporary.open("wb", buffering=1 << 20) as handle:
         handle.write(opening)
         for tail in tails:
             group.append(tail)
-            if len(group) == multiple:
-                for record in group:
-                    written += 1
-                    handle.write((between if written > 1 else "") + record_head(layout, written) + record)
-                group.clear()
-        handle.write(closing if written or opening else "")
+            if len(group) < multiple:
+                continue
+            for record in group:
+                if written:
+                    handle.write(between)
+                written += 1
+                handle.write(head % written if b"%d" in head else head)
+                handle.write(record)
+            group.clear()
+        handle.write(closing if written or opening else b"")
     return written, len(group)

@@ -107,7 +107,7 @@ class _Conversion:
             tails = ((position, train_tails[position]) for position in order.tolist())
         counted: list[int] = []
 
-        def counting() -> Iterator[str]:
+        def counting() -> Iterator[bytes]:
             for position, tail in tails:
                 counted.append(position)
                 yield tail
@@ -125,12 +125,12 @@ class _Conversion:
             left_over=left_over,
         )
 
-    def _choose(self, everything: bool) -> tuple[np.ndarray, np.ndarray, dict[int, str], dict[int, str]]:
+    def _choose(self, everything: bool) -> tuple[np.ndarray, np.ndarray, dict[int, bytes], dict[int, bytes]]:
         """Positions and records of the held-out and of the sampled rows; with ``everything``, none are sampled."""
         options, kinds = self.options, self.rows.kinds
         keys = sample.random_keys(len(kinds), options.seed)
-        held_tails: dict[int, str] = {}
-        train_tails: dict[int, str] = {}
+        held_tails: dict[int, bytes] = {}
+        train_tails: dict[int, bytes] = {}
         while True:
             available = by_kind(kinds[self.alive])
             aside = dict.fromkeys(available, 0)
@@ -145,14 +145,14 @@ class _Conversion:
                 return held, train, held_tails, train_tails
             self.refuse_if_too_many()
 
-    def _make(self, style: str, layout: str, positions: np.ndarray, tails: dict[int, str]) -> int:
+    def _make(self, style: str, layout: str, positions: np.ndarray, tails: dict[int, bytes]) -> int:
         """Make the records that ``tails`` lacks; returns how many rows were rejected on the way."""
         missing = np.array([position for position in positions.tolist() if position not in tails], dtype=np.int64)
         made = dict(self._records(style, layout, missing))
         tails.update(made)
         return len(missing) - len(made)
 
-    def _all_but(self, held: np.ndarray) -> Iterator[tuple[int, str]]:
+    def _all_but(self, held: np.ndarray) -> Iterator[tuple[int, bytes]]:
         """Records of every row that is not held out, in input order."""
         wanted = self.alive.copy()
         wanted[held] = False
@@ -160,7 +160,7 @@ class _Conversion:
         records = self._records(self.options.steps, self.options.layout, positions)
         return progress(records, total=len(positions), desc="writing") if len(positions) >= LONG else records
 
-    def _records(self, style: str, layout: str, positions: np.ndarray) -> Iterator[tuple[int, str]]:
+    def _records(self, style: str, layout: str, positions: np.ndarray) -> Iterator[tuple[int, bytes]]:
         """Position and record of the rows at ``positions`` (ascending) that hold; the others are rejected."""
         chunks = [positions[start : start + CHUNK] for start in range(0, len(positions), CHUNK)]
         offsets = (self.rows.offsets[chunk].tolist() for chunk in chunks)

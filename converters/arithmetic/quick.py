@@ -21,9 +21,8 @@ TOLERANCE = 10.0**-DIGITS
 HEADS = ('{"problem": "', '{"problem":"')
 """How a line begins as ``json.dumps`` writes it, and without the space."""
 
-ROWS = {"line": pl.UInt32, "offset": pl.UInt64, "kind": pl.UInt8, "problem": pl.UInt64, "pair": pl.UInt64}
-"""One row: its line number, where it starts in bytes, its kind as index in KINDS, hashes of its problem and of both
-texts.
+FOUND = {"place": pl.UInt32, "kind": pl.UInt8, "problem": pl.UInt64, "pair": pl.UInt64}
+"""One line that passes: its place, its kind as index in KINDS, hashes of its problem and of both its texts.
 
 That two of ten million problems share a 64-bit hash has a chance of 3 in a million, and would show as a conflict.
 """
@@ -66,14 +65,14 @@ class _Quick:
     """Whether the solution repeats the problem's groups, if it has to."""
 
     def find(self, kind: str, lines: pl.LazyFrame) -> pl.LazyFrame:
-        """The rows among ``lines`` that pass."""
+        """The ones among ``lines`` that pass."""
         pattern = rf'^\{{"problem": ?"(?<problem>{self.problem})", ?"solution": ?"(?<solution>{self.solution})"\}}$'
-        fields = lines.select("line", "offset", pl.col("text").str.extract_groups(pattern).alias("fields"))
+        fields = lines.select("place", pl.col("text").str.extract_groups(pattern).alias("fields"))
         rows = fields.unnest("fields").filter(pl.col("problem").is_not_null() if self.echoed is None else self.echoed)
         # cast in a step of its own: a filter casts again for each mention
         floats = [pl.col(name).cast(pl.Float64, strict=False) for name in self.numbers]
         rows = rows.with_columns(floats).filter(self.agrees)
-        return rows.select("line", "offset", pl.lit(KINDS.index(kind), pl.UInt8).alias("kind"), *hashes())
+        return rows.select("place", pl.lit(KINDS.index(kind), pl.UInt8).alias("kind"), *hashes())
 
 
 _LOWEST_TERMS = [f"{p}/{q}={p // math.gcd(p, q)}/{q // math.gcd(p, q)}" for q in range(2, 100) for p in range(1, q)]
@@ -167,24 +166,18 @@ _KINDS = {
 
 
 def hashes() -> tuple[pl.Expr, pl.Expr]:
-    """The columns ``problem`` and ``pair`` of ROWS, from texts in ``problem`` and ``solution``."""
+    """The columns ``problem`` and ``pair`` of FOUND, from texts in ``problem`` and ``solution``."""
     problem = pl.col("problem").hash()
     return problem, (problem ^ pl.col("solution").hash(seed=1)).alias("pair")
 
 
-def quick_check(lines: pl.DataFrame) -> pl.DataFrame:
-    """Find the lines that pass.
-
-    Args:
-        lines: columns ``line`` (number, UInt32), ``offset`` (UInt64) and ``text``.
-
-    Returns:
-        The accepted rows (``ROWS``), kind by kind, in order within a kind.
-    """
-    if not lines.height:
-        return pl.DataFrame(schema=ROWS)
-    head = HEADS[0] if lines["text"][0].startswith(HEADS[0]) else HEADS[1]
-    starts = lines["text"].str.slice(len(head), 2)
+def quick_check(texts: pl.Series) -> pl.DataFrame:
+    """Find the lines that pass: columns as in FOUND, where ``place`` counts from 0."""
+    if not len(texts):
+        return pl.DataFrame(schema=FOUND)
+    head = HEADS[0] if texts[0].startswith(HEADS[0]) else HEADS[1]
+    starts = texts.str.slice(len(head), 2)
+    lines = pl.DataFrame({"text": texts}).with_row_index("place")
     groups = {start: lines.filter(starts == start) for start in {quick.start for quick in _KINDS.values()}}
     shared = Counter(quick.start for quick in _KINDS.values())
     found = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from converters.arithmetic.kinds import ENGLISH, KINDS
+from converters.arithmetic.kinds import CHINESE, ENGLISH, KINDS
 from converters.arithmetic.pipeline import Converted, Options
 from converters.arithmetic.quick import DIGITS
 from converters.arithmetic.scan import Rejected
@@ -42,14 +42,19 @@ def survey_report(source: Source, rows: Survey, rejected: Rejected) -> dict[str,
             kind: {"rows": rows.accepted[kind], "unique": unique[kind], "share": unique[kind] / whole if whole else 0.0}
             for kind in KINDS
         },
-        "solutions_checked": {f"to_{DIGITS}_digits": accepted - rows.exact, "exactly": rows.exact},
+        "solutions_checked": {
+            f"to_{DIGITS}_digits": accepted - rows.exact,
+            "exactly": rows.exact - rows.accepted[ENGLISH],
+            "boxed_only": rows.accepted[ENGLISH],
+        },
     }
 
 
 def convert_report(source: Source, options: Options, done: Converted) -> dict[str, Any]:
     """What a conversion did, as JSON; the same input and options give the same report."""
     report = survey_report(source, done.survey, done.rejected)
-    report["solutions_checked"]["exactly_when_written"] = sum(done.written.values()) + sum(done.held_out.values())
+    chosen = [done.written[kind] + done.held_out[kind] for kind in CHINESE]
+    report["solutions_checked"]["exactly_when_written"] = sum(chosen)
     for kind, row in report["kinds"].items():
         row["written"] = done.written[kind]
         row["held_out"] = done.held_out[kind]

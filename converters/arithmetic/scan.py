@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from converters.arithmetic.kinds import KINDS
-from converters.arithmetic.quick import ROWS, hashes, quick_check
+from converters.arithmetic.quick import hashes, quick_check
 from converters.arithmetic.records import NOT_UTF8, RowError, checked, read_row
 from converters.arithmetic.source import Block, Source
 from converters.arithmetic.workers import in_order
@@ -29,6 +29,8 @@ THREADS = 2
 SHOWN_CHARACTERS = 2_000
 REFUSED = 255
 """In place of a kind: a row whose solution does not follow. It is rejected, but it may stand in a conflict."""
+UNREAD = 254
+"""In place of a kind: a line that no row came of."""
 
 
 class Rejected:
@@ -54,15 +56,20 @@ class Rejected:
             handle.writelines(self._rows)
 
 
+ROWS = {"line": pl.UInt32, "offset": pl.UInt64, "kind": pl.UInt8, "problem": pl.UInt64, "pair": pl.UInt64}
+"""One row: its line number, where the line starts in bytes, and as in ``quick.FOUND``."""
+
+
 @dataclass(frozen=True)
 class Scan:
     """What the first reading found.
 
-    ``rows`` (``quick.ROWS``) are in line order, duplicates included, REFUSED ones too. ``exact`` of the accepted were
-    checked to the last digit, and the others to ``quick.DIGITS`` digits.
+    ``rows`` (ROWS) are in line order, duplicates included, and the ``refused`` ones whose kind is REFUSED. ``exact`` of
+    the accepted were checked to the last digit, and the others to ``quick.DIGITS`` digits.
     """
 
     rows: pl.DataFrame
+    refused: int
     exact: int
 
 
@@ -77,34 +84,44 @@ def scan(source: Source, rejected: Rejected) -> Scan:
             exact += slow
             for line, error in refused:
                 rejected.add(line, error)
-    return Scan(pl.concat(parts, rechunk=True), exact)
+    rows = pl.concat(parts, rechunk=True)
+    return Scan(rows, int((rows["kind"] == REFUSED).sum()), exact)
 
 
 def _scan_block(block: Block) -> tuple[pl.DataFrame, int, list[tuple[int, RowError]]]:
     """Rows, how many of the accepted were checked exactly, and refused line numbers with their errors."""
-    lines = _lines(block)
-    quick = quick_check(lines)
-    passed = np.zeros(lines.height, dtype=bool)
-    passed[quick["line"].to_numpy() - block.line] = True
-    slow: list[tuple[int, int, int, str, str]] = []
+    texts, offsets = _lines(block)
+    kinds = np.full(len(texts), UNREAD, np.uint8)
+    problems, pairs = np.empty(len(texts), np.uint64), np.empty(len(texts), np.uint64)
+
+    def put(found: pl.DataFrame) -> None:
+        places = found["place"].to_numpy()
+        kinds[places] = found["kind"].to_numpy()
+        problems[places] = found["problem"].to_numpy()
+        pairs[places] = found["pair"].to_numpy()
+
+    put(quick_check(texts))
+    slow: list[tuple[int, int, str, str]] = []
     refused: list[tuple[int, RowError]] = []
-    for line, offset, text in lines.filter(~pl.Series(passed)).iter_rows():
+    left = np.flatnonzero(kinds == UNREAD)
+    for place, text in zip(left.tolist(), texts.gather(left), strict=True):
         if not text.strip():
             continue
         try:
             problem, solution = read_row(text)
         except RowError as error:
-            refused.append((line, error))
+            refused.append((block.line + place, error))
             continue
         verdict = _exact_check(problem, solution)
         if isinstance(verdict, RowError):
-            refused.append((line, RowError(verdict.reason, verdict.detail, text)))
-        slow.append((line, offset, REFUSED if isinstance(verdict, RowError) else verdict, problem, solution))
+            refused.append((block.line + place, RowError(verdict.reason, verdict.detail, text)))
+        slow.append((place, REFUSED if isinstance(verdict, RowError) else verdict, problem, solution))
     if slow:
-        columns = [("line", pl.UInt32), ("offset", pl.UInt64), ("kind", pl.UInt8), "problem", "solution"]
-        rows = pl.DataFrame(slow, columns, orient="row").select("line", "offset", "kind", *hashes())
-        quick = pl.concat([quick, rows])
-    return quick.sort("line"), sum(row[2] != REFUSED for row in slow), refused
+        columns = [("place", pl.UInt32), ("kind", pl.UInt8), "problem", "solution"]
+        put(pl.DataFrame(slow, columns, orient="row").select("place", "kind", *hashes()))
+    lines = np.arange(block.line, block.line + len(texts), dtype=np.uint32)
+    rows = pl.DataFrame([lines, offsets, kinds, problems, pairs], ROWS).filter(kinds != UNREAD)
+    return rows, sum(kind != REFUSED for _, kind, _, _ in slow), refused
 
 
 @lru_cache(maxsize=4096)  # small files hold the same few rows again and again
@@ -116,21 +133,17 @@ def _exact_check(problem: str, solution: str) -> int | RowError:
         return error
 
 
-def _lines(block: Block) -> pl.DataFrame:
-    """Columns ``line``, ``offset`` and ``text``; a line that is not UTF-8 is marked, with replacement characters."""
+def _lines(block: Block) -> tuple[pl.Series, np.ndarray]:
+    """The lines' texts, and where they start in the file; lines that are not UTF-8 are marked as such."""
     ends = np.flatnonzero(np.frombuffer(block.data, np.uint8) == ord("\n"))
     starts = np.concatenate([[0], ends + 1])
     if block.data.endswith(b"\n"):
         starts = starts[:-1]
     try:
-        text = pl.read_lines(block.data, name="text")
+        texts = pl.read_lines(block.data)
     except pl.exceptions.ComputeError:
-        text = pl.read_lines(b"\n".join(map(_marked, block.data.split(b"\n"))), name="text")
-    return text.select(
-        pl.int_range(block.line, block.line + pl.len(), dtype=pl.UInt32).alias("line"),
-        pl.Series("offset", starts + block.offset, dtype=pl.UInt64),
-        "text",
-    )
+        texts = pl.read_lines(b"\n".join(map(_marked, block.data.split(b"\n"))))
+    return texts.to_series(), (starts + block.offset).astype(np.uint64)
 
 
 def _marked(line: bytes) -> bytes:

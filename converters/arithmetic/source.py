@@ -13,6 +13,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,32 +41,27 @@ class Source:
 
     name: str
     """As the user gave it."""
-    sha256: str
     size: int
     """In bytes."""
     lines: Path
     """The plain file that its lines are read from."""
+    _sha256: Future[str]
+
+    @property
+    def sha256(self) -> str:
+        """Of its bytes; computed meanwhile."""
+        return self._sha256.result()
 
     def blocks(self) -> Iterator[Block]:
         """Yield the file's lines, about BLOCK_BYTES at a time."""
-        line, offset, parts = 1, 0, []
+        line, offset = 1, 0
         with self.lines.open("rb") as handle:
-            start = handle.read(len(_BOM))
-            if start == _BOM:
-                offset = len(_BOM)
-            else:
-                parts = [start]
             while data := handle.read(BLOCK_BYTES):
-                cut = data.rfind(b"\n") + 1
-                if cut:
-                    block = Block(line, offset, b"".join([*parts, data[:cut]]))
-                    yield block
-                    line += block.data.count(b"\n")
-                    offset += len(block.data)
-                    parts = []
-                parts.append(data[cut:])
-        if any(parts):
-            yield Block(line, offset, b"".join(parts))
+                data += handle.readline()
+                bom = len(_BOM) if offset == 0 and data.startswith(_BOM) else 0
+                yield Block(line, offset + bom, data[bom:])
+                line += data.count(b"\n")
+                offset += len(data)
 
 
 @contextmanager
@@ -76,7 +72,7 @@ def open_source(name: str) -> Iterator[Source]:
         UsageError: there is no such file, or nothing is in it.
         UserError: it starts as a JSON array but is not one, or its gzip data is damaged.
     """
-    with tempfile.TemporaryDirectory(prefix="arithmetic-") as folder:
+    with tempfile.TemporaryDirectory(prefix="arithmetic-") as folder, ThreadPoolExecutor(1) as hashing:
         path, shown = Path(name), name
         if name == "-":
             path, shown = Path(folder) / "stdin", "stdin"
@@ -92,7 +88,7 @@ def open_source(name: str) -> Iterator[Source]:
             raise UsageError(f"{shown}: empty; one JSON object a line is expected")
         if first == b"[":
             lines = _array_as_lines(lines, shown, Path(folder) / "rows")
-        yield Source(shown, sha256_file(path), path.stat().st_size, lines)
+        yield Source(shown, path.stat().st_size, lines, hashing.submit(sha256_file, path))
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:

@@ -49,9 +49,9 @@ class Survey:
 def survey(source: Source, rejected: Rejected) -> Survey:
     """Scan a raw file and deduplicate it by problem, keeping the first accepted row of each."""
     found = scan(source, rejected)
-    accepted = found.rows.filter(pl.col("kind") != REFUSED)
     conflicts = _conflicts(found.rows)
-    unique = accepted.filter(pl.col("problem").is_first_distinct())
+    accepted = found.rows.filter(pl.col("kind") != REFUSED) if found.refused else found.rows
+    unique = accepted.select("line", "offset", "kind").filter(accepted["problem"].is_first_distinct())
     return Survey(
         lines=unique["line"].to_numpy(),
         offsets=unique["offset"].to_numpy(),
