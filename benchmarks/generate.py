@@ -128,7 +128,7 @@ def arithmetic(count: int) -> list[Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.jsonl"
-        command = [sys.executable, "-m", "converters.arithmetic", "synthesize", str(raw), "--rows", str(count)]
+        command = [sys.executable, "-m", "converters.arithmetic", "synthesize", "-o", str(raw), "--rows", str(count)]
         subprocess.run([*command, "--seed", "11"], cwd=ROOT, check=True, capture_output=True)
         return [[Turn("user", json.loads(line)["problem"])] for line in raw.open(encoding="utf-8")]
 

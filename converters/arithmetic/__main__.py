@@ -11,9 +11,9 @@ from converters.arithmetic.workers import record_workers
 from converters.cli import UsageError, run_main, say
 
 EXAMPLES = """examples:
-  python -m converters.arithmetic synthesize raw.jsonl --rows 20000 --seed 1
-  python -m converters.arithmetic convert train.json out.jsonl --rows 100000 --multiple-of 8 --seed 0
-  python -m converters.arithmetic convert raw.jsonl train.jsonl --holdout 2000 --holdout-out test.jsonl
+  python -m converters.arithmetic synthesize -o raw.jsonl --rows 20000 --seed 1
+  python -m converters.arithmetic convert train.json -o out.jsonl --rows 100000 --multiple-of 8 --seed 0
+  python -m converters.arithmetic convert raw.jsonl -o train.jsonl --holdout 2000 --holdout-out test.jsonl
   python -m converters.arithmetic report train.json
 """
 
@@ -36,8 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
 def add_synthesize(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``synthesize``."""
     parser.description = "Write raw rows with the contest's sentences, ranges, number formats, mix and duplicates."
-    parser.epilog = "example: python -m converters.arithmetic synthesize raw.jsonl --rows 20000 --seed 1"
-    parser.add_argument("out", type=Path, metavar="OUT", help="JSONL file to write")
+    parser.epilog = "example: python -m converters.arithmetic synthesize -o raw.jsonl --rows 20000 --seed 1"
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="JSONL file to write")
     parser.add_argument("--rows", type=int, default=809_993, metavar="INT", help="rows (default: %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="INT", help="same seed, same bytes (default: %(default)s)"
@@ -60,12 +60,12 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = """examples:
-  python -m converters.arithmetic convert train.json out.jsonl --rows 100000 --multiple-of 8 --seed 0
-  python -m converters.arithmetic convert raw.jsonl train.jsonl --steps worked --holdout 2000 --holdout-out test.jsonl
-  zcat raw.jsonl.gz | python -m converters.arithmetic convert - out.json --format array --balance uniform --rows 8000
+  python -m converters.arithmetic convert train.json -o out.jsonl --rows 100000 --multiple-of 8 --seed 0
+  python -m converters.arithmetic convert raw.jsonl -o train.jsonl --steps worked --holdout 2000 --holdout-out test.jsonl
+  zcat raw.jsonl.gz | python -m converters.arithmetic convert - -o out.json --format array --balance uniform --rows 8000
 """
     parser.add_argument("raw", metavar="RAW", help="raw rows: JSONL or a JSON array, .gz too, - for stdin")
-    parser.add_argument("out", type=Path, metavar="OUT", help="file to write")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="file to write")
     parser.add_argument(
         "--steps", choices=style_names(), default="seed", help="style of the answers (default: %(default)s)"
     )
