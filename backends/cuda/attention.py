@@ -28,8 +28,8 @@ NAME = "packed_rows"
 class Layout:
     """Where each row of a micro-batch lies; built once and shared by all layers.
 
-    ``gather`` int64[p] has for every cell of the blocks the token it holds, ``pad`` bool[p] marks cells that
-    hold none, ``scatter`` int64[t] has for every token its cell, ``blocks`` lists (rows, longest).
+    ``gather`` int64[p] has for every cell of the blocks the token it holds, ``pad`` int64[p − t] lists the cells
+    that hold none, ``scatter`` int64[t] has for every token its cell, ``blocks`` lists (rows, longest).
     """
 
     gather: torch.Tensor
@@ -50,7 +50,7 @@ class Layout:
             empty = offset[None, :] >= lengths[first:last, None]  # [n, s]
             tokens = starts[first:last, None] + np.minimum(offset[None, :], lengths[first:last, None] - 1)
             gather.append(tokens.ravel())
-            pad.append(empty.ravel())
+            pad.append(cells + np.flatnonzero(empty.ravel()))
             real = np.flatnonzero(~empty.ravel())
             scatter[tokens.ravel()[real]] = cells + real
             cells += tokens.size
@@ -97,8 +97,7 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         cells = grad.index_select(0, ctx.layout.gather)
-        cells[ctx.layout.pad] = 0
-        return cells, None
+        return cells.index_fill_(0, ctx.layout.pad, 0), None
 
 
 def packed_attention(

@@ -128,7 +128,8 @@ def test_gathering_and_putting_back_are_inverse(lengths):
     tokens = torch.arange(int(ascending.sum()))
     cells = tokens[layout.gather]
     assert torch.equal(cells[layout.scatter], tokens)
-    assert torch.equal(cells[~layout.pad].sort().values, tokens)
+    real = np.delete(cells.numpy(), layout.pad.numpy())
+    assert np.array_equal(np.sort(real), tokens.numpy())
     assert len(cells) == sum(rows * longest for rows, longest in layout.blocks)
     # little is padded: a block's rows are of like length
     assert all(longest <= max(1.25 * shortest, shortest + 8) for shortest, longest in block_ends(ascending, layout))
