@@ -61,7 +61,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = """examples:
   python -m converters.arithmetic convert train.json -o out.jsonl --rows 100000 --multiple-of 8 --seed 0
-  python -m converters.arithmetic convert raw.jsonl -o train.jsonl --steps worked --holdout 2000 --holdout-out test.jsonl
+  python -m converters.arithmetic convert raw.jsonl -o train.jsonl --steps worked --holdout 200 --holdout-out test.jsonl
   zcat raw.jsonl.gz | python -m converters.arithmetic convert - -o out.json --format array --balance uniform --rows 8000
 """
     parser.add_argument("raw", metavar="RAW", help="raw rows: JSONL or a JSON array, .gz too, - for stdin")

@@ -106,7 +106,7 @@ def check(problem: Problem) -> None:
     try:
         before, number, after = _KINDS[problem.kind].solution(*problem.operands)
     except (ArithmeticError, ValueError) as error:
-        raise StepError(f"the solution cannot be recomputed ({type(error).__name__})") from error
+        raise StepError(f"the problem has no value ({type(error).__name__})") from error
     given = problem.solution
     if given == before + number + after:
         return
@@ -173,6 +173,8 @@ def _equation_float(m: int, n: int) -> str:
 
 
 def _lowest_terms(p: int, q: int) -> str:
+    if q == 0:
+        raise ZeroDivisionError(f"{p}/0")
     common = math.gcd(p, q)
     return f"{p // common}/{q // common}"
 

@@ -84,20 +84,19 @@ def convert(source: Source, options: Options, make: MakeRecords) -> Converted:
 
 
 class _Conversion:
-    """One run; ``alive`` marks the rows that may still be chosen (bool [rows])."""
+    """One run; ``wanted`` marks the rows that may be chosen, ``failed`` those that did not hold (bool [rows])."""
 
     def __init__(self, source: Source, options: Options, make: MakeRecords, rows: Survey, rejected: Rejected):
         self.source, self.options, self.make, self.rows, self.rejected = source, options, make, rows, rejected
         self.rows_in = sum(rows.accepted.values()) + rejected.reasons.total()
-        self.alive = np.ones(len(rows.lines), dtype=bool)
-        if not options.keep_english:
-            self.alive = rows.kinds != KINDS.index(ENGLISH)
-        if not self.alive.any():
-            raise UserError(f"{source.name}: no row to convert is left (English rows need --keep-english)")
+        self.wanted = (rows.kinds != KINDS.index(ENGLISH)) | options.keep_english
+        self.failed = np.zeros(len(rows.lines), dtype=bool)
 
     def write(self) -> Converted:
         """Choose and write; the files appear one after the other, each whole."""
         options = self.options
+        if not self.wanted.any():
+            raise UserError(f"{self.source.name}: no row to convert is left (English rows need --keep-english)")
         everything = options.rows is None and options.balance == sample.PROPORTIONAL
         held, train, held_tails, train_tails = self._choose(everything)
         if everything:
@@ -118,7 +117,7 @@ class _Conversion:
             order = held[sample.shuffled(len(held), options.seed)]
             write_records(options.holdout_out, "problems", (held_tails[position] for position in order.tolist()))
         return Converted(
-            self.rows,
+            self.rows.without(self.failed),
             self.rejected,
             written=by_kind(self.rows.kinds[counted[:written]]),
             held_out=by_kind(self.rows.kinds[held]),
@@ -132,13 +131,14 @@ class _Conversion:
         held_tails: dict[int, bytes] = {}
         train_tails: dict[int, bytes] = {}
         while True:
-            available = by_kind(kinds[self.alive])
+            alive = self.wanted & ~self.failed
+            available = by_kind(kinds[alive])
             aside = dict.fromkeys(available, 0)
             if options.holdout:
                 aside = sample.plan(available, options.holdout, sample.PROPORTIONAL, options.multiple_of)
             rest = {kind: count - aside[kind] for kind, count in available.items()}
             quota = {} if everything else sample.plan(rest, options.rows, options.balance, options.multiple_of)
-            held, train = sample.pick(kinds, np.where(self.alive, keys, np.inf), [aside, quota])
+            held, train = sample.pick(kinds, np.where(alive, keys, np.inf), [aside, quota])
             failed = self._make("raw", "problems", held, held_tails)
             failed += self._make(options.steps, options.layout, train, train_tails)
             if not failed:
@@ -154,9 +154,9 @@ class _Conversion:
 
     def _all_but(self, held: np.ndarray) -> Iterator[tuple[int, bytes]]:
         """Records of every row that is not held out, in input order."""
-        wanted = self.alive.copy()
-        wanted[held] = False
-        positions = np.flatnonzero(wanted)
+        chosen = self.wanted & ~self.failed
+        chosen[held] = False
+        positions = np.flatnonzero(chosen)
         records = self._records(self.options.steps, self.options.layout, positions)
         return progress(records, total=len(positions), desc="writing") if len(positions) >= LONG else records
 
@@ -167,7 +167,7 @@ class _Conversion:
         for chunk, tails in zip(chunks, self.make(style, layout, self.source.lines, offsets), strict=True):
             for position, tail in zip(chunk.tolist(), tails, strict=True):
                 if isinstance(tail, RowError):
-                    self.alive[position] = False
+                    self.failed[position] = True
                     self.rejected.add(int(self.rows.lines[position]), tail)
                 else:
                     yield position, tail

@@ -35,7 +35,8 @@ _A, _B, _V = pl.col("a"), pl.col("b"), pl.col("v")
 
 def _near(exact: pl.Expr, scale: pl.Expr | None = None) -> pl.Expr:
     """Whether the solution is ``exact`` up to TOLERANCE times ``scale`` (default: the value itself)."""
-    return (_V - exact).abs() <= TOLERANCE * (exact if scale is None else scale).abs()
+    # Polars orders NaN above every number and equal to itself, so a division by zero has to be ruled out by name
+    return exact.is_finite() & ((_V - exact).abs() <= TOLERANCE * (exact if scale is None else scale).abs())
 
 
 def _direct() -> pl.Expr:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -44,6 +44,17 @@ class Survey:
     """Problems that stand in the file with more than one solution."""
     examples: list[Conflict]
     """The first of them."""
+
+    def without(self, failed: np.ndarray) -> Survey:
+        """The same file less the rows that turned out wrong afterwards (bool [rows])."""
+        lost = by_kind(self.kinds[failed])
+        return replace(
+            self,
+            lines=self.lines[~failed],
+            offsets=self.offsets[~failed],
+            kinds=self.kinds[~failed],
+            accepted={kind: count - lost[kind] for kind, count in self.accepted.items()},
+        )
 
 
 def survey(source: Source, rejected: Rejected) -> Survey:
