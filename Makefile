@@ -23,7 +23,10 @@ demo: env
 	$(PY) -m backends.cuda train yaml/demo.yaml data.train=$(OUT)/train.jsonl output_dir=$(OUT)/run
 	$(PY) -m eval.math --ckpt models/tiny --data $(OUT)/test.jsonl --max-new-tokens 240 --out $(OUT)/before
 	$(PY) -m eval.math --ckpt $(OUT)/run --data $(OUT)/test.jsonl --max-new-tokens 240 --out $(OUT)/after
+	$(PY) -m eval.squad --ckpt models/tiny --limit 150 --out $(OUT)/reading-before
+	$(PY) -m eval.squad --ckpt $(OUT)/run --limit 150 --out $(OUT)/reading-after
 	$(PY) -m eval.math --compare $(OUT)/before $(OUT)/after
+	$(PY) -m eval.retention --before $(OUT)/reading-before --after $(OUT)/reading-after || test $$? -eq 3
 
 test: env lint
 	$(PY) -m pytest -m "not gpu and not slow"
