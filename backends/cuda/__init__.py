@@ -1,1 +1,7 @@
-"""The backend on PyTorch, transformers and PEFT: CUDA devices, and the CPU where there is none."""
+"""PyTorch and PEFT: training, generation, chat, plan and doctor, on CUDA or on the CPU."""
+
+import os
+
+# Threads that spin while they wait cost nothing on an idle machine and nearly everything on a shared one, where they
+# hold the core that the thread they wait for needs. This has to be said before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
