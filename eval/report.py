@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", help="run directory")
-    for when, where in (("after", "RUN/eval"), ("before", "runs/eval/BASE, where it is of the run's base")):
+    for when, where in (("after", "RUN/eval"), ("before", "where evaluations of the base go by default")):
         parser.add_argument(
             f"--{when}",
             nargs="+",
@@ -102,13 +102,14 @@ def _own_evaluations(run: Run) -> list[Evaluation]:
 
 
 def _evaluations_of_base(run: Run, after: Sequence[Evaluation]) -> list[Evaluation]:
-    """Find evaluations of the base where they go by default, and in a sweep of this run."""
+    """Find evaluations of the base where they go by default (it may be a run itself), and in a sweep of this run."""
     from eval.report_data import find_readable
 
     bases = {one.hashes.get("base") for one in after} - {None}
     if run.base is None or not bases:
         return []
-    places = [Path("runs") / "eval" / Path(run.base).resolve().name, run.path / "eval" / "sweep" / "step-000000"]
+    base = Path(run.base)
+    places = [Path("runs") / "eval" / base.resolve().name, base / "eval", run.path / "eval" / "sweep" / "step-000000"]
     found = [one for place in places for one in find_readable(place)]
     return [one for one in found if one.hashes.get("checkpoint") in bases]
 

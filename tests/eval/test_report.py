@@ -211,10 +211,14 @@ def test_before_is_found_by_itself_where_it_is_of_the_same_base(run, tmp_path, m
     shutil.copytree(tmp_path / "before" / "math", tmp_path / "runs" / "eval" / "base" / "math")
     assert "10.0 → 75.0 %" in made(run)
     assert "3 evaluations, 1 with a before" in capsys.readouterr().err
+    # the base may be a run itself
+    shutil.copytree(tmp_path / "before" / "squad", tmp_path / "models" / "base" / "eval" / "squad")
+    assert "92.0 → 88.0 %" in made(run)
     # of another base: not taken
-    for file in (tmp_path / "runs").rglob("results.json"):
+    for file in [*(tmp_path / "runs").rglob("results.json"), *(tmp_path / "models").rglob("results.json")]:
         file.write_text(file.read_text().replace("base-hash", "other-hash"))
-    assert "10.0 → 75.0" not in made(run)
+    assert "→ 75.0" not in (whole := made(run))
+    assert "→ 88.0" not in whole
 
 
 def test_results_of_other_weights_are_left_out(run, capsys):
