@@ -64,12 +64,11 @@ def parse(problem: str, solution: str) -> Problem | None:
 
     English problems (no Chinese character) are recognised by the boxed answer of their solution.
     """
-    for name in _BY_START.get(problem[:2], ()):
-        kind = _KINDS[name]
-        match = kind.pattern.fullmatch(problem)
+    for name, fullmatch, read in _BY_START.get(problem[:2], ()):
+        match = fullmatch(problem)
         if match:
             try:
-                return Problem(name, problem, solution, kind.read(*match.groups()))
+                return Problem(name, problem, solution, read(*match.groups()))
             except ValueError:  # an integer of more than 4,300 digits
                 return None
     if ("\\boxed" in solution or "\\fbox" in solution) and not _CJK.search(problem):
@@ -268,7 +267,7 @@ CHINESE = tuple(_KINDS)
 """The eleven Chinese kinds, in report 004's order of explanation."""
 KINDS = (*CHINESE, ENGLISH)
 
-_BY_START = {
+_STARTS = {
     "计算": ("direct computation", "sqrt computation", "power computation"),
     "解方": ("eq solve",),
     "求以": ("mean computation",),
@@ -280,3 +279,7 @@ _BY_START = {
     "当 ": ("function computation",),
 }
 """Kinds by the first two characters of the problem, the likeliest first."""
+_BY_START = {
+    start: [(name, _KINDS[name].pattern.fullmatch, _KINDS[name].read) for name in names]
+    for start, names in _STARTS.items()
+}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from converters.arithmetic.records import record_head
-from converters.files import atomic
+
+FEW = 8_192
+"""About as many records are laid out at a time."""
 
 
 def write_records(path: str | Path, layout: str, tails: Iterable[bytes], *, multiple: int = 1) -> tuple[int, int]:
-    """Write records atomically, numbered from 1.
+    """Write records, numbered from 1.
 
     Args:
         path: the output.
@@ -23,19 +26,20 @@ def write_records(path: str | Path, layout: str, tails: Iterable[bytes], *, mult
     """
     opening, between, closing = (b"[\n", b",\n", b"\n]\n") if layout == "array" else (b"", b"\n", b"\n")
     head = record_head(layout)
-    written, group = 0, []
-    with atomic(path) as temporary, temporary.open("wb", buffering=1 << 20) as handle:
+    numbered = b"%d" in head
+    size = multiple * -(-FEW // multiple)
+    written, left_over, rest = 0, 0, iter(tails)
+    with open(path, "wb") as handle:
         handle.write(opening)
-        for tail in tails:
-            group.append(tail)
-            if len(group) < multiple:
-                continue
-            for record in group:
-                if written:
-                    handle.write(between)
-                written += 1
-                handle.write(head % written if b"%d" in head else head)
-                handle.write(record)
-            group.clear()
+        while True:
+            few = enumerate(islice(rest, size), start=written + 1)
+            records = [head % number + tail for number, tail in few] if numbered else [head + tail for _, tail in few]
+            if not records:
+                break
+            left_over = len(records) % multiple
+            del records[len(records) - left_over :]
+            handle.write(between if written and records else b"")
+            handle.write(between.join(records))
+            written += len(records)
         handle.write(closing if written or opening else b"")
-    return written, len(group)
+    return written, left_over

@@ -1,12 +1,14 @@
 """The conversion: which rows are written, to what, and that each of them is right.
 
-Rows are chosen by kind and number alone; only the chosen ones are read again, checked exactly and given their steps.
-One that fails there is rejected, and the choice is made again without it, so that the totals hold.
+Rows are chosen by kind and number alone; only the chosen ones are read again, checked exactly and given their steps,
+in the order of the output. When one fails there, it is rejected and the choice is made again without it: so the
+totals hold, and no record has to be kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +17,12 @@ import numpy as np
 from converters.arithmetic import sample
 from converters.arithmetic.kinds import ENGLISH, KINDS
 from converters.arithmetic.output import write_records
-from converters.arithmetic.records import RowError
 from converters.arithmetic.scan import Rejected
 from converters.arithmetic.source import Source
 from converters.arithmetic.survey import Counts, Survey, by_kind, survey
 from converters.arithmetic.workers import MakeRecords
 from converters.cli import UserError, progress
+from converters.files import atomic
 
 CHUNK = 4_000
 LONG = 500_000
@@ -83,6 +85,10 @@ def convert(source: Source, options: Options, make: MakeRecords) -> Converted:
         rejected.save(options.rejected_out)
 
 
+class _ChooseAgainError(Exception):
+    """Some of the chosen rows did not hold."""
+
+
 class _Conversion:
     """One run; ``wanted`` marks the rows that may be chosen, ``failed`` those that did not hold (bool [rows])."""
 
@@ -91,86 +97,75 @@ class _Conversion:
         self.rows_in = sum(rows.accepted.values()) + rejected.reasons.total()
         self.wanted = (rows.kinds != KINDS.index(ENGLISH)) | options.keep_english
         self.failed = np.zeros(len(rows.lines), dtype=bool)
+        self.everything = options.rows is None and options.balance == sample.PROPORTIONAL
 
     def write(self) -> Converted:
-        """Choose and write; the files appear one after the other, each whole."""
-        options = self.options
+        """Choose and write until every chosen row holds."""
         if not self.wanted.any():
             raise UserError(f"{self.source.name}: no row to convert is left (English rows need --keep-english)")
-        everything = options.rows is None and options.balance == sample.PROPORTIONAL
-        held, train, held_tails, train_tails = self._choose(everything)
-        if everything:
-            tails = self._all_but(held)
-        else:
-            order = train[sample.shuffled(len(train), options.seed)]
-            tails = ((position, train_tails[position]) for position in order.tolist())
-        counted: list[int] = []
+        while True:
+            try:
+                return self._write_chosen(*self._choose())
+            except _ChooseAgainError:
+                self.refuse_if_too_many()
 
-        def counting() -> Iterator[bytes]:
-            for position, tail in tails:
-                counted.append(position)
-                yield tail
+    def _choose(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the rows to hold out and of those to write, in the order of the files (int64 [rows])."""
+        options, kinds = self.options, self.rows.kinds
+        alive = self.wanted & ~self.failed
+        available = by_kind(kinds[alive])
+        aside = dict.fromkeys(available, 0)
+        if options.holdout:
+            aside = sample.plan(available, options.holdout, sample.PROPORTIONAL, options.multiple_of)
+        rest = {kind: count - aside[kind] for kind, count in available.items()}
+        quota = {} if self.everything else sample.plan(rest, options.rows, options.balance, options.multiple_of)
+        keys = np.where(alive, sample.random_keys(len(kinds), options.seed), np.inf)
+        held, train = sample.pick(kinds, keys, [aside, quota])
+        held_order = held[sample.shuffled(len(held), options.seed)]
+        if self.everything:
+            alive[held] = False
+            return held_order, np.flatnonzero(alive)
+        return held_order, train[sample.shuffled(len(train), options.seed)]
+
+    def _write_chosen(self, held: np.ndarray, train: np.ndarray) -> Converted:
+        """Write both files; they appear together, each whole."""
+        options = self.options
+        with ExitStack() as files:
+            out = files.enter_context(atomic(options.out))
+            if options.holdout_out:
+                held_out = files.enter_context(atomic(options.holdout_out))
+                write_records(held_out, "problems", self._records("raw", "problems", held))
+            records = self._records(options.steps, options.layout, train, replace=not self.everything)
+            written, left_over = write_records(out, options.layout, records, multiple=options.multiple_of)
             self.refuse_if_too_many()
-
-        written, left_over = write_records(options.out, options.layout, counting(), multiple=options.multiple_of)
-        if options.holdout_out:
-            order = held[sample.shuffled(len(held), options.seed)]
-            write_records(options.holdout_out, "problems", (held_tails[position] for position in order.tolist()))
         return Converted(
             self.rows.without(self.failed),
             self.rejected,
-            written=by_kind(self.rows.kinds[counted[:written]]),
+            written=by_kind(self.rows.kinds[train[~self.failed[train]][:written]]),
             held_out=by_kind(self.rows.kinds[held]),
             left_over=left_over,
         )
 
-    def _choose(self, everything: bool) -> tuple[np.ndarray, np.ndarray, dict[int, bytes], dict[int, bytes]]:
-        """Positions and records of the held-out and of the sampled rows; with ``everything``, none are sampled."""
-        options, kinds = self.options, self.rows.kinds
-        keys = sample.random_keys(len(kinds), options.seed)
-        held_tails: dict[int, bytes] = {}
-        train_tails: dict[int, bytes] = {}
-        while True:
-            alive = self.wanted & ~self.failed
-            available = by_kind(kinds[alive])
-            aside = dict.fromkeys(available, 0)
-            if options.holdout:
-                aside = sample.plan(available, options.holdout, sample.PROPORTIONAL, options.multiple_of)
-            rest = {kind: count - aside[kind] for kind, count in available.items()}
-            quota = {} if everything else sample.plan(rest, options.rows, options.balance, options.multiple_of)
-            held, train = sample.pick(kinds, np.where(alive, keys, np.inf), [aside, quota])
-            failed = self._make("raw", "problems", held, held_tails)
-            failed += self._make(options.steps, options.layout, train, train_tails)
-            if not failed:
-                return held, train, held_tails, train_tails
-            self.refuse_if_too_many()
+    def _records(self, style: str, layout: str, order: np.ndarray, *, replace: bool = True) -> Iterator[bytes]:
+        """Records of the rows at the positions ``order``; the ones that do not hold are rejected.
 
-    def _make(self, style: str, layout: str, positions: np.ndarray, tails: dict[int, bytes]) -> int:
-        """Make the records that ``tails`` lacks; returns how many rows were rejected on the way."""
-        missing = np.array([position for position in positions.tolist() if position not in tails], dtype=np.int64)
-        made = dict(self._records(style, layout, missing))
-        tails.update(made)
-        return len(missing) - len(made)
-
-    def _all_but(self, held: np.ndarray) -> Iterator[tuple[int, bytes]]:
-        """Records of every row that is not held out, in input order."""
-        chosen = self.wanted & ~self.failed
-        chosen[held] = False
-        positions = np.flatnonzero(chosen)
-        records = self._records(self.options.steps, self.options.layout, positions)
-        return progress(records, total=len(positions), desc="writing") if len(positions) >= LONG else records
-
-    def _records(self, style: str, layout: str, positions: np.ndarray) -> Iterator[tuple[int, bytes]]:
-        """Position and record of the rows at ``positions`` (ascending) that hold; the others are rejected."""
-        chunks = [positions[start : start + CHUNK] for start in range(0, len(positions), CHUNK)]
+        Raises:
+            _ChooseAgainError: at the end, if there were some and they have to be replaced.
+        """
+        chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
         offsets = (self.rows.offsets[chunk].tolist() for chunk in chunks)
+        bar = progress(total=len(order), desc="writing") if len(order) >= LONG else None
         for chunk, tails in zip(chunks, self.make(style, layout, self.source.lines, offsets), strict=True):
-            for position, tail in zip(chunk.tolist(), tails, strict=True):
-                if isinstance(tail, RowError):
-                    self.failed[position] = True
-                    self.rejected.add(int(self.rows.lines[position]), tail)
-                else:
-                    yield position, tail
+            yield from tails.records
+            for index, error in tails.refused:
+                self.failed[chunk[index]] = True
+                self.rejected.add(int(self.rows.lines[chunk[index]]), error)
+            if bar is not None:
+                bar.update(len(chunk))
+        if bar is not None:
+            bar.close()
+        if replace and self.failed[order].any():
+            raise _ChooseAgainError
 
     def refuse_if_too_many(self) -> None:
         """Stop when more than the allowed share of rows is rejected.

@@ -1,9 +1,9 @@
 """Read and check canonical lines by the ten thousand, in Polars: the quick way to say yes.
 
 A line passes if it is ``{"problem": "…", "solution": "…"}`` with the sentence of a known kind, and its solution
-agrees with the value computed in floats to ``DIGITS`` significant digits. Passing is all that this module decides.
-Every line that does not pass (other spacing or key order, escapes, English, rounded solutions, errors of every
-sort) is left to ``kinds``, which alone may refuse a row.
+agrees with the value computed in floats to ``DIGITS`` significant digits; or if it is English with a boxed answer.
+Passing is all that this module decides. Every line that does not pass (other key order, unusual escapes, rounded
+solutions, errors of every sort) is left to ``kinds``, which alone may refuse a row.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from converters.arithmetic.kinds import KINDS
+from converters.arithmetic.kinds import ENGLISH, KINDS
 
 DIGITS = 12
 TOLERANCE = 10.0**-DIGITS
-HEADS = ('{"problem": "', '{"problem":"')
-"""How a line begins as ``json.dumps`` writes it, and without the space."""
+HEAD, MIDDLE = '{"problem": "', '", "solution": "'
+"""What stands before the problem and before the solution, as ``json.dumps`` writes a line."""
+COMPACT_HEAD, COMPACT_MIDDLE = '{"problem":"', '","solution":"'
+"""The same as JSON without spaces has it."""
 
 FOUND = {"place": pl.UInt32, "kind": pl.UInt8, "problem": pl.UInt64, "pair": pl.UInt64}
-"""One line that passes: its place, its kind as index in KINDS, hashes of its problem and of both its texts.
+"""One line that passes: its place, its kind as index in KINDS, hashes of its problem (as JSON has it between quotes)
+and, for the pair of problem and solution, of the whole line.
 
 That two of ten million problems share a 64-bit hash has a chance of 3 in a million, and would show as a conflict.
 """
@@ -67,13 +70,14 @@ class _Quick:
 
     def find(self, kind: str, lines: pl.LazyFrame) -> pl.LazyFrame:
         """The ones among ``lines`` that pass."""
-        pattern = rf'^\{{"problem": ?"(?<problem>{self.problem})", ?"solution": ?"(?<solution>{self.solution})"\}}$'
-        fields = lines.select("place", pl.col("text").str.extract_groups(pattern).alias("fields"))
+        pattern = rf'^\{{"problem": "(?<problem>{self.problem})", "solution": "{self.solution}"\}}$'
+        text = pl.col("text")
+        fields = lines.select("place", text.hash().alias("pair"), text.str.extract_groups(pattern).alias("fields"))
         rows = fields.unnest("fields").filter(pl.col("problem").is_not_null() if self.echoed is None else self.echoed)
         # cast in a step of its own: a filter casts again for each mention
         floats = [pl.col(name).cast(pl.Float64, strict=False) for name in self.numbers]
         rows = rows.with_columns(floats).filter(self.agrees)
-        return rows.select("place", pl.lit(KINDS.index(kind), pl.UInt8).alias("kind"), *hashes())
+        return rows.select("place", pl.lit(KINDS.index(kind), pl.UInt8).alias("kind"), pl.col("problem").hash(), "pair")
 
 
 _LOWEST_TERMS = [f"{p}/{q}={p // math.gcd(p, q)}/{q // math.gcd(p, q)}" for q in range(2, 100) for p in range(1, q)]
@@ -166,22 +170,29 @@ _KINDS = {
 }
 
 
-def hashes() -> tuple[pl.Expr, pl.Expr]:
-    """The columns ``problem`` and ``pair`` of FOUND, from texts in ``problem`` and ``solution``."""
-    problem = pl.col("problem").hash()
-    return problem, (problem ^ pl.col("solution").hash(seed=1)).alias("pair")
+# JSON's escapes but for \\b and \\f, which could be taken for the beginning of \\boxed and \\fbox
+_ESCAPE = r'\\["\\nrt]'
+_ENGLISH = _Quick(
+    "",
+    "",
+    rf'(?:[^"\\\x00-\x1f\x{{4e00}}-\x{{9fff}}]|{_ESCAPE})*',
+    rf'(?<solution>(?:[^"\\\x00-\x1f]|{_ESCAPE})*)',
+    pl.col("solution").str.contains(r"\\\\(?:boxed|fbox)"),
+    numbers=(),
+)
 
 
 def quick_check(texts: pl.Series) -> pl.DataFrame:
     """Find the lines that pass: columns as in FOUND, where ``place`` counts from 0."""
     if not len(texts):
         return pl.DataFrame(schema=FOUND)
-    head = HEADS[0] if texts[0].startswith(HEADS[0]) else HEADS[1]
-    starts = texts.str.slice(len(head), 2)
+    if texts[0].startswith(COMPACT_HEAD):
+        texts = texts.str.replace(COMPACT_HEAD, HEAD, literal=True).str.replace(COMPACT_MIDDLE, MIDDLE, literal=True)
     lines = pl.DataFrame({"text": texts}).with_row_index("place")
+    starts = texts.str.slice(len(HEAD), 2)
     groups = {start: lines.filter(starts == start) for start in {quick.start for quick in _KINDS.values()}}
     shared = Counter(quick.start for quick in _KINDS.values())
-    found = []
+    found = [_ENGLISH.find(ENGLISH, lines.filter(~starts.is_in(list(groups))).lazy())]
     for kind, quick in _KINDS.items():
         group = groups[quick.start].lazy()
         if shared[quick.start] > 1:

@@ -6,7 +6,9 @@ Nothing here imports more than the standard library: worker processes do this wo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from json.encoder import encode_basestring as quoted
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from converters.arithmetic.kinds import ENGLISH, Problem, StepError, check, pars
 from converters.arithmetic.steps import get_style
 
 FORMATS = ("jsonl", "array", "alpaca", "problems")
-SPAN_BYTES = 1 << 20
+LINE_BYTES = 512
+"""Enough for most lines; a longer one is read again."""
 NOT_UTF8 = "\0"
 """Begins a line whose bytes were not UTF-8; no JSON does."""
 
@@ -30,18 +33,21 @@ class RowError(Exception):
         self.reason, self.detail, self.text = reason, detail, text
 
 
-def read_lines(path: Path, offsets: Sequence[int]) -> Iterator[str]:
-    """Read the lines that start at these offsets in bytes, which ascend."""
-    with path.open("rb") as handle:
-        base, data = 0, b""
+def read_lines(path: Path, offsets: Iterable[int]) -> Iterator[str]:
+    """Read the lines that start at these offsets in bytes, in any order."""
+    file = os.open(path, os.O_RDONLY)
+    try:
         for offset in offsets:
-            end = data.find(b"\n", offset - base)
-            if end < 0 or offset < base:
-                handle.seek(offset)
-                base, data = offset, handle.read(SPAN_BYTES) + handle.readline()
+            size = LINE_BYTES
+            while True:
+                data = os.pread(file, size, offset)
                 end = data.find(b"\n")
-            line = data[offset - base : end] if end >= 0 else data[offset - base :]
-            yield line.decode().removesuffix("\r")
+                if end >= 0 or len(data) < size:
+                    break
+                size *= 8
+            yield (data[:end] if end >= 0 else data).decode().removesuffix("\r")
+    finally:
+        os.close(file)
 
 
 def read_row(text: str) -> tuple[str, str]:
@@ -94,24 +100,38 @@ def checked(problem: str, solution: str) -> Problem:
     return row
 
 
-def record_tails(style: str, layout: str, path: Path, offsets: Sequence[int]) -> list[bytes | RowError]:
-    """Make the line at each offset a record, but for the part before ``record_head``; a refused row is its error.
+@dataclass
+class Tails:
+    """Records but for the part before ``record_head``, as UTF-8 (half the memory of Chinese text), in input order.
 
-    English rows keep their solution in every style: their steps are in it. Records are bytes (UTF-8), which take half
-    the memory of Chinese text.
+    ``refused`` has the index of each line that gave none, and why.
     """
-    steps = get_style(style)
-    tails: list[bytes | RowError] = []
-    for line in read_lines(path, offsets):
+
+    records: list[bytes] = field(default_factory=list)
+    refused: list[tuple[int, RowError]] = field(default_factory=list)
+
+
+def record_tails(style: str, layout: str, path: Path, offsets: Iterable[int]) -> Tails:
+    """Make the lines at these offsets records.
+
+    English rows keep their solution in every style: their steps are in it.
+    """
+    steps, tails = get_style(style), Tails()
+    for index, line in enumerate(read_lines(path, offsets)):
         try:
             row = checked(*read_row(line))
             answer = row.solution if row.kind == ENGLISH else steps[row.kind](row)
-            tails.append(_tail(layout, row.problem, answer).encode())
+            tails.records.append(_tail(layout, row.problem, answer).encode())
         except StepError as error:
-            tails.append(RowError("step does not hold", str(error), line))
+            tails.refused.append((index, RowError("step does not hold", str(error), line)))
         except RowError as error:
-            tails.append(RowError(error.reason, error.detail, line))
+            tails.refused.append((index, RowError(error.reason, error.detail, line)))
     return tails
+
+
+def row_line(problem: str, solution: str) -> str:
+    """A row as ``json.dumps`` writes it."""
+    return f'{{"problem": {quoted(problem)}, "solution": {quoted(solution)}}}'
 
 
 def record_head(layout: str) -> bytes:

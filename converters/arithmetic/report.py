@@ -43,8 +43,8 @@ def survey_report(source: Source, rows: Survey, rejected: Rejected) -> dict[str,
             for kind in KINDS
         },
         "solutions_checked": {
-            f"to_{DIGITS}_digits": accepted - rows.exact,
-            "exactly": rows.exact - rows.accepted[ENGLISH],
+            f"to_{DIGITS}_digits": accepted - rows.accepted[ENGLISH] - rows.exact,
+            "exactly": rows.exact,
             "boxed_only": rows.accepted[ENGLISH],
         },
     }

@@ -126,9 +126,11 @@ def pick(kinds: np.ndarray, keys: np.ndarray, quotas: list[Mapping[str, int]]) -
         wanted = [quota.get(name, 0) for quota in quotas]
         if not sum(wanted):
             continue
-        places = np.flatnonzero(kinds == number)
-        order = places[np.argsort(keys[places], kind="stable")]
         ends = np.cumsum(wanted)
+        places = np.flatnonzero(kinds == number)
+        # only the smallest keys have to be in order
+        first = np.argpartition(keys[places], ends[-1] - 1)[: ends[-1]]
+        order = places[first[np.argsort(keys[places[first]])]]
         for part, start, end in zip(chosen, ends - wanted, ends, strict=True):
             part.append(order[start:end])
     return [np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64) for parts in chosen]

@@ -18,9 +18,9 @@ from tempfile import TemporaryFile
 import numpy as np
 import polars as pl
 
-from converters.arithmetic.kinds import KINDS
-from converters.arithmetic.quick import hashes, quick_check
-from converters.arithmetic.records import NOT_UTF8, RowError, checked, read_row
+from converters.arithmetic.kinds import ENGLISH, KINDS
+from converters.arithmetic.quick import quick_check
+from converters.arithmetic.records import NOT_UTF8, RowError, checked, quoted, read_row, row_line
 from converters.arithmetic.source import Block, Source
 from converters.arithmetic.workers import in_order
 from converters.files import atomic
@@ -65,7 +65,7 @@ class Scan:
     """What the first reading found.
 
     ``rows`` (ROWS) are in line order, duplicates included, and the ``refused`` ones whose kind is REFUSED. ``exact`` of
-    the accepted were checked to the last digit, and the others to ``quick.DIGITS`` digits.
+    the accepted Chinese ones were checked to the last digit, and the others to ``quick.DIGITS`` digits.
     """
 
     rows: pl.DataFrame
@@ -102,6 +102,7 @@ def _scan_block(block: Block) -> tuple[pl.DataFrame, int, list[tuple[int, RowErr
 
     put(quick_check(texts))
     slow: list[tuple[int, int, str, str]] = []
+    exact = 0
     refused: list[tuple[int, RowError]] = []
     left = np.flatnonzero(kinds == UNREAD)
     for place, text in zip(left.tolist(), texts.gather(left), strict=True):
@@ -112,16 +113,18 @@ def _scan_block(block: Block) -> tuple[pl.DataFrame, int, list[tuple[int, RowErr
         except RowError as error:
             refused.append((block.line + place, error))
             continue
-        verdict = _exact_check(problem, solution)
-        if isinstance(verdict, RowError):
-            refused.append((block.line + place, RowError(verdict.reason, verdict.detail, text)))
-        slow.append((place, REFUSED if isinstance(verdict, RowError) else verdict, problem, solution))
+        kind = _exact_check(problem, solution)
+        if isinstance(kind, RowError):
+            refused.append((block.line + place, RowError(kind.reason, kind.detail, text)))
+            kind = REFUSED
+        exact += kind not in (REFUSED, KINDS.index(ENGLISH))
+        slow.append((place, kind, quoted(problem)[1:-1], row_line(problem, solution)))
     if slow:
-        columns = [("place", pl.UInt32), ("kind", pl.UInt8), "problem", "solution"]
-        put(pl.DataFrame(slow, columns, orient="row").select("place", "kind", *hashes()))
+        columns = [("place", pl.UInt32), ("kind", pl.UInt8), "problem", "pair"]
+        put(pl.DataFrame(slow, columns, orient="row").with_columns(pl.col("problem", "pair").hash()))
     lines = np.arange(block.line, block.line + len(texts), dtype=np.uint32)
     rows = pl.DataFrame([lines, offsets, kinds, problems, pairs], ROWS).filter(kinds != UNREAD)
-    return rows, sum(kind != REFUSED for _, kind, _, _ in slow), refused
+    return rows, exact, refused
 
 
 @lru_cache(maxsize=4096)  # small files hold the same few rows again and again

@@ -39,7 +39,7 @@ class Survey:
     accepted: Counts
     """Accepted rows by kind, duplicates included."""
     exact: int
-    """Accepted rows that the scan checked to the last digit; it checked the others to ``quick.DIGITS`` digits."""
+    """Accepted Chinese rows that the scan checked to the last digit; the others, to ``quick.DIGITS`` digits."""
     conflicts: int
     """Problems that stand in the file with more than one solution."""
     examples: list[Conflict]
@@ -60,9 +60,13 @@ class Survey:
 def survey(source: Source, rejected: Rejected) -> Survey:
     """Scan a raw file and deduplicate it by problem, keeping the first accepted row of each."""
     found = scan(source, rejected)
-    conflicts = _conflicts(found.rows)
-    accepted = found.rows.filter(pl.col("kind") != REFUSED) if found.refused else found.rows
-    unique = accepted.select("line", "offset", "kind").filter(accepted["problem"].is_first_distinct())
+    different = found.rows.filter(found.rows["pair"].is_first_distinct())
+    conflicts = different.filter(~different["problem"].is_first_distinct())
+    accepted, unique = found.rows, different
+    if found.refused:
+        accepted, unique = (rows.filter(pl.col("kind") != REFUSED) for rows in (accepted, unique))
+    if conflicts.height:
+        unique = unique.filter(unique["problem"].is_first_distinct())
     return Survey(
         lines=unique["line"].to_numpy(),
         offsets=unique["offset"].to_numpy(),
@@ -77,14 +81,6 @@ def survey(source: Source, rejected: Rejected) -> Survey:
 def by_kind(kinds: np.ndarray) -> Counts:
     """Rows of each kind; ``kinds`` are indices into KINDS."""
     return dict(zip(KINDS, np.bincount(kinds, minlength=len(KINDS)).tolist(), strict=True))
-
-
-def _conflicts(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows whose problem stands earlier with another solution, the first of each solution; refused ones included."""
-    if rows["pair"].n_unique() == rows["problem"].n_unique():
-        return rows.clear()
-    solutions = rows.filter(pl.col("pair").is_first_distinct())
-    return solutions.filter(~pl.col("problem").is_first_distinct())
 
 
 def _examples(source: Source, conflicts: pl.DataFrame, rows: pl.DataFrame) -> list[Conflict]:

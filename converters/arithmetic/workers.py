@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -20,23 +20,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from converters.arithmetic.records import RowError, record_tails
+from converters.arithmetic.records import Tails, record_tails
 from converters.arithmetic.steps import style_names
 
 MOST_WORKERS = 8
 
-Tails = list[bytes | RowError]
 T = TypeVar("T")
 
 
 class MakeRecords(Protocol):
     """Style, layout, file and chunks of line offsets to chunks of record tails, in order."""
 
-    def __call__(self, style: str, layout: str, path: Path, chunks: Iterable[Sequence[int]], /) -> Iterator[Tails]:
+    def __call__(self, style: str, layout: str, path: Path, chunks: Iterable[list[int]], /) -> Iterator[Tails]:
         """Make the records of each chunk."""
 
 
-def make_here(style: str, layout: str, path: Path, chunks: Iterable[Sequence[int]]) -> Iterator[Tails]:
+def make_here(style: str, layout: str, path: Path, chunks: Iterable[list[int]]) -> Iterator[Tails]:
     """Make the records in this process."""
     return (record_tails(style, layout, path, offsets) for offsets in chunks)
 
@@ -53,7 +52,7 @@ def record_workers() -> Iterator[MakeRecords]:
     with ProcessPoolExecutor(cores, mp_context=context, initializer=_prepare) as executor:
         executor.submit(os.getpid).result()  # the first job starts all workers
 
-        def make(style: str, layout: str, path: Path, chunks: Iterable[Sequence[int]]) -> Iterator[Tails]:
+        def make(style: str, layout: str, path: Path, chunks: Iterable[list[int]]) -> Iterator[Tails]:
             jobs = (partial(executor.submit, record_tails, style, layout, path, offsets) for offsets in chunks)
             return in_order(jobs, 2 * cores)
 

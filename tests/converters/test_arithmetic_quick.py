@@ -85,7 +85,9 @@ def differs_late(line: str) -> bool:
         line_of("将分数 4/10 进行简化。", "最简化的形式为：4/10"),
         line_of("将分数 4/0 进行简化。", "最简化的形式为：1/0"),
         line_of("计算 2.00 的 3 次方？", "2.00^2 = 8.000000"),
-        line_of("Simplify", "\\boxed{1}"),
+        line_of("Simplify 十", "\\boxed{1}"),
+        line_of("Simplify", "$\\frac{1}{2}$"),
+        line_of("Simplify", "\\\boxed{1}"),
         '{"solution": "30 克", "problem": "x"}',
         '{"problem": "解方程 1x + 1 = 0", "solution": "方程的解为：-1.0", "id": 1}',
         '{"problem": "解方程 1x + 1 = 0", "solution": "方程的解为：-1.0"',
@@ -95,6 +97,13 @@ def differs_late(line: str) -> bool:
 )
 def test_what_must_not_pass(line: str) -> None:
     assert passed([line_of(*EXAMPLES[0][1:3]), line]) == {0: EXAMPLES[0][0]}
+
+
+def test_english_passes_with_its_escapes() -> None:
+    rows = [('Simplify $\\sqrt{4}$.\n"[asy]"', "It\tis\r\n$\\boxed{2}$."), ("x", "\\fbox{1}"), ("", "\\boxed 1")]
+    lines = [line_of(*row) for row in rows]
+    assert passed(lines) == dict.fromkeys(range(3), "english")
+    assert [exactly(line) for line in lines] == ["english"] * 3
 
 
 def test_no_lines() -> None:
