@@ -288,18 +288,24 @@ def report(
 
     Returns:
         The graded rows, and the counts of those with a label; None where no row has one.
+
+    Raises:
+        UserError: rows are missing or too many, or a label is not one of the choices.
     """
     from converters.files import sha256_file, write_json, write_text
     from eval.choice_files import add_answers, read_predictions, task_name
     from eval.choice_results import markdown_report, results_json, text_report
     from eval.predictions import read_meta
 
-    rows = read_predictions(predictions, choices)[1][:limit]
-    if answers is not None:
-        rows = add_answers(rows, answers, choices)
+    rows = read_predictions(predictions, choices)[1]
     meta = read_meta(predictions)
     if meta and not meta["complete"]:
         say(f"{predictions}: unfinished; the command that made it goes on with it")
+    elif meta and meta["rows"] != len(rows):
+        raise UserError(f"{predictions}: {len(rows)} rows, where {meta['rows']} were answered: it was edited")
+    rows = rows[:limit]
+    if answers is not None:
+        rows = add_answers(rows, answers, choices)
     labelled = [row for row in rows if row["label"] is not None]
     unlabelled = len(rows) - len(labelled)
     if not labelled:

@@ -105,6 +105,13 @@ def test_unfinished_predictions_are_said(predictions, capsys):
     assert captured.out.splitlines()[3].startswith("no")
 
 
+def test_rows_that_went_missing_are_no_result(predictions):
+    meta = {"complete": True, "rows": 5, "identity": {"choices": ["yes", "no", "maybe"]}}
+    predictions.with_suffix(".meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="4 rows, where 5 were answered"):
+        run("--predictions", predictions)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -40,7 +40,7 @@ def write_predictions(folder, rows, identity, data):
     file = folder / "predictions.jsonl"
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     asked = {"data": data, "rows": len(rows), "template": "vicuna 9b48", "max_new_tokens": 16, "dtype": "auto"}
-    meta = {"complete": True, "identity": {**asked, **identity}, "data": f"{data}.jsonl"}
+    meta = {"complete": True, "rows": len(rows), "identity": {**asked, **identity}, "data": f"{data}.jsonl"}
     write_json(folder / "predictions.meta.json", {**meta, "parameters": {"trainable": 10, "base": 1000}})
     return str(file)
 
@@ -88,11 +88,19 @@ def turn(text):
 
 
 @pytest.fixture
-def run(tmp_path, capsys):
+def run(finished, tmp_path):
+    """A copy of the run for one test; ``before`` lies beside it."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "my run"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
     """A finished LoRA run with its evaluations, and ``before`` with those of its base."""
     from backends.checkpoint import fingerprint
 
-    folder = tmp_path / "my run"
+    home = tmp_path_factory.mktemp("report")
+    folder = home / "my run"
     folder.mkdir()
     (folder / "recipe.yaml").write_text(RECIPE)
     write_json(folder / "template.json", get_template("vicuna").to_json())
@@ -114,11 +122,10 @@ def run(tmp_path, capsys):
     choice_results(folder / "eval" / "choice-rte", 24, own)
     squad_results(folder / "eval" / "squad-reading", 44, own)
     base = {"checkpoint": "base-hash", "base": None}
-    math_results(tmp_path / "before" / "math", 4, base)
-    choice_results(tmp_path / "before" / "rte", 12, base)
-    squad_results(tmp_path / "before" / "squad", 46, base)
-    capsys.readouterr()
-    return folder
+    math_results(home / "before" / "math", 4, base)
+    choice_results(home / "before" / "rte", 12, base)
+    squad_results(home / "before" / "squad", 46, base)
+    return home
 
 
 def made(run, *more):
