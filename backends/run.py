@@ -79,11 +79,6 @@ class Run:
         return Template.from_json(read_json(self.path / "template.json"))
 
     @property
-    def tokenizer_dir(self) -> Path:
-        """Directory whose tokenizer made the rows: the run itself."""
-        return self.path
-
-    @property
     def log(self) -> Path:
         """One line a step."""
         return self.path / "train_log.jsonl"

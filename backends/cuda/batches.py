@@ -54,7 +54,7 @@ def _order(count: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
 
 
 def share_of_process(rows: np.ndarray, lengths: np.ndarray, process: int, processes: int) -> np.ndarray:
-    """Deal a step's rows out from the longest, there and back like a snake, so that each process gets as many tokens."""
+    """Deal a step's rows out from the longest, there and back like a snake: each process gets about as many tokens."""
     by_length = rows[np.argsort(-lengths[rows], kind="stable")]
     turn = np.arange(len(by_length)) % (2 * processes)
     return by_length[np.minimum(turn, 2 * processes - 1 - turn) == process]

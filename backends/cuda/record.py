@@ -98,11 +98,15 @@ class TrainLog:
         self._bar.set_postfix(loss=f"{row['loss']:.4f}", tok_s=f"{row['tokens_per_s']:,.0f}", refresh=False)
         self._bar.update()
 
+    def sync(self) -> None:
+        """Put the log on the disk, so that no checkpoint is ahead of it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Put everything on the disk."""
         self._bar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self.sync()
         self._file.close()
 
 

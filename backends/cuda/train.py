@@ -109,7 +109,7 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
         if before != now:
             speak(f"layout: {before} before, {now} now: the same run to rounding, not to the bit")
     if processes.first:
-        write_json(run.path / "environment.json", environment(device, dtype, processes.count))
+        _write_environment(run, environment(device, dtype, processes.count), start)
 
     log = TrainLog(run.log, read_log(run.log)[:start], total) if processes.first else None
     saving = checkpoint_steps(recipe, total)
@@ -144,7 +144,8 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
                 },
                 total,
             )
-        if step + 1 in saving and processes.first:
+        if step + 1 in saving and log is not None:
+            log.sync()
             _save_checkpoint(run, recipe, model, optimizer, data, dtype, processes, step + 1, total)
     if log is not None:
         log.close()
@@ -192,6 +193,15 @@ def _enter(
             data.tokenizer.save(run.path)
             write_recipe(recipe, run.path / "recipe.yaml")
     return checkpoint
+
+
+def _write_environment(run: Run, now: dict[str, Any], start: int) -> None:
+    """Store where the run began, and under ``resumed`` where it went on."""
+    file = run.path / "environment.json"
+    if start:
+        first = read_json(file)
+        now = first | {"resumed": [*first.get("resumed", []), {"after_step": start} | now]}
+    write_json(file, now)
 
 
 def build_model(recipe: Recipe, data: TrainingRows, device: torch.device, dtype: torch.dtype) -> tuple[Any, bool]:

@@ -1,5 +1,6 @@
 """A run that was stopped, however it was stopped, goes on as if it had not been."""
 
+import json
 import os
 import random
 import shutil
@@ -93,6 +94,9 @@ def test_only_whole_checkpoints_are_taken(unfinished, capsys):
         file.write('{"step": 8, "lo')
     assert main([*arguments, "--resume"]) == 0
     assert "step-000004: 4 steps done, 3 to go" in capsys.readouterr().err
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert [part["after_step"] for part in environment["resumed"]] == [4]
+    assert "--resume" not in environment["command"]
     after = read_log(run.log)
     assert [row["loss"] for row in after] == [row["loss"] for row in before]
     assert not list(run.path.rglob(".tmp-*"))
