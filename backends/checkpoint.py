@@ -114,10 +114,9 @@ class CheckpointFiles:
         count = count_parameters(weight_files(self.path))
         return {"trainable": count if self.run is not None else None, "base": count}
 
-
     @cached_property
     def training(self) -> dict[str, Any] | None:
-        """What a finished run was trained on: ``rows``, ``epochs``, ``steps`` and ``minutes``; None for anything else."""
+        """What a finished run was trained on: ``rows``, ``epochs``, ``steps``, ``minutes``; None for anything else."""
         run = Run(self.run) if self.run is not None and self.run == self.path else None
         if run is None or run.result is None:
             return None
