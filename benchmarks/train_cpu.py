@@ -5,8 +5,8 @@
 * packed: this project's ``backends.cuda train``
 
 A Llama of about 5 million parameters with random weights, LoRA of rank 8 on q and v, float32, batches of 64 arithmetic
-rows. The ways take turns for a few rounds; a way's figure is its fastest step time a row over all rounds, since
-other work on the machine can only slow a step down. Needs transformers, peft and accelerate.
+rows. The ways take turns; a way's figure is that of its fastest round, since other work on the machine can only slow
+it down. Needs transformers, peft and accelerate.
 """
 
 from __future__ import annotations
@@ -231,13 +231,8 @@ def with_trainer(model: Path, data: Any, steps: int, longest: int | None) -> dic
 
 
 def figures_of(seconds: list[float], tokens: list[float]) -> dict[str, float]:
-    """Rows and real tokens a second of the fastest step; the first step of a run is left out as warm-up."""
-    fastest = min(range(len(seconds)), key=lambda step: seconds[step] / tokens[step])
-    return {
-        "rows_per_s": BATCH / seconds[fastest],
-        "tokens_per_s": tokens[fastest] / seconds[fastest],
-        "mean_rows_per_s": BATCH * len(seconds) / sum(seconds),
-    }
+    """Rows and real tokens a second; the first step of a run was left out as warm-up."""
+    return {"rows_per_s": BATCH * len(seconds) / sum(seconds), "tokens_per_s": sum(tokens) / sum(seconds)}
 
 
 def table(figures: dict[str, Any]) -> str:
