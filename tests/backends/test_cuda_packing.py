@@ -41,13 +41,14 @@ def token_rows(lengths, seed=0):
 
 
 def family(name, implementation):
-    from transformers import GemmaConfig, LlamaConfig, MistralConfig, Qwen2Config
+    from transformers import GemmaConfig, GraniteConfig, LlamaConfig, MistralConfig, Qwen2Config
 
     kinds = {
         "llama": (LlamaConfig, {}),
         "qwen2": (Qwen2Config, {}),
         "gemma": (GemmaConfig, {"head_dim": 16}),
         "mistral": (MistralConfig, {"sliding_window": None}),
+        "granite": (GraniteConfig, {"attention_multiplier": 0.6}),  # scores scaled by other than 1/√d
     }
     kind, extra = kinds[name]
     return new_model(kind(**SMALL, **extra), 0, implementation)
@@ -66,7 +67,7 @@ def relative_distance(one, other):
 LENGTHS = [5, 40, 9, 2, 23, 23, 8, 31]
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "mistral"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "mistral", "granite"])
 def test_packed_rows_equal_separate_rows_in_loss_and_gradient(name):
     rows = token_rows(LENGTHS)
     everything = np.arange(len(rows))
