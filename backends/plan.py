@@ -304,7 +304,7 @@ def _table(plan: Plan, recipe: Recipe) -> str:
     if plan.rows is None:
         lines.append(["rows", "unknown", "data.train=FILE or --rows N"])
     else:
-        lines.append(["rows", f"{plan.rows:,}", f"{epochs} epochs in steps of {batch}"])
+        lines.append(["rows", f"{plan.rows:,}", f"{epochs} epoch{'s' * (epochs > 1)} in steps of {batch}"])
         lines.append(["steps", f"{plan.steps:,}", f"{plan.steps_per_epoch:,} an epoch, {plan.warmup:,} of warm-up"])
         if not plan.steps:
             lines.append(["", "", f"fewer rows than runner_config.batch_size {batch}: nothing would be trained"])

@@ -119,10 +119,9 @@ def plot_loss(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
     steps = [row["step"] for row in rows]
     losses = [row["loss"] for row in rows]
-    smooth, mean = [], None
-    for loss in losses:
-        mean = loss if mean is None else 0.95 * mean + 0.05 * loss
-        smooth.append(mean)
+    # a centred window over a fortieth of the run: smooth, and without the lag of a decaying mean
+    reach = len(losses) // 80
+    smooth = [sum(part) / len(part) for part in (losses[max(0, i - reach) : i + reach + 1] for i in range(len(losses)))]
     figure, (upper, lower) = plt.subplots(2, 1, sharex=True, figsize=(8, 5), height_ratios=[4, 1], layout="constrained")
     upper.plot(steps, losses, color="0.75", linewidth=0.8, label="step")
     upper.plot(steps, smooth, color="tab:blue", linewidth=1.6, label="running mean")
