@@ -18,6 +18,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -117,20 +118,30 @@ def command(way: str, raw: Path, out: Path, rows: int) -> list[str]:
 def measure(arguments: list[str]) -> dict[str, Any]:
     """Run a process; its wall and CPU seconds, peak memory in MB (workers included), and what it printed."""
     began, before = time.perf_counter(), os.times()
-    with subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    ) as process:
+    with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(arguments, cwd=ROOT, stdout=printed, stderr=errors, env=environment())
         peaks: dict[int, int] = {}
-        while process.poll() is None:
-            for pid in family(process.pid):
-                peaks[pid] = max(peaks.get(pid, 0), peak_kilobytes(pid))
-            time.sleep(0.01)
+        watching = threading.Event()
+
+        def watch() -> None:
+            # seldom, because watching takes time from what is watched; a peak, once reached, stays on record
+            while not watching.wait(0.1):
+                for pid in children(process.pid):
+                    peaks[pid] = max(peaks.get(pid, 0), peak_kilobytes(pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        _, status, usage = os.wait4(process.pid, 0)
         wall, after = time.perf_counter() - began, os.times()
-        printed, errors = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{errors}")
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"seconds": wall, "cpu_seconds": cpu, "peak_mb": sum(peaks.values()) / 1024, "printed": printed}
+        watching.set()
+        watcher.join()
+        for file in (printed, errors):
+            file.seek(0)
+        if os.waitstatus_to_exitcode(status):
+            raise SystemExit(f"{' '.join(arguments)} failed:\n{errors.read()}")
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        peak = usage.ru_maxrss + sum(peaks.values())
+        return {"seconds": wall, "cpu_seconds": cpu, "peak_mb": peak / 1024, "printed": printed.read()}
 
 
 def environment() -> dict[str, str]:
@@ -138,13 +149,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def family(pid: int) -> list[int]:
-    """A process and its children."""
+def children(pid: int) -> list[int]:
+    """The child processes of a process."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
-        children = []
-    return [pid, *map(int, children)]
+        return []
 
 
 def peak_kilobytes(pid: int) -> int:

@@ -24,7 +24,7 @@ from converters.arithmetic.workers import MakeRecords
 from converters.cli import UserError, progress
 from converters.files import atomic
 
-CHUNK = 4_000
+CHUNK = 1_000
 LONG = 500_000
 """From this many rows on, writing shows its progress."""
 

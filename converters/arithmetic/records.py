@@ -16,7 +16,7 @@ from converters.arithmetic.kinds import ENGLISH, Problem, StepError, check, pars
 from converters.arithmetic.steps import get_style
 
 FORMATS = ("jsonl", "array", "alpaca", "problems")
-LINE_BYTES = 512
+LINE_BYTES = 256
 """Enough for most lines; a longer one is read again."""
 NOT_UTF8 = "\0"
 """Begins a line whose bytes were not UTF-8; no JSON does."""

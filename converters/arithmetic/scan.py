@@ -25,7 +25,7 @@ from converters.arithmetic.source import Block, Source
 from converters.arithmetic.workers import in_order
 from converters.files import atomic
 
-THREADS = 2
+THREADS = 3
 SHOWN_CHARACTERS = 2_000
 REFUSED = 255
 """In place of a kind: a row whose solution does not follow. It is rejected, but it may stand in a conflict."""

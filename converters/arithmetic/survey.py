@@ -60,13 +60,13 @@ class Survey:
 def survey(source: Source, rejected: Rejected) -> Survey:
     """Scan a raw file and deduplicate it by problem, keeping the first accepted row of each."""
     found = scan(source, rejected)
-    different = found.rows.filter(found.rows["pair"].is_first_distinct())
-    conflicts = different.filter(~different["problem"].is_first_distinct())
-    accepted, unique = found.rows, different
+    first = found.rows.select(pl.col("problem", "pair").is_first_distinct())
+    conflicts = found.rows.filter(first["pair"] & ~first["problem"])
+    accepted, is_first = found.rows, first["problem"]
     if found.refused:
-        accepted, unique = (rows.filter(pl.col("kind") != REFUSED) for rows in (accepted, unique))
-    if conflicts.height:
-        unique = unique.filter(unique["problem"].is_first_distinct())
+        accepted = found.rows.filter(pl.col("kind") != REFUSED)
+        is_first = accepted["problem"].is_first_distinct()
+    unique = accepted.select("line", "offset", "kind").filter(is_first)
     return Survey(
         lines=unique["line"].to_numpy(),
         offsets=unique["offset"].to_numpy(),
