@@ -73,14 +73,14 @@ def plain(raw: Path, out: Path, rows: int) -> None:
 
     import numpy as np
 
-    from converters.arithmetic import sample
+    from converters import sample
 
     kinds = np.array([KINDS.index(problem.kind) for problem in right], dtype=np.uint8)
     available = {kind: int((kinds == KINDS.index(kind)).sum()) for kind in CHINESE}
     keys = sample.random_keys(len(kinds), 0)
     while True:
         quota = sample.plan(available, rows, sample.PROPORTIONAL, 8)
-        (chosen,) = sample.pick(kinds, keys, [quota])
+        (chosen,) = sample.pick(kinds, KINDS, keys, [quota])
         answers, failed = {}, []
         for position in chosen.tolist():
             problem = right[position]

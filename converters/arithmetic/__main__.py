@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from converters.arithmetic.kinds import KINDS
 from converters.arithmetic.records import FORMATS
 from converters.arithmetic.steps import style_names
 from converters.arithmetic.workers import record_workers
 from converters.cli import UsageError, run_main, say
+from converters.options import add_output_arguments, check_output_arguments, output_options
 
 EXAMPLES = """examples:
   python -m converters.arithmetic synthesize -o raw.jsonl --rows 20000 --seed 1
@@ -65,36 +67,11 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
   zcat raw.jsonl.gz | python -m converters.arithmetic convert - -o out.json --format array --balance uniform --rows 8000
 """
     parser.add_argument("raw", metavar="RAW", help="raw rows: JSONL or a JSON array, .gz too, - for stdin")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="file to write")
     parser.add_argument(
         "--steps", choices=style_names(), default="seed", help="style of the answers (default: %(default)s)"
     )
-    parser.add_argument("--format", choices=FORMATS, default="jsonl", help="layout of OUT (default: %(default)s)")
-    parser.add_argument("--rows", type=int, metavar="INT", help="rows to sample (default: all, in input order)")
-    parser.add_argument(
-        "--multiple-of", type=int, default=1, metavar="INT", help="round rows down (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--balance",
-        default="proportional",
-        metavar="TEXT",
-        help="proportional, uniform, or rows by kind: 'eq solve=12000,…' (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="INT", help="same seed, same bytes (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--holdout", type=int, default=0, metavar="INT", help="raw rows to hold out (default: %(default)s)"
-    )
-    parser.add_argument("--holdout-out", type=Path, metavar="FILE", help="where held-out rows go")
+    add_output_arguments(parser, formats=FORMATS, kind="eq solve")
     parser.add_argument("--keep-english", action="store_true", help="keep English rows (default: drop and count them)")
-    parser.add_argument(
-        "--max-rejected",
-        type=float,
-        default=0.01,
-        metavar="FLOAT",
-        help="share of rows that may be rejected before the command fails (default: %(default)s)",
-    )
 
 
 def run_synthesize(args: argparse.Namespace) -> None:
@@ -111,9 +88,9 @@ def run_report(args: argparse.Namespace) -> None:
     """Print a raw file's report."""
     from converters.arithmetic.report import survey_report, table
     from converters.arithmetic.scan import Rejected
-    from converters.arithmetic.source import open_source
     from converters.arithmetic.survey import survey
     from converters.files import write_json
+    from converters.source import open_source
 
     with open_source(args.raw) as source:
         rejected = Rejected()
@@ -125,54 +102,22 @@ def run_report(args: argparse.Namespace) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     """Convert, and print the report."""
-    check_convert(args)
+    check_output_arguments(args, args.raw)
     with record_workers() as make:
         from converters.arithmetic.pipeline import Options, convert
         from converters.arithmetic.report import convert_report, table
-        from converters.arithmetic.sample import parse_balance
-        from converters.arithmetic.source import open_source
         from converters.files import write_json
+        from converters.source import open_source
 
         options = Options(
-            out=args.out,
+            **output_options(args, KINDS),
             steps=args.steps,
-            layout=args.format,
-            rows=args.rows,
-            multiple_of=args.multiple_of,
-            balance=parse_balance(args.balance),
-            seed=args.seed,
-            holdout=args.holdout,
-            holdout_out=args.holdout_out,
             keep_english=args.keep_english,
-            max_rejected=args.max_rejected,
         )
         with open_source(args.raw) as source:
             report = convert_report(source, options, convert(source, options, make))
         write_json(options.report_out, report)
     say(table(report))
-
-
-def check_convert(args: argparse.Namespace) -> None:
-    """Find what cannot be meant.
-
-    Raises:
-        UsageError: something is.
-    """
-    for name in ("rows", "holdout"):
-        if getattr(args, name) is not None and getattr(args, name) < 0:
-            raise UsageError(f"--{name} must not be negative")
-    if args.multiple_of < 1 or args.seed < 0 or not 0 <= args.max_rejected <= 1:
-        raise UsageError("--multiple-of must be at least 1, --seed at least 0, --max-rejected between 0 and 1")
-    for name in ("rows", "holdout"):
-        wanted = getattr(args, name)
-        if wanted and wanted % args.multiple_of:
-            rounded = wanted - wanted % args.multiple_of
-            say(f"--{name} {wanted} rounded down to {rounded}, a multiple of {args.multiple_of}")
-    if bool(args.holdout) != bool(args.holdout_out):
-        raise UsageError("--holdout and --holdout-out belong together: how many rows, and where they go")
-    files = [Path(args.raw).resolve(), args.out.resolve(), *([args.holdout_out.resolve()] if args.holdout_out else [])]
-    if len(set(files)) < len(files):
-        raise UsageError("RAW, OUT and --holdout-out must be different files")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from converters.arithmetic import sample
+from converters import sample
 from converters.arithmetic.kinds import ENGLISH, KINDS
-from converters.arithmetic.output import write_records
-from converters.arithmetic.scan import Rejected
-from converters.arithmetic.source import Source
 from converters.arithmetic.survey import Counts, Survey, by_kind, survey
 from converters.arithmetic.workers import MakeRecords
 from converters.cli import UserError, progress
 from converters.files import atomic
+from converters.options import PROPORTIONAL, OutputOptions
+from converters.rejected import Rejected
+from converters.rowfile import write_records
+from converters.source import Source
 
 CHUNK = 1_000
 LONG = 500_000
@@ -30,30 +30,11 @@ LONG = 500_000
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(OutputOptions):
     """What ``convert`` is asked for."""
 
-    out: Path
     steps: str = "seed"
-    layout: str = "jsonl"
-    rows: int | None = None
-    multiple_of: int = 1
-    balance: str | Counts = sample.PROPORTIONAL
-    seed: int = 0
-    holdout: int = 0
-    holdout_out: Path | None = None
     keep_english: bool = False
-    max_rejected: float = 0.01
-
-    @property
-    def rejected_out(self) -> Path:
-        """Where the rejected rows go."""
-        return self.out.with_name(f"{self.out.name}.rejected.jsonl")
-
-    @property
-    def report_out(self) -> Path:
-        """Where the report goes."""
-        return self.out.with_name(f"{self.out.name}.report.json")
 
 
 @dataclass(frozen=True)
@@ -97,7 +78,7 @@ class _Conversion:
         self.rows_in = sum(rows.accepted.values()) + rejected.reasons.total()
         self.wanted = (rows.kinds != KINDS.index(ENGLISH)) | options.keep_english
         self.failed = np.zeros(len(rows.lines), dtype=bool)
-        self.everything = options.rows is None and options.balance == sample.PROPORTIONAL
+        self.everything = options.rows is None and options.balance == PROPORTIONAL
 
     def write(self) -> Converted:
         """Choose and write until every chosen row holds."""
@@ -116,11 +97,11 @@ class _Conversion:
         available = by_kind(kinds[alive])
         aside = dict.fromkeys(available, 0)
         if options.holdout:
-            aside = sample.plan(available, options.holdout, sample.PROPORTIONAL, options.multiple_of)
+            aside = sample.plan(available, options.holdout, PROPORTIONAL, options.multiple_of)
         rest = {kind: count - aside[kind] for kind, count in available.items()}
         quota = {} if self.everything else sample.plan(rest, options.rows, options.balance, options.multiple_of)
         keys = np.where(alive, sample.random_keys(len(kinds), options.seed), np.inf)
-        held, train = sample.pick(kinds, keys, [aside, quota])
+        held, train = sample.pick(kinds, KINDS, keys, [aside, quota])
         held_order = held[sample.shuffled(len(held), options.seed)]
         if self.everything:
             alive[held] = False
@@ -168,15 +149,6 @@ class _Conversion:
             raise _ChooseAgainError
 
     def refuse_if_too_many(self) -> None:
-        """Stop when more than the allowed share of rows is rejected.
-
-        Raises:
-            UserError: it is.
-        """
-        reasons, allowed = self.rejected.reasons, self.options.max_rejected
-        if reasons.total() > allowed * self.rows_in:
-            listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-            raise UserError(
-                f"{self.source.name}: {reasons.total()} of {self.rows_in} rows rejected ({listed}), more than "
-                f"--max-rejected {allowed:g}; nothing was converted\nsee {self.options.rejected_out}"
-            )
+        """Stop when more than the allowed share of rows is rejected."""
+        options = self.options
+        self.rejected.refuse_if_too_many(self.source.name, self.rows_in, options.max_rejected, options.rejected_out)

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring as quoted
 from pathlib import Path
 
+from converters import rowfile
 from converters.arithmetic.kinds import ENGLISH, Problem, StepError, check, parse
 from converters.arithmetic.steps import get_style
+from converters.rejected import RowError
+from converters.rowfile import record_tail
 
-FORMATS = ("jsonl", "array", "alpaca", "problems")
+FORMATS = (*rowfile.FORMATS, "problems")
 LINE_BYTES = 256
 """Enough for most lines; a longer one is read again."""
 NOT_UTF8 = "\0"
@@ -23,14 +26,6 @@ NOT_UTF8 = "\0"
 
 
 _PLAIN = ("{", "problem", ": ", ", ", "solution", ": ", "}")
-
-
-class RowError(Exception):
-    """Why a row is refused: a reason that many rows share, the detail of this one, and what stands there."""
-
-    def __init__(self, reason: str, detail: str = "", text: str = ""):
-        super().__init__(reason, detail, text)
-        self.reason, self.detail, self.text = reason, detail, text
 
 
 def read_lines(path: Path, offsets: Iterable[int]) -> Iterator[str]:
@@ -102,7 +97,7 @@ def checked(problem: str, solution: str) -> Problem:
 
 @dataclass
 class Tails:
-    """Records but for the part before ``record_head``, as UTF-8 (half the memory of Chinese text), in input order.
+    """Records without their heads, as UTF-8 (half the memory of Chinese text), in input order.
 
     ``refused`` has the index of each line that gave none, and why.
     """
@@ -134,16 +129,8 @@ def row_line(problem: str, solution: str) -> str:
     return f'{{"problem": {quoted(problem)}, "solution": {quoted(solution)}}}'
 
 
-def record_head(layout: str) -> bytes:
-    """What comes before a record's tail; in conversations ``%d`` is the place of the id."""
-    return b'{"id": "%d", ' if layout in ("jsonl", "array") else b"{"
-
-
 def _tail(layout: str, problem: str, answer: str) -> str:
-    """A record without its opening brace and id, laid out as ``json.dumps`` would."""
-    question, reply = quoted(problem), quoted(answer)
-    if layout == "alpaca":
-        return f'"instruction": {question}, "input": "", "output": {reply}}}'
+    """A record without its head."""
     if layout == "problems":
-        return f'"problem": {question}, "solution": {reply}}}'
-    return f'"conversations": [{{"from": "human", "value": {question}}}, {{"from": "gpt", "value": {reply}}}]}}'
+        return f'"problem": {quoted(problem)}, "solution": {quoted(answer)}}}'
+    return record_tail(layout, problem, answer)

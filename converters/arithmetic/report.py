@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from converters.arithmetic.kinds import CHINESE, ENGLISH, KINDS
 from converters.arithmetic.pipeline import Converted, Options
 from converters.arithmetic.quick import DIGITS
-from converters.arithmetic.scan import Rejected
-from converters.arithmetic.source import Source
 from converters.arithmetic.survey import Survey, by_kind
 from converters.cli import format_table
-from converters.files import sha256_file
+from converters.options import file_facts
+from converters.rejected import Rejected
+from converters.source import Source
 
 
 def survey_report(source: Source, rows: Survey, rejected: Rejected) -> dict[str, Any]:
@@ -60,20 +59,14 @@ def convert_report(source: Source, options: Options, done: Converted) -> dict[st
         row["held_out"] = done.held_out[kind]
     report["options"] = {
         "steps": options.steps,
-        "format": options.layout,
-        "rows": options.rows,
-        "multiple_of": options.multiple_of,
-        "balance": options.balance,
-        "seed": options.seed,
-        "holdout": options.holdout,
+        **options.as_json(),
         "keep_english": options.keep_english,
-        "max_rejected": options.max_rejected,
     }
     report["english_dropped"] = 0 if options.keep_english else report["rows"]["unique_english"]
     report["left_over"] = done.left_over
-    report["output"] = _file(options.out, sum(done.written.values()))
+    report["output"] = file_facts(options.out, sum(done.written.values()))
     if options.holdout_out:
-        report["holdout"] = _file(options.holdout_out, sum(done.held_out.values()))
+        report["holdout"] = file_facts(options.holdout_out, sum(done.held_out.values()))
     return report
 
 
@@ -126,7 +119,3 @@ def _notes(report: dict[str, Any]) -> list[str]:
             one = report[key]
             notes.append(f"{key}: {one['rows']:,} rows in {one['file']} (sha256 {one['sha256'][:12]}…)")
     return notes
-
-
-def _file(path: Path, rows: int) -> dict[str, Any]:
-    return {"file": str(path), "rows": rows, "bytes": path.stat().st_size, "sha256": sha256_file(path)}

@@ -7,53 +7,25 @@ wanted later are read again.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
-from tempfile import TemporaryFile
 
 import numpy as np
 import polars as pl
 
 from converters.arithmetic.kinds import ENGLISH, KINDS
 from converters.arithmetic.quick import quick_check
-from converters.arithmetic.records import NOT_UTF8, RowError, checked, quoted, read_row, row_line
-from converters.arithmetic.source import Block, Source
+from converters.arithmetic.records import NOT_UTF8, checked, quoted, read_row, row_line
 from converters.arithmetic.workers import in_order
-from converters.files import atomic
+from converters.rejected import Rejected, RowError
+from converters.source import Block, Source
 
 THREADS = 3
-SHOWN_CHARACTERS = 2_000
 REFUSED = 255
 """In place of a kind: a row whose solution does not follow. It is rejected, but it may stand in a conflict."""
 UNREAD = 254
 """In place of a kind: a line that no row came of."""
-
-
-class Rejected:
-    """The refused rows: counted by reason, and kept on disk until they are written beside the output."""
-
-    def __init__(self) -> None:
-        self.reasons: Counter[str] = Counter()
-        self._rows = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - lives as long as the object
-
-    def add(self, line: int, error: RowError) -> None:
-        """Note one refused row: its line number, why, and what stands there."""
-        self.reasons[error.reason] += 1
-        row = {"line": line, "reason": error.reason, "detail": error.detail[:SHOWN_CHARACTERS], "row": error.text}
-        self._rows.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode() + "\n")
-
-    def save(self, path: Path) -> None:
-        """Write the rows as JSONL; where none were refused, a file of an earlier run goes away."""
-        if not self.reasons.total():
-            path.unlink(missing_ok=True)
-            return
-        self._rows.seek(0)
-        with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
-            handle.writelines(self._rows)
 
 
 ROWS = {"line": pl.UInt32, "offset": pl.UInt64, "kind": pl.UInt8, "problem": pl.UInt64, "pair": pl.UInt64}

@@ -9,8 +9,9 @@ import polars as pl
 
 from converters.arithmetic.kinds import KINDS
 from converters.arithmetic.records import read_lines, read_row
-from converters.arithmetic.scan import REFUSED, Rejected, scan
-from converters.arithmetic.source import Source
+from converters.arithmetic.scan import REFUSED, scan
+from converters.rejected import Rejected
+from converters.source import Source
 
 CONFLICTS_SHOWN = 10
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from converters.arithmetic.kinds import CHINESE, KINDS
 from converters.arithmetic.quick import quick_check
-from converters.arithmetic.records import RowError, checked, read_row
+from converters.arithmetic.records import checked, read_row
+from converters.rejected import RowError
 
 
 def passed(lines: list[str]) -> dict[int, str]:

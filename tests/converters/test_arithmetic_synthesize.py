@@ -155,9 +155,9 @@ def test_english_answers_are_right() -> None:
 @pytest.mark.slow
 def test_the_twelve_shares_of_report_004(tmp_path: Path) -> None:
     """The contest's whole mix: its own counts differ from the expected ones by chance alone."""
-    from converters.arithmetic.scan import Rejected
-    from converters.arithmetic.source import open_source
     from converters.arithmetic.survey import by_kind, survey
+    from converters.rejected import Rejected
+    from converters.source import open_source
 
     published = {
         "direct computation": 0.654617427706388,

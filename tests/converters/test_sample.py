@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.arithmetic.kinds import KINDS
-from converters.arithmetic.sample import (
-    PROPORTIONAL,
-    UNIFORM,
+from converters.cli import UsageError, UserError
+from converters.options import PROPORTIONAL, UNIFORM
+from converters.sample import (
     largest_remainder,
     level,
     parse_balance,
@@ -21,7 +21,6 @@ from converters.arithmetic.sample import (
     random_keys,
     shuffled,
 )
-from converters.cli import UsageError, UserError
 
 COUNTS = st.dictionaries(st.sampled_from(KINDS), st.integers(0, 10_000), min_size=1).filter(
     lambda counts: sum(counts.values()) > 0
@@ -110,13 +109,13 @@ def test_impossible_plans_say_why(
 
 
 def test_balance_is_read() -> None:
-    assert parse_balance("uniform") == UNIFORM
-    assert parse_balance("eq solve=12000, direct computation=5") == {"eq solve": 12000, "direct computation": 5}
+    assert parse_balance("uniform", KINDS) == UNIFORM
+    assert parse_balance("eq solve=12000, direct computation=5", KINDS) == {"eq solve": 12000, "direct computation": 5}
     with pytest.raises(UsageError, match="did you mean 'eq solve'"):
-        parse_balance("eq slove=3")
+        parse_balance("eq slove=3", KINDS)
     for text in ("even", "eq solve", "eq solve=many", "eq solve=-1", ""):
         with pytest.raises(UsageError, match="expected proportional, uniform"):
-            parse_balance(text)
+            parse_balance(text, KINDS)
 
 
 @settings(max_examples=30, deadline=None)
@@ -126,7 +125,7 @@ def test_picked_sets_are_disjoint_and_as_planned(kinds: list[int], seed: int, da
     counts = {name: kinds.count(number) for number, name in enumerate(KINDS)}
     first = {name: data.draw(st.integers(0, count)) for name, count in counts.items()}
     second = {name: data.draw(st.integers(0, count - first[name])) for name, count in counts.items()}
-    a, b = pick(array, random_keys(len(kinds), seed), [first, second])
+    a, b = pick(array, KINDS, random_keys(len(kinds), seed), [first, second])
     assert not set(a.tolist()) & set(b.tolist())
     for chosen, wanted in ((a, first), (b, second)):
         assert chosen.tolist() == sorted(set(chosen.tolist()))

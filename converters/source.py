@@ -1,7 +1,7 @@
 """The raw file as numbered lines of bytes, whatever it came as: JSONL, a JSON array, gzip of either, or stdin.
 
-Conversion reads twice: all rows to choose, then the chosen ones, each at its place in the file. A plain JSONL file
-stays where it is; the others are first put into a temporary file as plain lines.
+A conversion may read twice: all rows to choose, then the chosen ones, each at its place in the file. A plain JSONL
+file stays where it is; the others are first put into a temporary file as plain lines.
 """
 
 from __future__ import annotations
@@ -65,14 +65,18 @@ class Source:
 
 
 @contextmanager
-def open_source(name: str) -> Iterator[Source]:
+def open_source(name: str, expected: str = "one JSON object a line") -> Iterator[Source]:
     """Open a raw file by name, ``-`` being stdin; temporary files live as long as the context.
+
+    Args:
+        name: of the file.
+        expected: what should be in it, for the error when nothing is; a JSON array is taken only in place of JSON.
 
     Raises:
         UsageError: there is no such file, or nothing is in it.
         UserError: it starts as a JSON array but is not one, or its gzip data is damaged.
     """
-    with tempfile.TemporaryDirectory(prefix="arithmetic-") as folder, ThreadPoolExecutor(1) as hashing:
+    with tempfile.TemporaryDirectory(prefix="convert-") as folder, ThreadPoolExecutor(1) as hashing:
         path, shown = Path(name), name
         if name == "-":
             path, shown = Path(folder) / "stdin", "stdin"
@@ -85,8 +89,8 @@ def open_source(name: str) -> Iterator[Source]:
             lines = _unpacked(path, shown, Path(folder) / "unpacked")
         first = _first_byte(lines)
         if not first:
-            raise UsageError(f"{shown}: empty; one JSON object a line is expected")
-        if first == b"[":
+            raise UsageError(f"{shown}: empty; {expected} is expected")
+        if first == b"[" and "JSON" in expected:
             lines = _array_as_lines(lines, shown, Path(folder) / "rows")
         yield Source(shown, path.stat().st_size, lines, hashing.submit(sha256_file, path))
 

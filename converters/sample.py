@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from converters.arithmetic.kinds import KINDS
 from converters.cli import UsageError, UserError, did_you_mean
-
-PROPORTIONAL, UNIFORM = "proportional", "uniform"
+from converters.options import PROPORTIONAL, UNIFORM
 
 
 def largest_remainder(weights: Mapping[str, int], total: int) -> dict[str, int]:
@@ -43,8 +41,8 @@ def level(available: Mapping[str, int], total: int) -> dict[str, int]:
     return {**dict.fromkeys(available, 0), **shares}
 
 
-def parse_balance(text: str) -> str | dict[str, int]:
-    """Read ``--balance``: ``proportional``, ``uniform``, or ``kind=rows,kind=rows``.
+def parse_balance(text: str, names: Sequence[str]) -> str | dict[str, int]:
+    """Read ``--balance``: ``proportional``, ``uniform``, or ``kind=rows,kind=rows``, the kinds being ``names``.
 
     Raises:
         UsageError: it is none of these, or names an unknown kind.
@@ -55,9 +53,9 @@ def parse_balance(text: str) -> str | dict[str, int]:
     for part in text.split(","):
         name, equals, number = (piece.strip() for piece in part.partition("="))
         if not equals or not number.isdecimal():
-            raise UsageError(f"--balance {part.strip()!r}: expected proportional, uniform or 'eq solve=12000,…'")
-        if name not in KINDS:
-            raise UsageError(f"--balance: no kind {name!r}{did_you_mean(name, KINDS)}")
+            raise UsageError(f"--balance {part.strip()!r}: expected proportional, uniform or '{names[0]}=12000,…'")
+        if name not in names:
+            raise UsageError(f"--balance: no kind {name!r}{did_you_mean(name, names)}")
         counts[name] = int(number)
     return counts
 
@@ -110,11 +108,14 @@ def shuffled(rows: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 1]).permutation(rows)
 
 
-def pick(kinds: np.ndarray, keys: np.ndarray, quotas: list[Mapping[str, int]]) -> list[np.ndarray]:
+def pick(
+    kinds: np.ndarray, names: Sequence[str], keys: np.ndarray, quotas: Sequence[Mapping[str, int]]
+) -> list[np.ndarray]:
     """Choose disjoint sets of rows: for each kind, in the order of its keys, the first quota, then the next, ….
 
     Args:
-        kinds: uint8 [rows], indices into KINDS.
+        kinds: uint8 [rows], indices into ``names``.
+        names: the kinds.
         keys: float64 [rows].
         quotas: one mapping a set, kind → rows.
 
@@ -122,7 +123,7 @@ def pick(kinds: np.ndarray, keys: np.ndarray, quotas: list[Mapping[str, int]]) -
         For each set the positions chosen, ascending.
     """
     chosen: list[list[np.ndarray]] = [[] for _ in quotas]
-    for number, name in enumerate(KINDS):
+    for number, name in enumerate(names):
         wanted = [quota.get(name, 0) for quota in quotas]
         if not sum(wanted):
             continue
