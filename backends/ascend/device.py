@@ -1,0 +1,158 @@
+"""The way into MindSpore: a quiet import, and a device that is there.
+
+MindSpore and mindformers talk much and early: import warnings about a missing card, a logger on stdout, a folder
+``output/log`` in the user's directory. :func:`start` settles that before the first import. Errors still come through.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from converters.cli import UserError, say
+
+DEVICE_CHOICES = ("auto", "npu", "cpu")
+# what runs besides the weights: activations of a small batch, the compiled graph, MindSpore itself
+CPU_SAFETY = 1.5
+
+
+def start(
+    device: str, *, threads: int | None = None, parameters: int | None = None, log_folder: str | Path | None = None
+) -> str:
+    """Import MindSpore and mindformers quietly, and choose the device, in graph mode.
+
+    Args:
+        device: ``auto`` takes a card where there is one and else the CPU, and says so; ``npu`` and ``cpu`` are meant.
+        threads: threads of MindSpore's CPU kernels; None takes the cores that this process may use.
+        parameters: of the model; ``auto`` falls back to the CPU only if that many fit its memory in float32.
+        log_folder: where mindformers keeps its own log; None puts it in a folder that is deleted at the end.
+
+    Returns:
+        ``npu`` or ``cpu``.
+
+    Raises:
+        UserError: MindSpore or mindformers is not installed, there is no card, or the model does not fit the CPU.
+    """
+    chosen = "npu" if device == "npu" or (device == "auto" and cards()) else "cpu"
+    if device == "npu" and not cards():
+        raise UserError(f"--device npu: no Ascend card; looked for {looked_for()}\n--device cpu runs small models here")
+    if chosen == "cpu" and device == "auto":
+        _check_fit(parameters)
+        speak("device: CPU (no Ascend card found)")
+    silence(log_folder)
+    ms = _import()
+    try:
+        if chosen == "npu":
+            ms.set_device("Ascend", int(os.environ.get("DEVICE_ID", "0")))
+        else:
+            ms.set_device("CPU")
+            ms.device_context.cpu.op_tuning.threads_num(threads or cpu_threads())
+        ms.set_context(mode=ms.GRAPH_MODE)
+    except RuntimeError as error:
+        if "modified" in str(error) or "initialized" in str(error):
+            return chosen  # already set in this process
+        raise UserError(
+            f"--device npu: {len(cards())} Ascend card(s) here, but MindSpore cannot use them "
+            f"({first_line(error)})\n`python -m backends.ascend doctor` compares versions; --device cpu runs without"
+        ) from error
+    return chosen
+
+
+def cards() -> list[str]:
+    """Device files of the Ascend cards that this process can see."""
+    return sorted(str(file) for file in Path("/dev").glob("davinci[0-9]*"))
+
+
+def looked_for() -> str:
+    """What was looked for to find a card, and what was found, in words."""
+    home = os.environ.get("ASCEND_HOME_PATH")
+    return f"/dev/davinci0 … (driver) and CANN (ASCEND_HOME_PATH is {home or 'not set'})"
+
+
+def cpu_threads() -> int:
+    """Threads that CPU kernels get: ``OMP_NUM_THREADS``, else the cores that this process may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
+
+
+def rank() -> int:
+    """Number of this process among those that ``msrun`` started, from 0."""
+    return int(os.environ.get("RANK_ID", "0"))
+
+
+def speak(message: str) -> None:
+    """Print one line of talk to stderr, in the first process only."""
+    if rank() == 0:
+        say(message)
+
+
+def silence(log_folder: str | Path | None = None) -> None:
+    """Set what keeps MindSpore and mindformers off the terminal; to be called before they are imported.
+
+    ``GLOG_v`` (0 all … 3 errors) stays as the user set it.
+    """
+    os.environ.setdefault("GLOG_v", "3")
+    if log_folder is not None:
+        os.environ["LOG_MF_PATH"] = str(Path(log_folder).resolve())
+    elif "LOG_MF_PATH" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="mindformers-log-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["LOG_MF_PATH"] = folder
+
+
+def _import() -> Any:
+    """Import both packages, with what they print held back unless it fails."""
+    talk = io.StringIO()
+    try:
+        # mindformers binds its log to sys.stdout while it is imported
+        with contextlib.redirect_stdout(talk):
+            import mindspore as ms
+            from mindformers.tools.logger import logger_list
+    except ImportError as error:
+        raise UserError(
+            f"MindSpore and mindformers are needed ({first_line(error)}): pip install -e '.[ascend]'"
+        ) from error
+    for name in logger_list:
+        log = logging.getLogger(name)
+        for handler in list(log.handlers):
+            if type(handler).__name__ == "LimitedRepeatHandler":
+                log.removeHandler(handler)
+        errors = logging.StreamHandler(sys.stderr)
+        errors.setLevel(logging.ERROR)
+        errors.setFormatter(logging.Formatter("mindformers: %(message)s"))
+        log.addHandler(errors)
+    return ms
+
+
+def _check_fit(parameters: int | None) -> None:
+    """Refuse to fall back to the CPU with a model that does not fit it."""
+    if parameters is None:
+        return
+    need, free = parameters * 4 * CPU_SAFETY, free_memory()
+    if need > free:
+        raise UserError(
+            f"no Ascend card found (looked for {looked_for()}), and {parameters:,} parameters need "
+            f"{need / 1e9:,.1f} GB on the CPU where {free / 1e9:,.1f} GB are free\n"
+            "run it where a card is; --device cpu tries all the same"
+        )
+
+
+def free_memory() -> int:
+    """Bytes of memory that are free for a new process."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a framework's error that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip(" -")), type(error).__name__)
