@@ -69,21 +69,26 @@ def type_name(dtype: np.dtype[Any]) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies."""
+    """Where one tensor lies: its bytes are those of ``pieces``, (start, count) each, end to end."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
-    start: int
+    pieces: tuple[tuple[int, int], ...]
 
     @property
     def size(self) -> int:
         """Count of numbers."""
         return math.prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the shape takes."""
+        return self.size * numpy_types()[self.dtype].itemsize
+
 
 class Tensors:
-    """The tensors of one safetensors file or of a directory of shards; only headers are held in memory."""
+    """The tensors of one weight file or of a directory of shards; only their places are held in memory."""
 
     def __init__(self, path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
         self.path = path
@@ -118,14 +123,18 @@ class Tensors:
             UserError: there is no such tensor, or the file has changed since it was opened.
         """
         entry = self._entry(name)
-        kind = numpy_types()[entry.dtype]
+        values = np.empty(entry.shape, numpy_types()[entry.dtype])
+        room = values.reshape(-1).view(np.uint8).data
         try:
-            values = np.fromfile(entry.file, dtype=kind, count=entry.size, offset=entry.start)
+            with entry.file.open("rb") as handle:
+                for start, count in entry.pieces:
+                    handle.seek(start)
+                    if handle.readinto(room[:count]) != count:
+                        raise UserError(f"{entry.file}: {name} is cut off; the file has changed since it was opened")
+                    room = room[count:]
         except OSError as error:
             raise UserError(f"{entry.file}: could not be read ({error.strerror or error})") from error
-        if values.size != entry.size:
-            raise UserError(f"{entry.file}: {name} is cut off; the file has changed since it was opened")
-        return values.reshape(entry.shape)
+        return values
 
     def _entry(self, name: str) -> Entry:
         if name not in self.entries:
@@ -229,33 +238,33 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
             handle.seek(8)
             header = json.loads(handle.read(length))
         metadata = header.pop("__metadata__", None) or {}
-        entries = {name: (*_entry(file, 8 + length, value), value["data_offsets"][1]) for name, value in header.items()}
+        entries = {name: _entry(file, 8 + length, value) for name, value in header.items()}
     except OSError as error:
         raise UserError(f"{file}: could not be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file}: not a safetensors file (its header cannot be read: {error})") from error
-    end = 0
-    for name, (entry, size, stop) in sorted(entries.items(), key=lambda item: (item[1][0].start, item[1][2])):
-        if entry.start != 8 + length + end or stop - end != size:
+    # in the order of the data; an empty tensor stands before the one that starts where it does
+    ordered = dict(sorted(entries.items(), key=lambda item: (item[1].pieces[0][0], item[1].nbytes)))
+    end = 8 + length
+    for name, entry in ordered.items():
+        if entry.pieces != ((end, entry.nbytes),):
             raise UserError(f"{file}: {name}: its place in the file does not fit its shape")
-        end = stop
-    if 8 + length + end != total:
-        what = "cut off" if 8 + length + end > total else "longer than its header says"
-        raise UserError(f"{file}: {what} ({total:,} bytes of {8 + length + end:,}); copy or download it again")
-    ordered = sorted(entries, key=lambda name: entries[name][0].start)
-    return {name: entries[name][0] for name in ordered}, dict(metadata)
+        end += entry.nbytes
+    if end != total:
+        what = "cut off" if end > total else "longer than its header says"
+        raise UserError(f"{file}: {what} ({total:,} bytes of {end:,}); copy or download it again")
+    return ordered, dict(metadata)
 
 
-def _entry(file: Path, base: int, value: dict[str, Any]) -> tuple[Entry, int]:
-    """Return one tensor's entry and the bytes that its shape takes."""
+def _entry(file: Path, base: int, value: dict[str, Any]) -> Entry:
     kind = value["dtype"]
     if kind not in numpy_types():
         raise ValueError(f"type {kind!r} is not supported")
     shape = tuple(int(width) for width in value["shape"])
     if any(width < 0 for width in shape):
         raise ValueError("a negative width")
-    entry = Entry(file, kind, shape, base + int(value["data_offsets"][0]))
-    return entry, entry.size * numpy_types()[kind].itemsize
+    start, stop = (int(place) for place in value["data_offsets"])
+    return Entry(file, kind, shape, ((base + start, stop - start),))
 
 
 class ShardWriter:
@@ -267,7 +276,7 @@ class ShardWriter:
     Args:
         folder: an existing directory.
         max_shard_bytes: a shard is closed before it would grow over this; None writes one file.
-        metadata: of every file; transformers wants ``format: pt``.
+        metadata: of every file; None is what transformers wants, ``format: pt``.
         stem: first part of the file names.
     """
 
@@ -350,7 +359,8 @@ class ShardWriter:
         """Put the header before the data; a small file is moved up to it, a large one keeps blanks between."""
         handle = self._handle
         assert handle is not None
-        head = json.dumps({"__metadata__": self.metadata, **self._header}, separators=(",", ":")).encode()
+        metadata = {"__metadata__": self.metadata} if self.metadata else {}
+        head = json.dumps({**metadata, **self._header}, separators=(",", ":")).encode()
         room = HEADER_ROOM - 8
         if len(head) > room or self._bytes <= SMALL_FILE:
             room = -(-len(head) // 8) * 8
