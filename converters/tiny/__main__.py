@@ -20,7 +20,7 @@ EXAMPLES = """examples:
 PROMPT = "Read the passage and answer the question below.\n\n### Instruction:\n{}\n\n### Input:\n{}\n\n### Response:"
 FURTHER = "\n\n### Input:\n{}\n\n### Response:"
 
-# Shares of the rows: first mostly digit columns, then reading and what was hardest.
+# Shares of the rows: first mostly digit columns, then reading and what was hardest, then both signs among words.
 MIXES = {
     "first": {
         "add": 0.12,
@@ -44,8 +44,24 @@ MIXES = {
         "reading": 0.21,
         "copying": 0.10,
     },
+    "third": {
+        "signed": 0.34,
+        "multiply": 0.03,
+        "square": 0.05,
+        "divide": 0.06,
+        "root": 0.12,
+        "sum": 0.06,
+        "mean": 0.05,
+        "simplify": 0.02,
+        "reading": 0.14,
+        "numbers": 0.10,
+        "copying": 0.03,
+    },
 }
-WHOLE = {"first": 0.0, "second": 0.5}
+WHOLE = {"first": 0.0, "second": 0.5, "third": 0.2}
+"""Of the reading rows of a mix, the share that is learned as a whole."""
+AMONG_WORDS = {"first": 0.0, "second": 0.0, "third": 0.75}
+"""Of the drills of a mix, the share whose prompt stands among words."""
 
 # Words of everyday Chinese for the tokenizer and the copying rows: the small base has read them, as a large one has,
 # but it has seen none of the arithmetic problems.
@@ -89,9 +105,22 @@ def copying_row(rng: random.Random) -> list[str]:
     return [f"“{text}”", f"“{text}”"]
 
 
+def numbers_row(rng: random.Random) -> list[str]:
+    """Numbers among Chinese words, to be listed in order."""
+    parts, numbers = [], []
+    for _ in range(rng.randint(1, 4)):
+        digits = rng.randrange(10 ** rng.randint(1, 6))
+        number = f"{digits / 100:.2f}" if rng.random() < 0.6 else str(digits)
+        numbers.append(f"-{number}" if rng.random() < 0.3 else number)
+        words = "".join(rng.choice(CHINESE) for _ in range(rng.randint(0, 6)))
+        parts.append(f"{words}{rng.choice((' ', ' ', '：', ''))}{numbers[-1]}{rng.choice((' ', ' ', 'x', '%', '，'))}")
+    parts.append("".join(rng.choice(CHINESE) for _ in range(rng.randint(0, 6))))
+    return ["".join(parts) + "#", " ".join(numbers)]
+
+
 def corpus(rows: int, seed: int, mix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ``(skill, conversation)``: reading, copying and arithmetic drills in the shares of ``MIXES[mix]``."""
-    from converters.tiny.drills import drill
+    from converters.tiny.drills import drill, surrounded
 
     rng = random.Random(seed)
     skills, shares = zip(*MIXES[mix].items(), strict=True)
@@ -101,8 +130,12 @@ def corpus(rows: int, seed: int, mix: str) -> Iterator[tuple[str, dict[str, Any]
             texts = reading_row(rng, WHOLE[mix])
         elif skill == "copying":
             texts = copying_row(rng)
+        elif skill == "numbers":
+            texts = numbers_row(rng)
         else:
             texts = drill(rng, skill)
+            if rng.random() < AMONG_WORDS[mix]:
+                texts[0] = surrounded(rng, texts[0], CHINESE)
         turns = [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
         yield skill, {"id": str(number), "conversations": turns}
 

@@ -1,16 +1,19 @@
 """Arithmetic drills in bare symbols: the skills that the word problems need, without their words.
 
-A drill is a prompt such as ``967.09+688.16=`` and an answer in the cells of ``steps.digits``. Operands are not
-negative; which sign an answer has, what a sentence asks for and how its parts combine is left to fine-tuning.
+A drill is a prompt such as ``967.09+688.16=`` and an answer in the cells of ``steps.digits``. In most of them operands
+are not negative; ``signed`` has both signs. What a sentence asks for and how its parts combine is left to fine-tuning.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable
+from decimal import Decimal
 
-from converters.arithmetic.steps import digits
+from converters.arithmetic.kinds import Problem
+from converters.arithmetic.steps import digits, worked
 from converters.arithmetic.steps.digits import ANSWER, Work, decimal_text, running_sum, simplification
 
 
@@ -76,6 +79,33 @@ def _simplify(rng: random.Random) -> tuple[str, str]:
     return f"{p}/{q}~", simplification(p, q) + ANSWER + f"{p // math.gcd(p, q)}/{q // math.gcd(p, q)}"
 
 
+def _signed(rng: random.Random) -> tuple[str, str]:
+    """One operation on operands of either sign: the sign is settled first, as in the ``worked`` steps."""
+    operator = rng.choices("+-*/", (20, 28, 22, 30))[0]
+    if rng.random() < 0.25:
+        a, b, places = rng.randint(-100, 100), rng.randint(-100, 100), 0
+    else:
+        a, b, places = rng.choice((-1, 1)) * _operand(rng), rng.choice((-1, 1)) * _operand(rng), 2
+    if operator == "/":
+        b = b or 7
+        a = int(math.fmod(a, 1000 * b))
+    left, right = decimal_text(a, places), decimal_text(b, places)
+    problem = Problem("direct computation", "", "", (Decimal(left), operator, Decimal(right)))
+    return f"{left}{operator}{right}=", worked.direct(problem)
+
+
+def _square(rng: random.Random) -> tuple[str, str]:
+    a, places = _operand(rng), _places(rng)
+    work = digits.multiply(a, a)
+    return f"{decimal_text(a, places)}^2=", _answer(work, work.value, 2 * places)
+
+
+def _mean(rng: random.Random) -> tuple[str, str]:
+    terms = [rng.randint(1, 100) for _ in range(rng.randint(3, 10))]
+    work = digits.divide(sum(terms), len(terms), 2)
+    return f"({'+'.join(map(str, terms))})/{len(terms)}=", running_sum(terms) + "\n" + _answer(work, work.value, 2)
+
+
 SKILLS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
     "add": _add,
     "subtract": _subtract,
@@ -84,7 +114,34 @@ SKILLS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
     "root": _root,
     "sum": _sum,
     "simplify": _simplify,
+    "signed": _signed,
+    "square": _square,
+    "mean": _mean,
 }
+
+_BINARY = re.compile(r"(-?[\d.]+)([-+*/^])(-?[\d.]+)[=~]")
+
+
+def surrounded(rng: random.Random, prompt: str, words: list[str]) -> str:
+    """Put a drill's prompt among words at any distance from the row's start, so that operands are found anywhere."""
+
+    def some(most: int) -> str:
+        return rng.choice(("", "", " ", "，")).join(rng.choice(words) for _ in range(rng.randint(0, most)))
+
+    match = _BINARY.fullmatch(prompt)
+    if match:
+        left, operator, right = match.groups()
+        gap = rng.choice(("", " ", " "))
+        inside = some(2) if rng.random() < 0.4 else ""
+        core = f"{left}{gap}{inside}{operator}{some(2) if inside else ''}{gap}{right}"
+    else:
+        core = prompt.rstrip("=~")
+        if "+" in core and "(" not in core:
+            between = rng.choice(("+", ", ", ", ", " + ", "，"))
+            core = f"{rng.choice(('[', '[', '：', ''))}{core.replace('+', between)}{rng.choice((']', ']', ''))}"
+    before = some(7) + rng.choice(("", " ", "：", " "))
+    after = rng.choice(("", " ", " ")) + some(7) + rng.choice("？。= ")
+    return (before + core + after).strip()
 
 
 def drill(rng: random.Random, skill: str) -> list[str]:
