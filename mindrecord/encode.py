@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -49,6 +50,14 @@ class TokenRows:
     def lengths(self) -> NDArray[np.int64]:
         """Number of ids of each row, int64 [n]."""
         return np.diff(self.offsets)
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the integers: equal for equal rows, whatever backend or file holds them."""
+        identity = hashlib.sha256()
+        for part in (self.input_ids, self.labels, self.offsets):
+            identity.update(np.ascontiguousarray(part).tobytes())
+        return identity.hexdigest()
 
 
 def encode(

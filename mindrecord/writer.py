@@ -1,0 +1,96 @@
+"""Token rows to a MindRecord file that mindformers trains from."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters.cli import UsageError, UserError
+from converters.files import write_json
+from mindrecord.encode import IGNORE, TokenRows
+from mindrecord.layout import COLUMNS, SUFFIX, index_of
+
+
+def sidecar_of(path: Path) -> Path:
+    """Return the JSON file beside a MindRecord file that says how its rows were made."""
+    return path.with_name(path.name + ".json")
+
+
+def write_rows(rows: TokenRows, path: Path, *, seq_length: int, pad_id: int, sidecar: dict[str, Any]) -> None:
+    """Write rows as mindformers reads them, with index and sidecar: all three or none.
+
+    Each row becomes ``input_ids`` and ``labels``, int32 [seq_length + 1], filled up with ``pad_id`` and −100.
+    mindformers trains on ``ids[:-1]`` against ``labels[1:]``, where the label is not −100 and the id is not the pad.
+
+    Args:
+        rows: what to write; none longer than ``seq_length + 1``.
+        path: the file, named ``….mindrecord``; ``path.db`` and ``path.json`` come beside it.
+        seq_length: tokens of model input.
+        pad_id: fills up short rows; occurs in no row.
+        sidecar: what is known about the rows (template, tokenizer, audit); what the file holds is added.
+
+    Raises:
+        UsageError: the name cannot be that of a MindRecord file.
+        UserError: a row does not fit, holds the pad, or the files cannot be written.
+    """
+    if path.suffix != SUFFIX or set(path.name) & set(":*?\"<>|`&\\';") or path.name.startswith(" "):
+        raise UsageError(f"{path}: MindSpore and mindformers need a name like train{SUFFIX}, without :*?\"<>|`&\\';")
+    over = np.flatnonzero(rows.lengths > seq_length + 1)
+    if len(over):
+        raise UserError(
+            f"{path}: {len(over)} rows do not fit seq_length={seq_length}; row {rows.ids[over[0]]} has "
+            f"{rows.lengths[over[0]]} ids"
+        )
+    if not len(rows):
+        raise UserError(f"{path}: there are no rows to write")
+    padded = np.flatnonzero(rows.input_ids == pad_id)
+    if len(padded):
+        row = int(np.searchsorted(rows.offsets, padded[0], side="right")) - 1
+        raise UserError(f"{path}: row {rows.ids[row]} holds the pad token {pad_id}: mindformers masks it")
+    record = {
+        **sidecar,
+        "rows": len(rows),
+        "seq_length": seq_length,
+        "columns": list(COLUMNS),
+        "pad_id": pad_id,
+        "rows_sha256": rows.sha256,
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # the name is kept inside the files, so they are made in a folder beside, under their final names
+        with tempfile.TemporaryDirectory(prefix=f".tmp-{path.name}-", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            _write(rows, temporary, seq_length, pad_id)
+            write_json(sidecar_of(temporary), record)
+            path.unlink(missing_ok=True)
+            # the data file last: where it is, the others are
+            for place in (index_of, sidecar_of, Path):
+                os.replace(place(temporary), place(path))
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror or error}); nothing was left") from error
+
+
+def _write(rows: TokenRows, path: Path, seq_length: int, pad_id: int) -> None:
+    from mindspore.mindrecord import FileWriter
+
+    writer = FileWriter(str(path), 1, overwrite=True)
+    writer.set_header_size(1 << 22)
+    writer.set_page_size(max(1 << 16, 1 << (8 * seq_length + 16).bit_length()))
+    writer.add_schema(COLUMNS, "token rows")
+    batch = []
+    for i in range(len(rows)):
+        ids = np.full(seq_length + 1, pad_id, np.int32)
+        labels = np.full(seq_length + 1, IGNORE, np.int32)
+        row = rows.row(i)
+        ids[: len(row[0])], labels[: len(row[0])] = row
+        batch.append({"input_ids": ids, "labels": labels})
+        if len(batch) == 5000:
+            writer.write_raw_data(batch)
+            batch = []
+    if batch:
+        writer.write_raw_data(batch)
+    writer.commit()
