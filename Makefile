@@ -4,14 +4,20 @@ VENV := .venv
 PY := $(VENV)/bin/python
 OUT := demo
 
-.PHONY: demo test lint env tiny-base clean
+.PHONY: demo test test-newest lint env env-all tiny-base clean
 
 env: $(VENV)/installed
+env-all: $(VENV)/installed-all
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cuda,dev]'
+	touch $@
+
+# With MindSpore and mindformers, so that both backends can be compared; they have wheels for Python 3.11 and 3.12.
+$(VENV)/installed-all: $(VENV)/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	touch $@
 
 # Raw problems → worked training rows → LoRA on the shipped small base → accuracy by kind, before and after.
@@ -28,8 +34,14 @@ demo: env
 	$(PY) -m eval.math --compare $(OUT)/before $(OUT)/after
 	$(PY) -m eval.retention --before $(OUT)/reading-before --after $(OUT)/reading-after || test $$? -eq 3
 
-test: env lint
+test: env-all lint
 	$(PY) -m pytest -m "not gpu and not slow"
+
+# The CUDA backend with the newest releases of everything but torch, in an environment of its own.
+test-newest:
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade torch==2.13.0 -e '.[cuda,dev]'
+	$(VENV)-newest/bin/python -m pytest -m "backend and not slow" tests/backends tests/eval
 
 lint: env
 	$(PY) -m ruff check .
@@ -47,4 +59,4 @@ tiny-base: env
 	cp runs/tiny/second/model.safetensors runs/tiny/second/config.json models/tiny/
 
 clean:
-	rm -rf $(VENV) $(OUT) build *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(OUT) build *.egg-info
