@@ -71,7 +71,7 @@ def wrong_order(turns: Sequence[Turn]) -> str | None:
 def read_conversations(path: str | os.PathLike[str], *, unanswered: bool = False) -> list[Conversation]:
     """Read a ShareGPT or Alpaca file (JSONL or one JSON array, ``.gz`` too, ``-`` is stdin).
 
-    A row without ``id`` takes its number, from 1.
+    A row without ``id`` (or ``idx``, as report 000 has it) takes its number, from 1.
 
     Args:
         path: the file.
@@ -135,7 +135,7 @@ def _parse(row: Any, number: int, unanswered: bool) -> Conversation:
     fault = wrong_order(turns)
     if fault:
         raise _WrongShapeError(fault)
-    given = row.get("id")
+    given = row.get("id", row.get("idx"))
     return Conversation(str(number if given is None else given), tuple(turns))
 
 

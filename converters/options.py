@@ -66,14 +66,14 @@ def add_output_arguments(
     Args:
         parser: the command's.
         formats: layouts to choose from.
-        layout: the default one; None where the command chooses by itself and says so in ``out_help``.
+        layout: the default one; None: by the name, ``alpaca-array`` for OUT.json, else ``jsonl``.
         kind: one of the kinds that ``--balance`` can name; None leaves ``--balance`` out.
         out_help: what OUT may be.
         max_rejected: the default share.
     """
-    shown = " (default: %(default)s)" if layout else ""
+    shown = "%(default)s" if layout else "alpaca-array where OUT ends in .json, else jsonl"
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help=out_help)
-    parser.add_argument("--format", choices=formats, default=layout, help=f"layout of OUT{shown}")
+    parser.add_argument("--format", choices=formats, default=layout, help=f"layout of OUT (default: {shown})")
     parser.add_argument("--rows", type=int, metavar="INT", help="rows to sample (default: all, in input order)")
     parser.add_argument(
         "--multiple-of", type=int, default=1, metavar="INT", help="round rows down (default: %(default)s)"
@@ -130,7 +130,7 @@ def output_options(args: argparse.Namespace, names: Sequence[str] = ()) -> dict[
 
     return {
         "out": args.out,
-        "layout": args.format,
+        "layout": args.format or ("alpaca-array" if args.out.suffix == ".json" else "jsonl"),
         "rows": args.rows,
         "multiple_of": args.multiple_of,
         "balance": parse_balance(args.balance, names) if "balance" in args else PROPORTIONAL,

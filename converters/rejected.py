@@ -26,10 +26,12 @@ class Rejected:
 
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
+        self._first = ""
         self._rows = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - lives as long as the object
 
     def add(self, line: int, error: RowError) -> None:
         """Note one refused row: its line number, why, and what stands there."""
+        self._first = self._first or f"line {line}: {error.detail[:200] or error.reason}; "
         self.reasons[error.reason] += 1
         row = {"line": line, "reason": error.reason, "detail": error.detail[:SHOWN_CHARACTERS], "row": error.text}
         self._rows.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode() + "\n")
@@ -53,5 +55,5 @@ class Rejected:
             listed = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
             raise UserError(
                 f"{name}: {self.reasons.total()} of {rows_in} rows rejected ({listed}), more than "
-                f"--max-rejected {allowed:g}; nothing was converted\nsee {saved}"
+                f"--max-rejected {allowed:g}; nothing was converted\n{self._first}see {saved}"
             )

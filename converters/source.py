@@ -24,6 +24,7 @@ from converters.files import sha256_file
 BLOCK_BYTES = 8 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,17 @@ class Source:
 
 
 @contextmanager
-def open_source(name: str, expected: str = "one JSON object a line") -> Iterator[Source]:
+def open_source(name: str, expected: str = "one JSON object a line", *, array: bool = True) -> Iterator[Source]:
     """Open a raw file by name, ``-`` being stdin; temporary files live as long as the context.
 
     Args:
         name: of the file.
-        expected: what should be in it, for the error when nothing is; a JSON array is taken only in place of JSON.
+        expected: what should be in it, for the error when nothing is.
+        array: a file that begins with ``[`` is a JSON array, whose elements are the rows.
 
     Raises:
         UsageError: there is no such file, or nothing is in it.
-        UserError: it starts as a JSON array but is not one, or its gzip data is damaged.
+        UserError: it starts as a JSON array but is not one, its gzip data is damaged, or it is UTF-16.
     """
     with tempfile.TemporaryDirectory(prefix="convert-") as folder, ThreadPoolExecutor(1) as hashing:
         path, shown = Path(name), name
@@ -87,10 +89,12 @@ def open_source(name: str, expected: str = "one JSON object a line") -> Iterator
         lines = path
         if _begins_with(path, _GZIP_MAGIC):
             lines = _unpacked(path, shown, Path(folder) / "unpacked")
+        if any(_begins_with(lines, mark) for mark in _UTF16):
+            raise UserError(f"{shown}: UTF-16, not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8")
         first = _first_byte(lines)
         if not first:
             raise UsageError(f"{shown}: empty; {expected} is expected")
-        if first == b"[" and "JSON" in expected:
+        if array and first == b"[":
             lines = _array_as_lines(lines, shown, Path(folder) / "rows")
         yield Source(shown, path.stat().st_size, lines, hashing.submit(sha256_file, path))
 
