@@ -52,7 +52,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Prepare rows and model, let the ways take turns, return the figures."""
     import torch
 
-    from backends.cuda.record import code_version, package_versions
+    from backends.record import code_version, package_versions
 
     rows_file = make_rows(folder, args.rows)
     model = make_model(folder / "model", rows_file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,3 +18,14 @@ def epoch_order(n: int, seed: int, epoch: int, shuffle: bool = True) -> NDArray[
         return np.arange(n, dtype=np.int64)
     keys = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(n)
     return np.argsort(keys, kind="stable").astype(np.int64)
+
+
+def rows_of_step(count: int, batch_size: int, step: int, seed: int, shuffle: bool) -> NDArray[np.int64]:
+    """Indices of the rows that optimizer step ``step`` (from 0) takes; an epoch's incomplete last step is dropped."""
+    epoch, place = divmod(step, count // batch_size)
+    return _order(count, seed, epoch, shuffle)[place * batch_size : (place + 1) * batch_size]
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int, shuffle: bool) -> NDArray[np.int64]:
+    return epoch_order(count, seed, epoch, shuffle)

@@ -10,14 +10,12 @@ Shapes: t tokens of a micro-batch, k supervised ones, n rows, s longest row.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 
 from backends.cuda.attention import Layout
 from mindrecord.encode import TokenRows
-from mindrecord.order import epoch_order
 
 IGNORED = -100
 
@@ -39,18 +37,6 @@ class MicroBatch:
     tokens: int
     layout: Layout | None = None
     attention_mask: torch.Tensor | None = None
-
-
-def rows_of_step(count: int, batch_size: int, step: int, seed: int, shuffle: bool) -> np.ndarray:
-    """Indices of the rows that optimizer step ``step`` (from 0) takes; an epoch's incomplete last step is dropped."""
-    steps_per_epoch = count // batch_size
-    epoch, place = divmod(step, steps_per_epoch)
-    return _order(count, seed, epoch, shuffle)[place * batch_size : (place + 1) * batch_size]
-
-
-@lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
-    return epoch_order(count, seed, epoch, shuffle)
 
 
 def share_of_process(rows: np.ndarray, lengths: np.ndarray, process: int, processes: int) -> np.ndarray:

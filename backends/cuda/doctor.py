@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from backends.cuda.record import PACKAGES, code_version, package_versions
+from backends.record import PACKAGES, code_version, package_versions
 from converters.cli import UserError, format_table
 
 # the oldest versions that the code was written for

@@ -21,7 +21,6 @@ import torch
 
 from backends.checkpoint import fingerprint, weight_files
 from backends.cuda import attention
-from backends.cuda.batches import rows_of_step
 from backends.cuda.inputs import check_inputs
 from backends.cuda.model import (
     add_lora,
@@ -36,14 +35,24 @@ from backends.cuda.model import (
 from backends.cuda.optimizer import Optimizer
 from backends.cuda.processes import Processes, joined, speak
 from backends.cuda.product import load_weights, save_product, save_weights
-from backends.cuda.record import TrainLog, environment, plot_loss
 from backends.cuda.step import Stepper, row_names
 from backends.recipe import Recipe, load_recipe
+from backends.record import TrainLog, environment, processor
+from backends.resume import (
+    checkpoint_steps,
+    checkpoint_to_resume,
+    open_run,
+    remove_old_checkpoints,
+    steps_of,
+    write_environment,
+    write_result,
+    write_start,
+)
 from backends.rows import TrainingRows, load_rows
-from backends.run import Checkpoint, Run, changed_settings, read_log, write_recipe
+from backends.run import Checkpoint, Run, read_log
 from backends.schedule import learning_rate, warmup_steps
 from converters.cli import UserError
-from converters.files import read_json, write_json
+from mindrecord.order import rows_of_step
 
 
 def train(path: str | None, overrides: list[str], *, device: str, dtype: str, resume: bool) -> Path:
@@ -62,17 +71,9 @@ def train(path: str | None, overrides: list[str], *, device: str, dtype: str, re
     """
     recipe = load_recipe(path, overrides)
     resume = resume or recipe.resume_training
-    run = Run(Path(recipe.output_dir))
-    if (run.path / "recipe.yaml").is_file():
-        if not resume:
-            raise UserError(
-                f"{run.path}: a run of {len(read_log(run.log))} steps is there already; --resume goes on with it, "
-                "output_dir=DIR starts another"
-            )
-        _refuse(run, changed_settings(run.recipe, recipe))
-        if run.result is not None:
-            speak(f"{run.path}: this run is finished ({run.result['steps']:,} steps); nothing to resume")
-            return run.path
+    run, finished = open_run(recipe, resume, speak)
+    if finished:
+        return run.path
     check_inputs(recipe)
     target = choose_device(device)
     with joined(target.type) as processes:
@@ -83,15 +84,7 @@ def train(path: str | None, overrides: list[str], *, device: str, dtype: str, re
 def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resume: bool, processes: Processes) -> None:
     data = load_rows(recipe, quiet=not processes.first)
     count, batch = len(data.rows), recipe.runner_config.batch_size
-    steps_per_epoch = count // batch
-    if steps_per_epoch == 0:
-        raise UserError(f"{count} rows are not one step of runner_config.batch_size {batch}; set it to {count} or less")
-    total = steps_per_epoch * recipe.runner_config.epochs
-    left_out = count - steps_per_epoch * batch
-    speak(
-        f"rows: {count:,}; {steps_per_epoch:,} steps of {batch} an epoch, {total:,} in all"
-        + (f"; {left_out} rows are left over in each epoch (drop_remainder)" if left_out else "")
-    )
+    steps_per_epoch, total = steps_of(recipe, count, speak)
     dtype = choose_dtype(dtype_name, recipe.model.model_config.compute_dtype, device)
     if dtype == torch.float16:
         raise UserError("compute_dtype: float16 gradients overflow; set model.model_config.compute_dtype=bfloat16")
@@ -109,7 +102,9 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
         if before != now:
             speak(f"layout: {before} before, {now} now: the same run to rounding, not to the bit")
     if processes.first:
-        _write_environment(run, environment(device, dtype, processes.count), start)
+        device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+        here = environment(str(device), device_name, _name(dtype), torch.get_num_threads(), processes.count)
+        write_environment(run, here, start)
 
     log = TrainLog(run.log, read_log(run.log)[:start], total) if processes.first else None
     saving = checkpoint_steps(recipe, total)
@@ -162,46 +157,19 @@ def _enter(
     processes: Processes,
 ) -> Checkpoint | None:
     """Prepare the run directory; return the checkpoint to go on from, or None to start."""
-    checkpoint = None
     base = fingerprint(weight_files(Path(recipe.load_checkpoint))) if recipe.load_checkpoint else None
-    if (run.path / "recipe.yaml").is_file():
-        before, whole = read_json(run.path / "data.json"), run.checkpoints()
-        changes = []
-        if before["rows_sha256"] != data.record["rows_sha256"]:
-            changes.append(
-                f"data: the run has rows {before['rows_sha256'][:12]} of {before['files'][0]['path']}, "
-                f"these are {data.record['rows_sha256'][:12]} of {data.record['files'][0]['path']}"
-            )
-        if before["base"] != base:
-            changes.append(f"load_checkpoint: the run is on weights {before['base']}, these are {base}")
-        if whole and whole[-1].state["dtype"] != str(dtype):
-            changes.append(f"dtype: the run has {whole[-1].state['dtype']}, now it is {dtype}")
-        _refuse(run, changes)
-        if whole:
-            checkpoint = whole[-1]
-        else:
-            speak(f"{run.path}: no whole checkpoint yet, starting from the beginning")
-    elif resume:
-        speak(f"{run.path}: nothing to resume there, starting from the beginning")
+    checkpoint = checkpoint_to_resume(run, data.record, base, _name(dtype), "cuda", resume, speak)
     processes.wait()
     if processes.first:
         run.path.mkdir(parents=True, exist_ok=True)
         run.remove_unfinished()
         if checkpoint is None:
-            write_json(run.path / "data.json", data.record | {"base": base})
-            write_json(run.path / "template.json", data.template.to_json())
-            data.tokenizer.save(run.path)
-            write_recipe(recipe, run.path / "recipe.yaml")
+            write_start(run, recipe, data, base)
     return checkpoint
 
 
-def _write_environment(run: Run, now: dict[str, Any], start: int) -> None:
-    """Store where the run began, and under ``resumed`` where it went on."""
-    file = run.path / "environment.json"
-    if start:
-        first = read_json(file)
-        now = first | {"resumed": [*first.get("resumed", []), {"after_step": start} | now]}
-    write_json(file, now)
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def build_model(recipe: Recipe, data: TrainingRows, device: torch.device, dtype: torch.dtype) -> tuple[Any, bool]:
@@ -241,15 +209,6 @@ def build_model(recipe: Recipe, data: TrainingRows, device: torch.device, dtype:
     return model, obstacle is None
 
 
-def checkpoint_steps(recipe: Recipe, total: int) -> set[int]:
-    """Steps after which a checkpoint is written: every ``save_checkpoint_steps``, or evenly spaced at -1."""
-    callback = recipe.checkpoint_callback
-    every, keep = int(callback.get("save_checkpoint_steps", -1)), int(callback.get("keep_checkpoint_max", 5))
-    if every > 0:
-        return {*range(every, total + 1, every), total}
-    return {round(total * part / keep) for part in range(1, keep + 1)} - {0}
-
-
 def layout(recipe: Recipe, processes: Processes) -> str:
     """What decides how sums are rounded, in words."""
     threads = f"{processes.count} processes of {torch.get_num_threads()} threads"
@@ -274,41 +233,15 @@ def _save_checkpoint(
             "step": step,
             "total": total,
             "seed": recipe.seed,
-            "dtype": str(dtype),
+            "backend": "cuda",
+            "dtype": _name(dtype),
             "layout": layout(recipe, processes),
             "rows_sha256": data.record["rows_sha256"],
         }
         (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    keep = int(recipe.checkpoint_callback.get("keep_checkpoint_max", 5))
-    for old in run.checkpoints()[:-keep]:
-        run.remove_checkpoint(old)
+    remove_old_checkpoints(run, recipe)
 
 
 def _finish(run: Run, recipe: Recipe, model: Any, rows: list[dict[str, Any]]) -> None:
     save_product(model, run.path, recipe.model.model_config.param_init_type)
-    title = f"{run.path.name}: {rows[-1]['step']:,} steps of {recipe.runner_config.batch_size} rows"
-    plot_loss(rows, run.path / "loss.png", title)
-    seconds = sum(row["seconds"] for row in rows)
-    tokens = sum(row["tokens"] for row in rows)
-    result = {
-        "steps": rows[-1]["step"],
-        "first_loss": rows[0]["loss"],
-        "last_loss": rows[-1]["loss"],
-        "tokens": tokens,
-        "supervised_tokens": sum(row["supervised_tokens"] for row in rows),
-        "seconds": round(seconds, 1),
-        "tokens_per_s": round(tokens / seconds, 1),
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-    }
-    write_json(run.path / "result.json", result)
-    speak(
-        f"{run.path}: {result['steps']:,} steps in {seconds / 60:.1f} min, {result['tokens_per_s']:,.0f} tokens/s, "
-        f"loss {rows[0]['loss']:.4f} → {rows[-1]['loss']:.4f}"
-    )
-
-
-def _refuse(run: Run, changes: list[str]) -> None:
-    """Refuse to resume with what would make another run of it."""
-    if changes:
-        rest = f"; and {'; '.join(changes[1:4])}" if len(changes) > 1 else ""
-        raise UserError(f"{run.path}: cannot be resumed: {changes[0]}{rest}")
+    write_result(run, recipe, rows, sum(p.numel() for p in model.parameters() if p.requires_grad), speak)

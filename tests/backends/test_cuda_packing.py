@@ -9,13 +9,14 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.backend
 
 from backends.cuda import attention  # noqa: E402
-from backends.cuda.batches import micro_batches, rows_of_step, share_of_process  # noqa: E402
+from backends.cuda.batches import micro_batches, share_of_process  # noqa: E402
 from backends.cuda.model import add_lora, llama_config, new_model  # noqa: E402
 from backends.cuda.step import sum_nll  # noqa: E402
 from backends.lora import target_layers  # noqa: E402
 from backends.plan import Sizes, activation_bytes  # noqa: E402
 from backends.recipe import ModelConfig, PetConfig  # noqa: E402
 from mindrecord.encode import TokenRows  # noqa: E402
+from mindrecord.order import rows_of_step  # noqa: E402
 
 CPU = torch.device("cpu")
 SMALL = {

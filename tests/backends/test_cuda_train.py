@@ -12,7 +12,6 @@ pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore::UserWarni
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from backends.cuda.__main__ import main  # noqa: E402
-from backends.cuda.batches import rows_of_step  # noqa: E402
 from backends.cuda.model import load_model  # noqa: E402
 from backends.lora import initial_lora_a  # noqa: E402
 from backends.recipe import load_recipe  # noqa: E402
@@ -21,6 +20,7 @@ from backends.run import Run, read_log  # noqa: E402
 from backends.schedule import learning_rate  # noqa: E402
 from converters.cli import UsageError, UserError  # noqa: E402
 from converters.template import get_template  # noqa: E402
+from mindrecord.order import rows_of_step  # noqa: E402
 
 SIZES = {
     "run_mode": "train",

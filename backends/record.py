@@ -17,6 +17,7 @@ from converters.cli import progress
 from converters.files import atomic, write_text
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "twinlora")
+ASCEND_PACKAGES = ("mindspore", "mindformers", "mindpet", "tokenizers", "numpy", "twinlora")
 
 
 def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str | None]:
@@ -30,28 +31,28 @@ def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str | None]:
     return found
 
 
-def environment(device: Any, dtype: Any, processes: int) -> dict[str, Any]:
+def environment(
+    device: str, device_name: str, dtype: str, threads: int, processes: int, packages: Sequence[str] = PACKAGES
+) -> dict[str, Any]:
     """Versions, device and code of this process, for ``environment.json``."""
-    import torch
-
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": package_versions(),
+        "packages": package_versions(packages),
         "code": code_version(),
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "dtype": str(dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
+        "device": device,
+        "device_name": device_name,
+        "dtype": dtype,
+        "threads": threads,
         "processes": processes,
     }
 
 
 def code_version() -> str | None:
     """Git commit of the code, ``+changes`` when files differ from it, None outside a git checkout."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
     try:
@@ -65,7 +66,8 @@ def code_version() -> str | None:
     return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the CPU."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
