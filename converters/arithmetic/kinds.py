@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal, DecimalException
-from typing import Any
+from typing import Any, NamedTuple
 
 ENGLISH = "english"
 CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
@@ -31,8 +31,7 @@ class StepError(Exception):
     """A solution or a step that does not hold; the message is the reason a row is rejected for."""
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):  # a tuple, because one is made for every row
     """One problem, read.
 
     ``operands`` by kind: direct computation (Decimal, operator, Decimal); power (Decimal, int); sqrt (Decimal,);
