@@ -1,0 +1,331 @@
+"""WebQA as conversations that answer from a given text, or refuse where the answer is not in it, as report 003 asks.
+
+Each evidence of a question is one row; ``no_answer`` becomes one of the report's ten refusals. The report's model
+refused too often, because most of its rows were refusals: ``--refusal-share`` sets their share, and where the data has
+too few, ``--make-unanswerable`` pairs questions with evidence that lacks their answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from converters.cli import UsageError, UserError, run_main
+from converters.options import OutputOptions, add_output_arguments, check_output_arguments, output_options
+from converters.rejected import RowError
+
+if TYPE_CHECKING:
+    from converters.job import Plan, Row, Tally
+    from converters.source import Source
+
+NO_ANSWER = "no_answer"
+REFUSALS = (
+    "抱歉，根据您所给的内容，我无法找到有关问题的答案",
+    "给定的信息中似乎没有提到问题的答案",
+    "根据提供的内容，我无法找到问题的相关信息",
+    "根据您提供的上下文，我找不到与问题相关的答案",
+    "给定的信息中似乎没有与问题有关的信息",
+    "根据上述内容，我难以找到问题的解答",
+    "据我所知，问题的答案不在提供的信息中",
+    "根据上述信息，问题的答案似乎不可得",
+    "给定的上下文似乎没有包含问题的答案",
+    "给定的信息中似乎没有与问题有关的线索",
+)
+ANSWERED, REFUSED = KINDS = ("answered", "refused")
+LOPSIDED = 0.6
+"""From this share on a model learns which side is commoner rather than when to refuse."""
+CANDIDATES = 16
+"""Evidences that are looked at for one made unanswerable row; the one most like the question is taken."""
+EXAMPLE = '{"Q_1": {"question": "…", "evidences": {"Q_1#00": {"answer": ["no_answer"], "evidence": "…"}}}}'
+EXAMPLES = """examples:
+  python -m converters.webqa me_train.json -o webqa_train.jsonl --refusal-share 0.3 --multiple-of 8
+  python -m converters.webqa me_test.ann.json -o train.jsonl --make-unanswerable --refusal-share 0.3 \\
+      --holdout 500 --holdout-out test.jsonl
+  python -m converters.webqa me_test.ir.json -o test.jsonl --evidences voted
+"""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One text of one question; no ``answers`` means that it has none."""
+
+    number: int
+    id: str
+    question_id: str
+    question: str
+    text: str
+    answers: tuple[str, ...]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m converters.webqa",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "data", metavar="DATA", help="WebQA's JSON (me_train.json, me_*.ann.json, me_*.ir.json), .gz too"
+    )
+    add_output_arguments(parser, layout=None)
+    parser.add_argument(
+        "--refusal-share", type=float, metavar="FLOAT", help="share of refusals, 0 to 1 (default: as in the data)"
+    )
+    parser.add_argument(
+        "--evidences",
+        choices=["separate", "voted"],
+        default="separate",
+        help="separate: one row an evidence; voted: one row a question, with the answer that most of its evidences "
+        "give and the first of these (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--make-unanswerable",
+        action="store_true",
+        help="for each answered row, make a refused one of the same question with another question's evidence",
+    )
+    return parser
+
+
+def read_evidences(source: Source, tally: Tally) -> Iterator[Evidence]:
+    """Yield the evidences of WebQA's JSON object, numbered from 1.
+
+    Raises:
+        UserError: the file is not such an object.
+    """
+    try:
+        data = json.loads(source.lines.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source.name}: not JSON ({error}); expected such as {EXAMPLE}") from error
+    if not isinstance(data, dict) or not any(isinstance(one, dict) and "evidences" in one for one in data.values()):
+        found = f"the keys {', '.join(map(repr, list(data)[:3]))}" if isinstance(data, dict) else type(data).__name__
+        raise UserError(f"{source.name}: found {found}; expected question ids, such as {EXAMPLE}")
+    for question_id, value in data.items():
+        try:
+            question, evidences = _question(value)
+        except RowError as error:
+            tally.rows_in += 1
+            tally.rejected.add(tally.rows_in, RowError(error.reason, f"{question_id}: {error.detail}", _shown(value)))
+            continue
+        for evidence_id, one in evidences.items():
+            tally.rows_in += 1
+            try:
+                text, answers = _evidence(one)
+            except RowError as error:
+                tally.rejected.add(tally.rows_in, RowError(error.reason, f"{evidence_id}: {error.detail}", _shown(one)))
+                continue
+            yield Evidence(tally.rows_in, evidence_id, question_id, question, text, answers)
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _question(value: Any) -> tuple[str, dict[str, Any]]:
+    if not isinstance(value, dict):
+        raise RowError("not an object", f"found {type(value).__name__}")
+    for key in ("question", "evidences"):
+        if key not in value:
+            raise RowError("missing key", f"no {key}; found {', '.join(map(repr, value)) or 'no key'}")
+    if not isinstance(value["evidences"], dict):
+        raise RowError("not an object", f"evidences is {type(value['evidences']).__name__}")
+    return _text(value, "question"), value["evidences"]
+
+
+def _evidence(value: Any) -> tuple[str, tuple[str, ...]]:
+    if not isinstance(value, dict):
+        raise RowError("not an object", f"found {type(value).__name__}")
+    answer = value.get("answer")
+    if not isinstance(answer, list) or not answer or not all(isinstance(one, str) and one.strip() for one in answer):
+        raise RowError("no answer", f"answer is {_shown(answer)}; expected a list of texts, or [{NO_ANSWER!r}]")
+    answers = tuple(dict.fromkeys(one.strip() for one in answer))
+    if NO_ANSWER in answers and len(answers) > 1:
+        raise RowError("answer and no answer", f"answer is {_shown(answer)}")
+    return _text(value, "evidence"), () if NO_ANSWER in answers else answers
+
+
+def _text(value: Mapping[str, Any], key: str) -> str:
+    text = value.get(key)
+    if not isinstance(text, str):
+        raise RowError("not a string", f"{key} is {type(text).__name__}")
+    if not text.strip():
+        raise RowError("empty text", f"{key} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RowError("broken text", f"{key} has half of a surrogate pair") from None
+    return text
+
+
+def vote(evidences: Iterable[Evidence], tally: Tally) -> Iterator[Evidence]:
+    """Yield for each question the first evidence whose answer most of its evidences give.
+
+    Evidences without an answer have no vote, unless none has one; of equals the earlier answer wins.
+    """
+    by_question: dict[str, list[Evidence]] = {}
+    for one in evidences:
+        by_question.setdefault(one.question_id, []).append(one)
+    for group in by_question.values():
+        votes = Counter(answer for one in group for answer in one.answers)
+        won = max(votes, key=votes.__getitem__) if votes else None
+        chosen = next(one for one in group if won is None or won in one.answers)
+        tally.dropped["another evidence of the same question was taken"] += len(group) - 1
+        yield Evidence(
+            chosen.number, chosen.id, chosen.question_id, chosen.question, chosen.text, (won,) if won else ()
+        )
+
+
+def instruction(question: str, evidence: str) -> str:
+    """Report 003's wording."""
+    return f"请根据给定下文：{evidence}\n告诉我{question}\n"
+
+
+def refusal(row_id: str, seed: int) -> str:
+    """One of the refusals, the same for the same row and seed wherever the row stands."""
+    digest = hashlib.sha256(f"{seed}:{row_id}".encode()).digest()
+    return REFUSALS[int.from_bytes(digest[:8], "big") % len(REFUSALS)]
+
+
+def plain(text: str) -> str:
+    """A text for comparing: full-width as plain, no case, letters and digits alone."""
+    return "".join(char for char in unicodedata.normalize("NFKC", text).casefold() if char.isalnum())
+
+
+def contains(text: str, answer: str) -> bool:
+    """Whether an answer stands in a text, but for spaces, punctuation and case."""
+    return (plain(answer) or answer) in (plain(text) if plain(answer) else text)
+
+
+def make_unanswerable(evidences: list[Evidence], seed: int, tally: Tally) -> Iterator[Evidence]:
+    """Yield for each answered evidence its question with another question's text that lacks every known answer.
+
+    Of CANDIDATES texts drawn by seed, the one that shares most pairs of characters with the question is taken: a text
+    of another subject would be too easy to refuse.
+    """
+    known: dict[str, set[str]] = {}
+    for one in evidences:
+        known.setdefault(one.question_id, set()).update(filter(None, map(plain, one.answers)))
+    # two ids may ask the same
+    texts = [(other.question, other, plain(other.text)) for other in evidences]
+    pairs = [_pairs(text) for _, _, text in texts]
+    for one in evidences:
+        if not one.answers:
+            continue
+        draw = random.Random(f"{seed}:{one.id}")
+        wanted, best, most = _pairs(plain(one.question)), None, -1
+        for place in draw.sample(range(len(texts)), min(CANDIDATES, len(texts))):
+            question, other, text = texts[place]
+            if question == one.question or any(answer in text for answer in known[one.question_id]):
+                continue
+            if (shared := len(wanted & pairs[place])) > most:
+                best, most = other, shared
+        if best is None:
+            tally.dropped["made unanswerable: no text without the answer was drawn"] += 1
+            continue
+        yield Evidence(one.number, f"{one.id}+{best.id}", one.question_id, one.question, best.text, ())
+
+
+def _pairs(text: str) -> set[str]:
+    return {text[i : i + 2] for i in range(len(text) - 1)}
+
+
+def convert_rows(evidences: Iterable[Evidence], seed: int, made: bool, balanced: bool, tally: Tally) -> Iterator[Row]:
+    """Ask each evidence; made unanswerable rows come after the data's own."""
+    from converters.job import Row
+
+    own = list(evidences)
+    rows = [*own, *make_unanswerable(own, seed, tally)] if made else own
+    refused = sum(not one.answers for one in rows)
+    several = sum(len(one.answers) > 1 for one in rows)
+    unsupported = sum(not any(contains(one.text, answer) for answer in one.answers) for one in rows if one.answers)
+    tally.figures["evidence"] = {
+        "made_unanswerable": len(rows) - len(own),
+        "several_answers": several,
+        "answer_not_in_evidence": unsupported,
+    }
+    if several:
+        tally.notes.append(f"{several:,} evidences have several answers; the first is taken")
+    if unsupported:
+        tally.notes.append(f"{unsupported:,} answers do not stand in their evidence as they are written")
+    if rows and not balanced and max(refused, len(rows) - refused) > LOPSIDED * len(rows):
+        kind = REFUSED if refused > len(rows) - refused else ANSWERED
+        hint = "--refusal-share balances them" + ("" if refused else ", --make-unanswerable makes refusals")
+        tally.notes.append(
+            f"warning: {max(refused, len(rows) - refused) / len(rows):.1%} of the rows are {kind}; a model trained on "
+            f"them leans that way ({hint})"
+        )
+    for one in rows:
+        question, group = instruction(one.question, one.text), one.question_id
+        if one.answers:
+            yield Row(ANSWERED, one.id, question, one.answers[0], group=group)
+        else:
+            yield Row(REFUSED, one.id, question, refusal(one.id, seed), group=group)
+
+
+def share_plan(share: float) -> Plan:
+    """How many rows are answered and refused, so that ``share`` of them are refused; as many rows as there are."""
+    exact = Fraction(str(share))
+
+    def plan(available: Mapping[str, int], rows: int | None, multiple: int) -> dict[str, int]:
+        sides = {ANSWERED: 1 - exact, REFUSED: exact}
+        most = min(int(available[kind] / part) for kind, part in sides.items() if part)
+        total = most if rows is None else rows
+        total -= total % multiple
+        refused = round(total * exact)
+        quota = {ANSWERED: total - refused, REFUSED: refused}
+        while rows is None and any(quota[kind] > available[kind] for kind in KINDS):
+            # rounding to whole rows may ask for one more than there is
+            total -= multiple
+            refused = round(total * exact)
+            quota = {ANSWERED: total - refused, REFUSED: refused}
+        for kind in KINDS:
+            if quota[kind] > available[kind]:
+                raise UserError(
+                    f"{quota[kind]} {kind} rows wanted for --refusal-share {share:g}, {available[kind]} there are; "
+                    f"lower --rows{' or --make-unanswerable' if kind == REFUSED else ''}"
+                )
+        if not total:
+            raise UserError(
+                f"--refusal-share {share:g}: no row comes out of {available[ANSWERED]} answered and "
+                f"{available[REFUSED]} refused; --make-unanswerable makes refusals"
+            )
+        return quota
+
+    return plan
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    args = build_parser().parse_args(argv)
+    check_output_arguments(args, args.data)
+    share = args.refusal_share
+    if share is not None and not 0 <= share <= 1:
+        raise UsageError(f"--refusal-share is {share}; 0 to 1 is expected")
+    from converters.job import Tally, convert
+    from converters.source import open_source
+
+    with open_source(args.data, f"WebQA's JSON, such as {EXAMPLE}", array=False) as source:
+        tally = Tally()
+        evidences = read_evidences(source, tally)
+        if args.evidences == "voted":
+            evidences = vote(evidences, tally)
+        rows = convert_rows(evidences, args.seed, args.make_unanswerable, share is not None, tally)
+        asked = {
+            "refusal_share": share,
+            "evidences": args.evidences,
+            "make_unanswerable": args.make_unanswerable,
+        }
+        options = OutputOptions(**output_options(args))
+        convert(source, options, KINDS, rows, tally, asked=asked, plan=None if share is None else share_plan(share))
+
+
+if __name__ == "__main__":
+    run_main(main)
