@@ -1,10 +1,10 @@
 """The MindRecord file format, version 3.0: pages of rows, and an SQLite index beside them.
 
 The data file is eight bytes (length of the header's text, little-endian), the header as JSON, zeros up to
-``header_size``, then pages; each begins at a multiple of ``page_size`` and the last one ends with its data. The index,
-``FILE.db``, says where each row lies. Both hold the file's own name: a renamed file cannot be read. What is known here
-needs no MindSpore, so that a file can be judged in milliseconds; the tests hold it against MindSpore's own reader and
-writer.
+``header_size``, then pages (see `mindrecord.blob` for the rows in them); each begins at a multiple of ``page_size`` and
+the last one ends with its data. The index, ``FILE.db``, says where each row lies. Both hold the file's own name: a
+renamed file cannot be read. What is known here needs no MindSpore, so that a file can be judged in milliseconds; the
+tests hold it against MindSpore's own reader and writer.
 """
 
 from __future__ import annotations

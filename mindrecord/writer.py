@@ -11,8 +11,10 @@ import numpy as np
 
 from converters.cli import UsageError, UserError
 from converters.files import write_json
+from mindrecord.blob import Column
 from mindrecord.encode import IGNORE, TokenRows
 from mindrecord.layout import COLUMNS, SUFFIX, index_of
+from mindrecord.pages import write_file
 
 
 def sidecar_of(path: Path) -> Path:
@@ -64,7 +66,11 @@ def write_rows(rows: TokenRows, path: Path, *, seq_length: int, pad_id: int, sid
         # the name is kept inside the files, so they are made in a folder beside, under their final names
         with tempfile.TemporaryDirectory(prefix=f".tmp-{path.name}-", dir=path.parent) as folder:
             temporary = Path(folder) / path.name
-            _write(rows, temporary, seq_length, pad_id)
+            columns = {
+                "input_ids": Column(rows.input_ids, rows.offsets, seq_length + 1, pad_id),
+                "labels": Column(rows.labels, rows.offsets, seq_length + 1, IGNORE),
+            }
+            write_file(temporary, columns, "token rows")
             write_json(sidecar_of(temporary), record)
             path.unlink(missing_ok=True)
             # the data file last: where it is, the others are
@@ -72,25 +78,3 @@ def write_rows(rows: TokenRows, path: Path, *, seq_length: int, pad_id: int, sid
                 os.replace(place(temporary), place(path))
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror or error}); nothing was left") from error
-
-
-def _write(rows: TokenRows, path: Path, seq_length: int, pad_id: int) -> None:
-    from mindspore.mindrecord import FileWriter
-
-    writer = FileWriter(str(path), 1, overwrite=True)
-    writer.set_header_size(1 << 22)
-    writer.set_page_size(max(1 << 16, 1 << (8 * seq_length + 16).bit_length()))
-    writer.add_schema(COLUMNS, "token rows")
-    batch = []
-    for i in range(len(rows)):
-        ids = np.full(seq_length + 1, pad_id, np.int32)
-        labels = np.full(seq_length + 1, IGNORE, np.int32)
-        row = rows.row(i)
-        ids[: len(row[0])], labels[: len(row[0])] = row
-        batch.append({"input_ids": ids, "labels": labels})
-        if len(batch) == 5000:
-            writer.write_raw_data(batch)
-            batch = []
-    if batch:
-        writer.write_raw_data(batch)
-    writer.commit()
