@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backends.lora import target_layers
+from backends.lora import LINEAR_LAYERS, target_layers
 from backends.recipe import ModelConfig, Recipe, load_recipe
 from backends.schedule import warmup_steps
 from converters.cli import UsageError, format_table, say
@@ -54,15 +54,18 @@ class Sizes:
     @classmethod
     def of_recipe(cls, config: ModelConfig) -> Sizes:
         """Take the sizes from ``model.model_config``."""
+        head_dim = config.head_dim or config.hidden_size // config.num_heads
         return cls(
             config.hidden_size,
             config.num_layers,
             config.num_heads,
             config.kv_heads,
-            config.hidden_size // config.num_heads,
+            head_dim,
             config.feed_forward_size,
             config.vocab_size,
             config.tie_word_embeddings,
+            config.qkv_has_bias * (config.num_heads + 2 * config.kv_heads) * head_dim
+            + config.attn_proj_has_bias * config.hidden_size,
         )
 
     @classmethod
@@ -72,8 +75,8 @@ class Sizes:
         heads = config["num_attention_heads"]
         kv_heads = config.get("num_key_value_heads") or heads
         head_dim = config.get("head_dim") or config["hidden_size"] // heads
-        # Qwen2 has biases on q, k and v whatever its configuration says
-        biased = config.get("attention_bias") or config.get("model_type") == "qwen2"
+        # Qwen2 has biases on q, k and v whatever its configuration says, others on the output too
+        qwen2, biased = config.get("model_type") == "qwen2", config.get("attention_bias", False)
         return cls(
             config["hidden_size"],
             config["num_hidden_layers"],
@@ -83,7 +86,7 @@ class Sizes:
             config["intermediate_size"],
             config["vocab_size"],
             config.get("tie_word_embeddings", config.get("model_type") == "gemma"),
-            (heads + 2 * kv_heads) * head_dim if biased else 0,
+            (qwen2 or biased) * (heads + 2 * kv_heads) * head_dim + (biased and not qwen2) * config["hidden_size"],
         )
 
     @property
@@ -108,6 +111,10 @@ class Sizes:
         """Parameters of LoRA on the named layers: rank · (in + out) each."""
         return self.layers * sum(rank * sum(self.linear[name]) for name in layers)
 
+    def lora_shapes(self, layers: list[str], rank: int) -> dict[str, dict[str, tuple[int, int]]]:
+        """Shapes of LoRA's two matrices on each named layer, as an adapter file holds them: A [r, in], B [out, r]."""
+        return {name: {"A": (rank, self.linear[name][0]), "B": (self.linear[name][1], rank)} for name in layers}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -116,6 +123,8 @@ class Plan:
     parameters: int
     trainable: int
     layers: list[str] | None
+    adapter_tensors: int
+    adapter: dict[str, dict[str, tuple[int, int]]]
     rows: int | None
     steps_per_epoch: int | None
     steps: int | None
@@ -163,6 +172,8 @@ def make_plan(recipe: Recipe, sizes: Sizes, rows: int | None = None, data: Train
         parameters=sizes.parameters,
         trainable=sizes.lora_parameters(layers, pet.lora_rank) if pet and layers else sizes.parameters,
         layers=layers,
+        adapter_tensors=2 * sizes.layers * len(layers or []),
+        adapter=sizes.lora_shapes(layers, pet.lora_rank) if pet and layers else {},
         rows=rows,
         steps_per_epoch=steps_per_epoch,
         steps=steps,
@@ -300,6 +311,13 @@ def _table(plan: Plan, recipe: Recipe) -> str:
         ratio += f" ({plan.trainable / CONTEST_DENOMINATOR:.6f} of 8.03e9, as the contest counts)"
     layers = "all, no LoRA" if plan.layers is None else f"LoRA on {', '.join(plan.layers)}"
     lines = [["trainable parameters", f"{plan.trainable:,} of {plan.parameters:,}", layers], ["ratio", ratio, ""]]
+    if plan.adapter:
+        in_a_layer = f"{plan.adapter_tensors // 2 // len(plan.adapter)} layers × {len(plan.adapter)} × (A, B)"
+        lines.append(["adapter tensors", f"{plan.adapter_tensors:,}", in_a_layer])
+        lines += [
+            [f"  {name}, {LINEAR_LAYERS[name].split('.')[1]}", f"A {list(both['A'])}", f"B {list(both['B'])}"]
+            for name, both in plan.adapter.items()
+        ]
     batch, epochs = recipe.runner_config.batch_size, recipe.runner_config.epochs
     if plan.rows is None:
         lines.append(["rows", "unknown", "data.train=FILE or --rows N"])

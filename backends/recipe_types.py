@@ -69,7 +69,10 @@ class PetConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """mindformers' LlamaConfig. The CUDA backend takes sizes from here only when it starts from random weights."""
+    """mindformers' LlamaConfig. The CUDA backend takes sizes from here only when it starts from random weights.
+
+    ``head_dim`` alone is not mindformers': width of a head where it is not ``hidden_size / num_heads``, as in Gemma.
+    """
 
     type: str = "LlamaConfig"
     seq_length: int = 256
@@ -77,6 +80,7 @@ class ModelConfig:
     num_layers: int = 32
     num_heads: int = 32
     n_kv_heads: int | None = None
+    head_dim: int | None = None
     vocab_size: int = 128256
     intermediate_size: int | None = None
     multiple_of: int = 256

@@ -55,7 +55,7 @@ def check_inputs(recipe: Recipe) -> None:
             f"{config.attn_proj_has_bias}, as attn_proj_has_bias: a new model has both biases or none",
         ),
         (
-            random_start and config.hidden_size % config.num_heads != 0,
+            random_start and config.head_dim is None and config.hidden_size % config.num_heads != 0,
             "model_config.hidden_size",
             config.hidden_size,
             f"a multiple of num_heads {config.num_heads}",

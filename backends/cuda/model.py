@@ -80,6 +80,7 @@ def llama_config(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Any
         num_hidden_layers=config.num_layers,
         num_attention_heads=config.num_heads,
         num_key_value_heads=config.kv_heads,
+        head_dim=config.head_dim,
         max_position_embeddings=config.max_position_embedding or max(2048, config.seq_length),
         rms_norm_eps=config.rms_norm_eps,
         rope_theta=config.theta,
@@ -192,6 +193,7 @@ def base_differences(recipe: Recipe, config: Any) -> list[str]:
         "num_layers": "num_hidden_layers",
         "num_heads": "num_attention_heads",
         "n_kv_heads": "num_key_value_heads",
+        "head_dim": "head_dim",
         "vocab_size": "vocab_size",
         "intermediate_size": "intermediate_size",
     }
