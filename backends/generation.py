@@ -8,12 +8,15 @@ unfinished rows are done again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from converters.cli import UsageError, UserError, say
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BATCH_TOKENS = 16_384
 MAX_NEW_TOKENS = 128  # the contest's own limit for its arithmetic
@@ -81,8 +84,34 @@ class Limits:
             raise UsageError(f"{asked}: 0 <= min <= max and 1 <= max is expected")
 
 
+class Batch(Protocol):
+    """Rows being answered together, one token a :meth:`step`.
+
+    Attributes:
+        indices: the caller's numbers of the rows still without a whole answer.
+    """
+
+    indices: list[int]
+
+    def step(self) -> list[tuple[int, Answer]]:
+        """Choose one more token in every row; return the rows whose answer that finished."""
+        ...
+
+    def said(self, index: int) -> list[int]:
+        """Return the tokens so far of a row that is not finished."""
+        ...
+
+
+class Scorer(Protocol):
+    """A model that scores the same few choices after many prompts."""
+
+    def score(self, prompts: Mapping[int, list[int]]) -> Iterator[tuple[int, list[float]]]:
+        """Yield ``(number of the prompt, summed log-probability of each choice)``, every prompt once."""
+        ...
+
+
 class Generator(Protocol):
-    """A model of either backend that answers prompts."""
+    """A loaded model of either backend: it answers prompts, and says how likely given text is."""
 
     def generate(
         self, prompts: Mapping[int, list[int]], stop_ids: Iterable[int], limits: Limits
@@ -95,6 +124,46 @@ class Generator(Protocol):
             limits: how long answers may and must be.
         """
         ...
+
+    def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> Batch:
+        """Begin one batch, to be stepped by the caller."""
+        ...
+
+    def scorer(self, choices: Sequence[list[int]]) -> Scorer:
+        """Return what scores these choices, each of at least one token."""
+        ...
+
+    def losses(self, rows: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[int, float]]:
+        """Yield ``(number of the row, Σ −log p of its supervised tokens, in nats)``, every row once.
+
+        Args:
+            rows: ``(input_ids, labels)`` by number, int32 [s] each; labels are not shifted, and −100 is not counted.
+        """
+        ...
+
+
+def check_prompts(prompts: Mapping[int, list[int]]) -> dict[int, int]:
+    """Return the tokens of every prompt by its number.
+
+    Raises:
+        UsageError: a prompt is empty.
+    """
+    lengths = {index: len(prompt) for index, prompt in prompts.items()}
+    for index, length in lengths.items():
+        if length == 0:
+            raise UsageError(f"prompt {index} has no tokens")
+    return lengths
+
+
+def uniforms(indices: Sequence[int], count: int, seed: int) -> np.ndarray:
+    """Return the random numbers that rows draw their tokens with, float32 [rows, count] in [0, 1).
+
+    A row's depend on the seed and its number alone: the same in any batch and on either backend.
+    """
+    import numpy as np
+
+    rows = [np.random.Generator(np.random.Philox(key=[seed, index])).random(count, np.float32) for index in indices]
+    return np.stack(rows)
 
 
 def plan_batches(lengths: Mapping[int, int], max_new_tokens: int, batch_tokens: int) -> list[list[int]]:

@@ -23,7 +23,7 @@ from eval.choice_rules import UNPARSED, Choices, Scores
 
 if TYPE_CHECKING:
     from backends.checkpoint import CheckpointFiles
-    from backends.cuda.decode import TorchGenerator
+    from backends.generation import Generator
     from eval.choice_files import Task
 
 MAX_NEW_TOKENS = 16  # a choice comes in the first words or not at all
@@ -38,7 +38,7 @@ EPILOG = """examples:
 
 def _parser() -> argparse.ArgumentParser:
     from backends import checkpoint
-    from backends.cuda.generate import add_device_arguments
+    from backends.asking import add_device_arguments
 
     parser = argparse.ArgumentParser(
         prog="python -m eval.choice",
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def add_way_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how a choice is found, and how long a written answer may be."""
-    from backends.cuda.generate import add_limit_arguments
+    from backends.asking import add_limit_arguments
 
     parser.add_argument(
         "--way",
@@ -115,17 +115,17 @@ def evaluate(args: argparse.Namespace) -> int:
         UsageError: the data is missing or empty, or no template is known.
         UserError: the data has another shape, or predictions there were made with something else.
     """
-    from backends.cuda.generate import load_generator, open_from
+    from backends import asking
     from eval.choice_files import read_task, write_labels
     from eval.math import default_out
 
     task = read_task(args.data, args.choices, args.limit)
     _check_positive(args.positive, task.choices)
-    files = open_from(args)
+    files = asking.open_from(args)
     labels = Path(args.out) if args.out and args.out.endswith(".txt") else None
     own = args.out is None or labels is not None
     folder = default_out(files, args.data, args.limit, f"choice-{args.way}") if own else Path(args.out)
-    predictions = ask(task, files, args, folder, functools.partial(load_generator, files, args))
+    predictions = ask(task, files, args, folder, functools.partial(asking.load_generator, files, args))
     rows, _ = report(predictions, folder, task.choices, positive=args.positive, score_002=args.score_002)
     if labels:
         write_labels(labels, rows)
@@ -135,18 +135,19 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def ask(
-    task: Task, files: CheckpointFiles, args: argparse.Namespace, folder: Path, load: Callable[[], TorchGenerator]
+    task: Task, files: CheckpointFiles, args: argparse.Namespace, folder: Path, load: Callable[[], Generator]
 ) -> Path:
     """Answer the questions that the predictions in ``folder`` lack; return the file.
 
     Args:
         task: questions and choices.
         files: the checkpoint.
-        args: options of :func:`add_way_arguments`, ``dtype`` and ``overwrite``.
+        args: options of :func:`add_way_arguments`, ``backend``, ``device``, ``dtype`` and ``overwrite``.
         folder: where predictions lie.
         load: loads the model; not called when every answer is there.
     """
     from backends.answer_log import AnswerLog, answer_missing
+    from backends.asking import conditions_from
     from converters.files import sha256_file
     from eval.choice_files import graded
     from mindrecord.encode import encode_prompts
@@ -161,7 +162,7 @@ def ask(
         "rows": len(prompts),
         "choices": list(task.choices.names),
         "way": args.way,
-        "dtype": args.dtype,
+        **conditions_from(args),
         **({"max_new_tokens": limits.max_new, "min_new_tokens": limits.min_new} if generate else {}),
     }
     about = {"ckpt": str(files.path), "data": str(task.path), "parameters": files.parameters}
@@ -187,9 +188,7 @@ def ask(
     if log.rows:
         say(f"{log.path}: {len(log.rows)} of {len(prompts)} rows are there already, {len(missing)} to go")
     if missing:
-        from backends.cuda.score import ChoiceScorer
-
-        scorer = ChoiceScorer(load(), ids)
+        scorer = load().scorer(ids)
         with log, progress(total=len(missing), desc="scores") as bar:
             for index, values in scorer.score(missing):
                 scores = dict(zip(task.choices.names, values, strict=True))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ from eval.grade import RULES, parse
 
 if TYPE_CHECKING:
     from backends.checkpoint import CheckpointFiles
+    from backends.generation import Generator
+
+    Loader = Callable[[CheckpointFiles, argparse.Namespace], Generator]
 
 EPILOG = """examples:
   python -m eval.math --ckpt RUN --data heldout.jsonl
@@ -30,9 +34,10 @@ EPILOG = """examples:
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def options() -> argparse.ArgumentParser:
+    """Return the options of the command."""
     from backends import checkpoint
-    from backends.cuda.generate import add_device_arguments, add_limit_arguments
+    from backends.asking import add_device_arguments, add_limit_arguments
 
     parser = argparse.ArgumentParser(
         prog="python -m eval.math",
@@ -68,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command."""
-    args = _parser().parse_args(argv)
+    args = options().parse_args(argv)
     if sum(value is not None for value in (args.ckpt, args.predictions, args.compare)) != 1:
         raise UsageError("one of --ckpt, --predictions and --compare is needed")
     if args.compare:
@@ -83,23 +88,27 @@ def main(argv: list[str] | None = None) -> int:
     return evaluate(args)
 
 
-def evaluate(args: argparse.Namespace) -> int:
+def evaluate(args: argparse.Namespace, load: Loader | None = None) -> int:
     """Ask the checkpoint every problem that is not answered yet, then grade all.
+
+    Args:
+        args: the options of the command.
+        load: loads the model, once for several evaluations; None takes the backend asked for.
 
     Raises:
         UsageError: the data is missing or empty, or no template is known.
         UserError: the data has another shape, or predictions there were made with something else.
     """
+    from backends import asking
     from backends.answer_log import AnswerLog, answer_missing
-    from backends.cuda.generate import limits_from, load_generator, open_from
     from converters.conversation import Turn
     from converters.files import sha256_file
     from eval.predictions import prediction_row
     from mindrecord.encode import encode_prompts
 
     problems = read_problems(args.data, args.limit)
-    files = open_from(args)
-    limits = limits_from(args, files)
+    files = asking.open_from(args)
+    limits = asking.limits_from(args, files)
     questions = [[Turn("user", row["problem"])] for row in problems.values()]
     prompts = dict(zip(problems, encode_prompts(questions, files.template, files.tokenizer), strict=True))
     identity = {
@@ -108,7 +117,7 @@ def evaluate(args: argparse.Namespace) -> int:
         "rows": len(problems),
         "max_new_tokens": limits.max_new,
         "min_new_tokens": limits.min_new,
-        "dtype": args.dtype,
+        **asking.conditions_from(args),
     }
     about = {
         "ckpt": str(args.ckpt),
@@ -130,8 +139,8 @@ def evaluate(args: argparse.Namespace) -> int:
             len(answer.ids),
         )
 
-    load = functools.partial(load_generator, files, args)
-    answer_missing(log, prompts, load, files.stop_ids, limits, to_row)
+    load_model = functools.partial(load or asking.load_generator, files, args)
+    answer_missing(log, prompts, load_model, files.stop_ids, limits, to_row)
     return _report(log.path, folder, args.rule)
 
 

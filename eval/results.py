@@ -195,7 +195,7 @@ def git_hash() -> str | None:
 def environment() -> dict[str, str | None]:
     """Return the versions that figures may depend on, without importing any of them."""
     found: dict[str, str | None] = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("twinlora", "torch", "transformers", "peft", "tokenizers", "tiktoken"):
+    for name in ("twinlora", "torch", "transformers", "peft", "mindspore", "mindformers", "tokenizers", "tiktoken"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -223,7 +223,7 @@ def compare_table(before: Mapping[str, Any], after: Mapping[str, Any], rule: str
         rows.append([kind, now["n"], percent(old), "→", percent(new), f"{100 * (new - old):+.1f}", unparsed])
     lines = [format_table(["kind", "n", "before", "", "after", "change", "unparsed"], rows), ""]
     lines += [_total_line("before", before, rule), _total_line("after", after, rule)]
-    for key in ("template", "max_new_tokens", "min_new_tokens", "dtype"):
+    for key in ("template", "max_new_tokens", "min_new_tokens", "backend", "dtype"):
         old, new = before["hashes"].get(key), after["hashes"].get(key)
         if old != new:
             lines.append(f"note: {key} was {old} before and {new} after")

@@ -141,7 +141,7 @@ def doubts(before: Results, after: Results) -> list[str]:
     old, new = before.value["hashes"], after.value["hashes"]
     lines = [
         f"note: {key} was {old.get(key)} before and {new.get(key)} after"
-        for key in ("dtype", "tokenizer")
+        for key in ("backend", "dtype", "tokenizer")
         if old.get(key) != new.get(key)
     ]
     if new.get("base") and not old.get("base") and old.get("checkpoint") not in (None, new["base"]):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from backends.checkpoint import CheckpointFiles
     from converters.conversation import Turn
     from converters.template import Template
+    from eval.math import Loader
     from eval.squad_data import Answered, Question
 
 CONTEST_FORM = "squad"
@@ -39,9 +40,10 @@ EPILOG = """examples:
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def options() -> argparse.ArgumentParser:
+    """Return the options of the command."""
     from backends import checkpoint
-    from backends.cuda.generate import add_device_arguments, add_limit_arguments
+    from backends.asking import add_device_arguments, add_limit_arguments
     from eval.squad_results import MAX_NEW_TOKENS
 
     parser = argparse.ArgumentParser(
@@ -88,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command."""
-    args = _parser().parse_args(argv)
+    args = options().parse_args(argv)
     if (args.ckpt is None) == (args.predictions is None):
         raise UsageError("one of --ckpt and --predictions is needed")
     if args.limit is not None and args.limit < 1:
@@ -96,17 +98,20 @@ def main(argv: list[str] | None = None) -> int:
     return regrade(args) if args.predictions else evaluate(args)
 
 
-def evaluate(args: argparse.Namespace) -> int:
+def evaluate(args: argparse.Namespace, load: Loader | None = None) -> int:
     """Ask the checkpoint every question that is not answered yet, then score all.
+
+    Args:
+        args: the options of the command.
+        load: loads the model, once for several evaluations; None takes the backend asked for.
 
     Raises:
         UsageError: the data is missing or empty, or no template is known.
         UserError: the data has another shape, or predictions there were made with something else.
         GateNotPassed: a figure is below the gate.
     """
-    from backends import checkpoint
+    from backends import asking, checkpoint
     from backends.answer_log import AnswerLog, answer_missing
-    from backends.cuda.generate import load_generator
     from converters.files import sha256_file, write_json
     from eval.squad_data import SHIPPED, Answered, choose, read_questions
     from eval.squad_results import scores_by_task
@@ -133,7 +138,7 @@ def evaluate(args: argparse.Namespace) -> int:
         "rows": len(prompts),
         "max_new_tokens": limits.max_new,
         "min_new_tokens": limits.min_new,
-        "dtype": args.dtype,
+        **asking.conditions_from(args),
     }
     about = {"ckpt": str(args.ckpt), "data": str(data), "parameters": files.parameters}
     folder = Path(args.out) if args.out else default_out(files, args)
@@ -156,8 +161,8 @@ def evaluate(args: argparse.Namespace) -> int:
             "n_tokens": len(answer.ids),
         }
 
-    load = functools.partial(load_generator, files, args)
-    rows = answer_missing(log, prompts, load, files.stop_ids, limits, to_row)
+    load_model = functools.partial(load or asking.load_generator, files, args)
+    rows = answer_missing(log, prompts, load_model, files.stop_ids, limits, to_row)
     answers = [
         Answered(row["id"], row["predict"], tuple(row["labels"]), row["first"], row["finish_reason"]) for row in rows
     ]

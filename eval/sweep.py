@@ -24,6 +24,8 @@ from eval.retention import THRESHOLD
 from eval.squad_rules import PROTOCOLS
 
 if TYPE_CHECKING:
+    from backends.checkpoint import CheckpointFiles
+    from backends.generation import Generator
     from backends.run import Run
 
 EPILOG = """examples:
@@ -58,7 +60,7 @@ class Point:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from backends.cuda.generate import add_device_arguments
+    from backends.asking import add_device_arguments
     from backends.generation import MAX_NEW_TOKENS
 
     parser = argparse.ArgumentParser(
@@ -170,10 +172,20 @@ def places(run: Run, base: str | None) -> list[tuple[int, str]]:
 
 def ask(args: argparse.Namespace, run: Run, step: int, place: str, folder: Path) -> None:
     """Run both evaluations of one checkpoint; their tables go into files beside their rows."""
+    from backends import asking
     from eval import math as eval_math
     from eval import squad as eval_squad
 
-    common = ["--ckpt", place, "--device", args.device, "--dtype", args.dtype, "--batch-tokens", args.batch_tokens]
+    loaded: list[Generator] = []
+
+    def load_once(files: CheckpointFiles, options: argparse.Namespace) -> Generator:
+        # the template may differ between the two evaluations, the weights do not
+        if not loaded:
+            loaded.append(asking.load_generator(files, options))
+        return loaded[0]
+
+    common = ["--ckpt", place, "--backend", args.backend, "--device", args.device, "--dtype", args.dtype]
+    common += ["--batch-tokens", args.batch_tokens]
     common += ["--overwrite"] if args.overwrite else []
     common += ["--limit", args.limit] if args.limit else []
     common += ["--base", args.base] if args.base and step else []
@@ -183,7 +195,7 @@ def ask(args: argparse.Namespace, run: Run, step: int, place: str, folder: Path)
     math = ["--data", args.math, "--rule", args.rule, "--max-new-tokens", args.max_new_tokens, *trained]
     squad = ["--protocol", args.protocol, *form, *(["--data", args.squad] if args.squad else [])]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, command, own in (("math", eval_math.main, math), ("squad", eval_squad.main, squad)):
+    for name, module, own in (("math", eval_math, math), ("squad", eval_squad, squad)):
         words = [str(word) for word in (*common, *own, "--out", folder / name)]
         with (
             (folder / f"{name}.txt").open("w", encoding="utf-8") as file,
@@ -191,7 +203,7 @@ def ask(args: argparse.Namespace, run: Run, step: int, place: str, folder: Path)
             # a checkpoint below the contest's own gate is a point of the curve like the others
             contextlib.suppress(GateNotPassed),
         ):
-            command(words)
+            module.evaluate(module.options().parse_args(words), load_once)
 
 
 def read_point(step: int, folder: Path, base: Path, args: argparse.Namespace) -> Point:

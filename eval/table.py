@@ -28,7 +28,7 @@ EPILOG = """examples:
 
 def _parser() -> argparse.ArgumentParser:
     from backends import checkpoint
-    from backends.cuda.generate import add_device_arguments
+    from backends.asking import add_device_arguments
     from eval.choice import add_way_arguments
 
     parser = argparse.ArgumentParser(
@@ -128,11 +128,11 @@ def evaluate_row(
     Raises:
         UserError: predictions there were made with something else.
     """
-    from backends.cuda.generate import load_generator
+    from backends import asking
     from eval.choice import ask, report
 
     say(f"{name}: {files.path}")
-    load = functools.cache(functools.partial(load_generator, files, args))
+    load = functools.cache(functools.partial(asking.load_generator, files, args))
     found = {}
     for data, task in tasks.items():
         folder = Path(args.out) / name / data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 
 from converters.cli import UsageError, run_main
@@ -13,6 +14,14 @@ EPILOG = """examples:
   python -m backends.cuda train yaml/llama3_lora.yaml load_checkpoint=DIR data.train=rows.jsonl --resume
   torchrun --nproc_per_node 4 -m backends.cuda train yaml/llama3_lora.yaml load_checkpoint=DIR data.train=rows.jsonl
 """
+
+
+# commands that are the same for every backend: add_arguments(parser, backend) and run(args)
+SHARED = {
+    "generate": ("backends.answering", "Answer the problems of a file with a run or a model."),
+    "evaluate": ("backends.perplexity", "Measure the perplexity of a run or a model on conversations."),
+    "chat": ("backends.chat", "Talk to a run or a model in the terminal."),
+}
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -41,16 +50,12 @@ def main(argv: list[str] | None = None) -> int | None:
     plan.add_argument("--json", action="store_true", help="print JSON to stdout (default: a table)")
     doctor = _command(commands, "doctor", "Check versions and devices, and train a tiny model for one step.")
     doctor.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: %(default)s")
-    generate = _command(commands, "generate", "Answer the problems of a file with a run or a model.")
-    chat = _command(commands, "chat", "Talk to a run or a model in the terminal.")
-    if arguments[:1] == ["generate"]:
-        import backends.cuda.generate as generating
-
-        generating.add_arguments(generate)
-    if arguments[:1] == ["chat"]:
-        import backends.cuda.chat as chatting
-
-        chatting.add_arguments(chat)
+    shared = {}
+    for name, (module, purpose) in SHARED.items():
+        own = _command(commands, name, purpose)
+        if arguments[:1] == [name]:
+            shared[name] = importlib.import_module(module)
+            shared[name].add_arguments(own, "cuda")
 
     args, rest = parser.parse_known_args(arguments)
     # argparse gives settings that follow an option back as unknown
@@ -71,9 +76,7 @@ def main(argv: list[str] | None = None) -> int | None:
         from backends.cuda.doctor import run as run_doctor
 
         return run_doctor(args.device)
-    if args.command == "generate":
-        return generating.run(args)
-    return chatting.run(args)
+    return shared[args.command].run(args)
 
 
 def _command(commands: argparse._SubParsersAction, name: str, purpose: str) -> argparse.ArgumentParser:

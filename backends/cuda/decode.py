@@ -10,7 +10,7 @@ Shapes: b rows of the batch, s prompt tokens with padding, n tokens generated so
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +19,11 @@ from torch import Tensor
 from backends.cuda.attention import obstacle_to_packing
 from backends.cuda.cache import roomy_cache
 from backends.cuda.grouped import use_grouped_attention
-from backends.generation import BATCH_TOKENS, GREEDY, Answer, Limits, Sampling, run_batches
-from converters.cli import UsageError, say
+from backends.generation import BATCH_TOKENS, GREEDY, Answer, Limits, Sampling, check_prompts, run_batches, uniforms
+from converters.cli import say
+
+if TYPE_CHECKING:
+    from backends.cuda.score import ChoiceScorer
 
 
 class TorchGenerator:
@@ -60,10 +63,7 @@ class TorchGenerator:
             UsageError: a prompt is empty.
             UserError: a single row does not fit into memory.
         """
-        lengths = {index: len(prompt) for index, prompt in prompts.items()}
-        for index, length in lengths.items():
-            if length == 0:
-                raise UsageError(f"prompt {index} has no tokens")
+        lengths = check_prompts(prompts)
         self.warn_of_long(lengths, limits.max_new)
         stop = sorted(set(stop_ids))
 
@@ -79,6 +79,18 @@ class TorchGenerator:
     def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> Batch:
         """Begin one batch, to be stepped by the caller."""
         return Batch(self, rows, stop_ids, limits)
+
+    def scorer(self, choices: Sequence[list[int]]) -> ChoiceScorer:
+        """Return what scores these choices, each of at least one token."""
+        from backends.cuda.score import ChoiceScorer
+
+        return ChoiceScorer(self, choices)
+
+    def losses(self, rows: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[int, float]]:
+        """Yield ``(number of the row, Σ −log p of its supervised tokens, in nats)``, every row once."""
+        from backends.cuda.score import row_losses
+
+        return row_losses(self, rows)
 
     def warn_of_long(self, lengths: Mapping[int, int], max_new_tokens: int) -> None:
         """Say how many rows go beyond the positions that the model was made for."""
@@ -129,7 +141,8 @@ class Batch:
         self.seen: Tensor | None = None
         self.uniforms: Tensor | None = None
         if self.sampling.temperature > 0:
-            self.uniforms = _uniforms(self.indices, limits.max_new, self.sampling.seed).to(device)
+            drawn = uniforms(self.indices, limits.max_new, self.sampling.seed)
+            self.uniforms = torch.from_numpy(drawn).to(device)
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Answer]]:
@@ -142,6 +155,10 @@ class Batch:
         if not bool(ended.any()):
             return []
         return self._take_out(ended, stopped)
+
+    def said(self, index: int) -> list[int]:
+        """Return the tokens so far of a row that is not finished."""
+        return self.tokens[self.indices.index(index), : self.n].tolist()
 
     def _additive_mask(self) -> Tensor | None:
         """Return the mask of one new token, [b, 1, 1, s + new], or None where layers differ in what they see.
@@ -244,12 +261,6 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
     last = (probabilities > 0).sum(-1, keepdim=True) - 1
     pick = torch.minimum(torch.searchsorted(cumulative, target, right=True), last)
     return order.gather(1, pick)[:, 0]
-
-
-def _uniforms(indices: Sequence[int], count: int, seed: int) -> Tensor:
-    """Return [b, count] random numbers; a row's depend on the seed and its index alone."""
-    rows = [np.random.Generator(np.random.Philox(key=[seed, index])).random(count, np.float32) for index in indices]
-    return torch.from_numpy(np.stack(rows))
 
 
 def _free_cached_memory() -> None:

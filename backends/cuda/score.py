@@ -1,6 +1,7 @@
-"""Log-probabilities of a few possible answers to a prompt, on torch: one forward pass a batch, the prompt read once.
+"""Log-probabilities on torch: of a few possible answers to a prompt, and of the supervised tokens of whole rows.
 
-All choices of a row lie behind its prompt in one sequence, each without its last token, which nothing follows::
+Choices take one forward pass a batch, and the prompt is read once. All choices of a row lie behind its prompt in one
+sequence, each without its last token, which nothing follows::
 
     [ padding | prompt | choice 1 | choice 2 | … ]
 
@@ -21,8 +22,10 @@ from torch import Tensor
 
 from backends.cuda.attention import obstacle_to_packing
 from backends.cuda.decode import TorchGenerator
-from backends.generation import run_batches
+from backends.generation import check_prompts, run_batches
 from converters.cli import UsageError, UserError
+
+LOGITS_AT_ONCE = 2048  # of 128,256 words in float32: a gigabyte
 
 
 class ChoiceScorer:
@@ -53,9 +56,7 @@ class ChoiceScorer:
             UserError: a single row does not fit into memory, a log-probability is not a number, or the model's
                 attention is not plain.
         """
-        lengths = {index: len(prompt) for index, prompt in prompts.items()}
-        if empty := [index for index, length in lengths.items() if not length]:
-            raise UsageError(f"prompt {empty[0]} has no tokens")
+        lengths = check_prompts(prompts)
         behind = self.layout.size - 1
         self.generator.warn_of_long(lengths, behind)
         if behind:
@@ -149,3 +150,47 @@ class _Layout:
         logits = logits.float()
         found = logits[:, column, token] - logits.logsumexp(-1)[:, column]  # [b, n]
         return torch.zeros(len(found), self.count, device=found.device).index_add_(1, owner, found)
+
+
+def row_losses(
+    generator: TorchGenerator, rows: Mapping[int, tuple[np.ndarray, np.ndarray]]
+) -> Iterator[tuple[int, float]]:
+    """Yield ``(number of the row, Σ −log p of its supervised tokens, in nats)``, every row once.
+
+    Args:
+        generator: holds the model, its pad token and the tokens of a batch.
+        rows: ``(input_ids, labels)`` by number, int32 [s] each, at least two tokens; labels are not shifted.
+    """
+    lengths = {index: len(ids) - 1 for index, (ids, _) in rows.items()}
+    generator.warn_of_long(lengths, 0)
+
+    def run(indices: list[int]) -> Iterator[tuple[int, float]]:
+        yield from zip(indices, _losses(generator, [rows[index] for index in indices]), strict=True)
+
+    yield from run_batches(lengths, 0, generator.batch_tokens, run, torch.OutOfMemoryError, torch.cuda.empty_cache)
+
+
+@torch.inference_mode()
+def _losses(generator: TorchGenerator, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    """Return one loss a row; logits are computed at supervised positions only."""
+    model = generator.model
+    b, s = len(rows), max(len(ids) for ids, _ in rows) - 1
+    inputs = np.full((b, s), generator.pad_id, dtype=np.int64)
+    targets = np.full((b, s), -100, dtype=np.int64)
+    real = np.zeros((b, s), dtype=np.int64)
+    for i, (ids, labels) in enumerate(rows):
+        inputs[i, : len(ids) - 1], targets[i, : len(ids) - 1], real[i, : len(ids) - 1] = ids[:-1], labels[1:], 1
+    hidden = model.base_model(
+        input_ids=torch.from_numpy(inputs).to(model.device),
+        attention_mask=None if real.all() else torch.from_numpy(real).to(model.device),
+        use_cache=False,
+    ).last_hidden_state
+    row, column = np.nonzero(targets != -100)
+    wanted = torch.from_numpy(targets[row, column]).to(model.device)
+    losses = torch.empty(len(row), dtype=torch.float64)
+    for start in range(0, len(row), LOGITS_AT_ONCE):
+        part = slice(start, start + LOGITS_AT_ONCE)
+        logits = model.lm_head(hidden[row[part], column[part]]).float()
+        losses[part] = torch.nn.functional.cross_entropy(logits, wanted[part], reduction="none").double().cpu()
+    sums = torch.zeros(b, dtype=torch.float64)
+    return sums.index_add_(0, torch.from_numpy(row), losses).tolist()

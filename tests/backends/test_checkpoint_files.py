@@ -89,7 +89,7 @@ def test_a_checkpoint_inside_a_run_takes_what_lies_at_the_top(adapter, base):
 def test_answers_may_be_as_long_as_what_the_run_was_trained_on(adapter):
     from argparse import Namespace
 
-    from backends.cuda.generate import limits_from
+    from backends.asking import limits_from
 
     def limit(audit, given=None):
         (adapter / "recipe.yaml").write_text("")

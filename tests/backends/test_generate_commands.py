@@ -147,7 +147,7 @@ def typed(monkeypatch):
 @pytest.fixture
 def prompts(monkeypatch):
     """Collect the prompts the model is given, as text."""
-    from backends.cuda.chat import Chat
+    from backends.chat import Chat
 
     seen = []
     original = Chat._texts
@@ -218,7 +218,7 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(adapter, typed, prompts,
 
 def test_pieces_join_to_the_answer_and_break_no_character(adapter, monkeypatch):
     from backends.checkpoint import open_checkpoint
-    from backends.cuda.chat import Chat
+    from backends.chat import Chat
     from backends.generation import Answer, Limits
 
     files = open_checkpoint(adapter)
@@ -226,11 +226,14 @@ def test_pieces_join_to_the_answer_and_break_no_character(adapter, monkeypatch):
     assert len(ids) > 10
 
     class Spelling:
-        n, tokens = 0, torch.tensor([ids])
+        n = 0
 
         def step(self):
             self.n += 1
             return [(0, Answer(ids, "stop"))] if self.n > len(ids) else []
+
+        def said(self, index):
+            return ids[: self.n]
 
     class Model:
         def start(self, rows, stop_ids, limits):

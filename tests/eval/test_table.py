@@ -124,12 +124,12 @@ class TestWithModels:
         return table.main([*basis, "--out", str(data / "out"), *more])
 
     def test_the_table_is_its_cells(self, adapter, tiny_llama, data, capsys, monkeypatch):
-        from backends.cuda import generate
+        from backends import asking
 
         loaded = []
-        load = generate.load_generator
+        load = asking.load_generator
         monkeypatch.setattr(
-            generate, "load_generator", lambda files, args: loaded.append(files.path) or load(files, args)
+            asking, "load_generator", lambda files, args: loaded.append(files.path) or load(files, args)
         )
         assert self.run(adapter, tiny_llama, data) == 0
         assert loaded == [tiny_llama, adapter]  # once a row

@@ -1,4 +1,4 @@
-"""The command ``python -m backends.cuda chat``: a conversation in the terminal, in the template of the run.
+"""The command ``chat`` of every backend: a conversation in the terminal, in the template of the run.
 
 Answers appear as they are made. Ctrl-C ends an answer and keeps what was said of it; Ctrl-D or ``/exit`` leaves. In a
 pipe every line of stdin is a question or a command, and answers alone go to stdout.
@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from backends import checkpoint
-from backends.cuda.generate import (
+from backends.asking import (
     add_device_arguments,
     add_limit_arguments,
     add_sampling_arguments,
@@ -20,13 +20,14 @@ from backends.cuda.generate import (
     open_from,
     sampling_from,
 )
+from backends.base import BackendName
+from backends.generation import Generator as Model
 from backends.generation import Limits
 from converters.cli import UserError, say
 from converters.conversation import Turn
 
 if TYPE_CHECKING:
     from backends.checkpoint import CheckpointFiles
-    from backends.cuda.decode import TorchGenerator
 
 EPILOG = """in the chat:
   /reset         forget what was said (the system text stays)
@@ -34,23 +35,23 @@ EPILOG = """in the chat:
   /exit          leave (also Ctrl-D); Ctrl-C ends an answer
 
 examples:
-  python -m backends.cuda chat --ckpt RUN
-  python -m backends.cuda chat --ckpt RUN --system "Answer with a number only." --temperature 0.7
-  python -m backends.cuda chat --ckpt RUN --prompt "解方程 3x + 6 = 0"
+  python -m backends.{backend} chat --ckpt RUN
+  python -m backends.{backend} chat --ckpt RUN --system "Answer with a number only." --temperature 0.7
+  python -m backends.{backend} chat --ckpt RUN --prompt "解方程 3x + 6 = 0"
 """
 
 HELP = "commands: /reset, /system TEXT, /exit; Ctrl-C ends an answer"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, backend: BackendName) -> None:
     """Add the options of ``chat``."""
-    parser.epilog = EPILOG
+    parser.epilog = EPILOG.format(backend=backend)
     checkpoint.add_arguments(parser)
     parser.add_argument("--system", metavar="TEXT", help="system text (default: the template's own, if any)")
     parser.add_argument("--prompt", metavar="TEXT", help="answer this one question and leave")
     add_limit_arguments(parser, max_new_tokens=512)
     add_sampling_arguments(parser)
-    add_device_arguments(parser)
+    add_device_arguments(parser, backend)
 
 
 class Chat:
@@ -63,9 +64,7 @@ class Chat:
         system: the system text, if any.
     """
 
-    def __init__(
-        self, files: CheckpointFiles, generator: TorchGenerator, limits: Limits, system: str | None = None
-    ) -> None:
+    def __init__(self, files: CheckpointFiles, generator: Model, limits: Limits, system: str | None = None) -> None:
         self.files, self.generator, self.limits = files, generator, limits
         self.turns: list[Turn] = []
         self.reset(system)
@@ -104,7 +103,7 @@ class Chat:
         batch = self.generator.start({0: prompt}, self.files.stop_ids, self.limits)
         while True:
             finished = batch.step()
-            ids = finished[0][1].ids if finished else batch.tokens[0, : batch.n].tolist()
+            ids = finished[0][1].ids if finished else batch.said(0)
             # models put a space before the answer that no reader wants
             yield self.files.tokenizer.decode(ids).lstrip(), bool(finished)
             if finished:
