@@ -305,8 +305,11 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is None:
             self.close()
-        elif self._handle is not None:
+            return
+        if self._handle is not None:
             self._handle.close()
+        for file in self._shards:
+            file.unlink(missing_ok=True)
 
     def add(self, name: str, array: np.ndarray) -> None:
         """Write one tensor.

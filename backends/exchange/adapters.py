@@ -1,0 +1,350 @@
+"""LoRA adapters: PEFT's directory on one side, mindformers' file on the other, and the scaling kept with both.
+
+A mindformers file holds the matrices only: rank, alpha and targets stand in the recipe. So a file written here carries
+PEFT's configuration along (in the metadata of safetensors, and in the directory ``FILE.hf`` beside either format), and
+the way back needs nothing else. Scaling is alpha / rank on both sides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.ckpt import open_weights
+from backends.exchange.files import beside, convert_dtype, find_recipe, writing_weights
+from backends.exchange.layout import Layout, check_shapes, copy_companions
+from backends.lora import LINEAR_LAYERS, hf_modules
+from backends.names import is_lora, mindformers_to_peft, peft_to_mindformers
+from backends.recipe_types import PetConfig
+from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, writing_directory
+from backends.tensors import ShardWriter, Tensors, open_tensors
+from converters.cli import UsageError, UserError, say
+from converters.files import atomic, read_json, write_json
+
+METADATA_KEY = "adapter_config"
+_LAYER_MODULE = {hf: mf for mf, hf in LINEAR_LAYERS.items()}
+
+# settings of PEFT that mindformers' LoRA has not; any other value than these would change what the adapter computes
+PLAIN = {
+    "bias": ("none",),
+    "use_dora": (False,),
+    "use_rslora": (False,),
+    "use_qalora": (False,),
+    "fan_in_fan_out": (False,),
+    "lora_bias": (False,),
+    "rank_pattern": ({},),
+    "alpha_pattern": ({},),
+    "modules_to_save": ([],),
+    "layers_to_transform": ([],),
+    "layer_replication": ([],),
+    "target_parameters": ([],),
+    "trainable_token_indices": ([],),
+    "alora_invocation_tokens": ([],),
+    "use_bdlora": (False,),
+}
+
+
+@dataclass(frozen=True)
+class LoraShapes:
+    """What the matrices of an adapter say about it.
+
+    Attributes:
+        rank: r.
+        layers: count of decoder layers, each with the same modules.
+        modules: Hugging Face names of the linear layers, such as ``q_proj``, sorted.
+    """
+
+    rank: int
+    layers: int
+    modules: list[str]
+
+
+def lora_shapes(shapes: Mapping[str, tuple[int, ...]], source: str | Path) -> LoraShapes:
+    """Check the matrices of an adapter against each other.
+
+    Args:
+        shapes: A is [r, in], B is [out, r]; by PEFT name.
+        source: where they are from, for errors.
+
+    Raises:
+        UserError: a matrix without its partner, several ranks, or layers with different modules.
+    """
+    if not shapes:
+        raise UserError(f"{source}: holds no LoRA matrices")
+    odd = [name for name, shape in shapes.items() if len(shape) != 2]
+    if odd:
+        raise UserError(f"{source}: {odd[0]} {list(shapes[odd[0]])}: a LoRA matrix has two dimensions")
+    ranks: dict[int, str] = {}
+    found: set[tuple[int, str]] = set()
+    for name, shape in shapes.items():
+        is_a = name.endswith(".lora_A.weight")
+        ranks.setdefault(shape[0] if is_a else shape[1], name)
+        layer, module = name.removeprefix("base_model.model.model.layers.").split(".", 1)
+        found.add((int(layer), module.rsplit(".lora_", 1)[0]))
+    if len(ranks) > 1:
+        (first, one), (second, other) = list(ranks.items())[:2]
+        raise UserError(f"{source}: several ranks ({first} in {one}, {second} in {other}); mindformers' LoRA has one")
+    layers = 1 + max(layer for layer, _ in found)
+    modules = sorted({module for _, module in found})
+    wanted = {
+        f"base_model.model.model.layers.{layer}.{module}.lora_{half}.weight"
+        for layer in range(layers)
+        for module in modules
+        for half in "AB"
+    }
+    missing = sorted(wanted - shapes.keys())
+    if missing:
+        raise UserError(f"{source}: {len(missing)} LoRA matrices are missing, {missing[0]} first")
+    return LoraShapes(next(iter(ranks)), layers, sorted(module.split(".")[-1] for module in modules))
+
+
+def peft_config(rank: int, alpha: float, dropout: float, modules: Iterable[str], base: str) -> dict[str, Any]:
+    """Return ``adapter_config.json`` of a LoRA, with the fields that every release of PEFT knows."""
+    return {
+        "alpha_pattern": {},
+        "auto_mapping": None,
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
+        "lora_dropout": dropout,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {},
+        "revision": None,
+        "target_modules": sorted(modules),
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def adapter_from_mindformers(
+    tensors: Tensors | Mapping[str, np.ndarray], pet: PetConfig, base: str, out_folder: Path
+) -> None:
+    """Write a LoRA that mindformers trained as a PEFT adapter, the same product as the CUDA backend's.
+
+    Args:
+        tensors: parameters by mindformers name; those that are no LoRA matrix (frozen weights, optimizer copies) are
+            passed over.
+        pet: the recipe's LoRA settings.
+        base: what ``base_model_name_or_path`` shall say.
+        out_folder: an existing directory; gets ``adapter_config.json`` and ``adapter_model.safetensors``, each whole or
+            absent.
+
+    Raises:
+        UserError: rank or targets are not the recipe's.
+    """
+    values = _Values(tensors)
+    shapes = {peft: values.shape(name) for peft, name in _lora_names(values.names()).items()}
+    found = lora_shapes(shapes, values.where)
+    modules = sorted(hf_modules(pet))
+    if found.rank != pet.lora_rank:
+        raise UserError(f"{values.where}: rank {found.rank}; pet_config.lora_rank is {pet.lora_rank}")
+    if found.modules != modules:
+        raise UserError(f"{values.where}: LoRA of {', '.join(found.modules)}; the recipe chooses {', '.join(modules)}")
+    config = peft_config(found.rank, pet.lora_alpha, pet.lora_dropout, modules, base)
+    _write_peft(values, config, out_folder)
+
+
+def adapter_to_mindformers(
+    adapter_folder: Path, out: Path, *, base: Path | None = None, dtype: str | None = None
+) -> LoraShapes:
+    """Write a PEFT adapter as a mindformers LoRA file.
+
+    Args:
+        adapter_folder: ``adapter_config.json`` and ``adapter_model.safetensors``.
+        out: a ``.ckpt`` or ``.safetensors``; ``OUT.hf`` beside it keeps the configuration, the template and the
+            tokenizer.
+        base: the frozen model, to check the shapes against; None takes the adapter's own if it is there.
+        dtype: round to this type; None keeps each matrix's own.
+
+    Raises:
+        UsageError: there is no adapter, or the name of ``out`` says no format.
+        UserError: the adapter does more than mindformers' LoRA can, or does not fit its base.
+    """
+    config = read_adapter_config(adapter_folder)
+    tensors = open_tensors(adapter_folder / ADAPTER_WEIGHTS)
+    names = {name: peft_to_mindformers(name) for name in tensors.names()}
+    shapes = {mindformers_to_peft(mindformers): tensors.shape(name) for name, mindformers in names.items()}
+    found = lora_shapes(shapes, adapter_folder)
+    if found.rank != config["r"]:
+        raise UserError(f"{adapter_folder}: its matrices have rank {found.rank}, {ADAPTER_CONFIG} says {config['r']}")
+    _check_base(shapes, base or config.get("base_model_name_or_path"), adapter_folder, required=base is not None)
+    metadata = {METADATA_KEY: json.dumps(config, sort_keys=True)}
+    with writing_weights(out, metadata) as (writer, sidecar):
+        copy_companions(adapter_folder, sidecar, without=(MODEL_CONFIG,))
+        write_json(sidecar / ADAPTER_CONFIG, config)
+        for name in sorted(names, key=names.__getitem__):
+            writer.add(names[name], convert_dtype(tensors.read(name), dtype, name))
+    return found
+
+
+def adapter_to_peft(
+    file: Path,
+    out_folder: Path,
+    *,
+    recipe: Path | None = None,
+    alpha: float | None = None,
+    base: str | None = None,
+    dtype: str | None = None,
+) -> LoraShapes:
+    """Write the LoRA of a mindformers file as a PEFT adapter directory.
+
+    The scaling is looked for in the file's metadata, in ``FILE.hf``, in the recipe of the run that the file lies in
+    and in ``recipe``.
+
+    Args:
+        file: ``.ckpt`` or ``.safetensors``; weights that are no LoRA matrix are counted and left out.
+        out_folder: a directory that is not there yet.
+        recipe: the YAML that trained it.
+        alpha: of a foreign file that nothing describes.
+        base: what ``base_model_name_or_path`` shall say, if not what is recorded.
+        dtype: round to this type; None keeps each matrix's own.
+
+    Raises:
+        UserError: rank or targets are not those recorded, or no alpha is.
+    """
+    tensors = open_weights(file)
+    names = _lora_names(tensors.names())
+    found = lora_shapes({peft: tensors.shape(name) for peft, name in names.items()}, file)
+    config, home = recorded_config(file, tensors, found, recipe, alpha)
+    if base is not None:
+        config["base_model_name_or_path"] = base
+    if len(names) < len(tensors):
+        say(f"{file}: {len(names)} LoRA matrices taken, {len(tensors) - len(names)} other tensors left out")
+    with writing_directory(out_folder) as temporary:
+        _write_peft(_Values(tensors), config, temporary, dtype)
+        if home is not None:
+            copy_companions(home, temporary, without=(MODEL_CONFIG,))
+    return found
+
+
+def recorded_config(
+    file: Path, tensors: Tensors, found: LoraShapes, recipe: Path | None = None, alpha: float | None = None
+) -> tuple[dict[str, Any], Path | None]:
+    """Return ``adapter_config.json`` of a mindformers LoRA file, and the directory that recorded it, if one did.
+
+    Raises:
+        UserError: what is recorded does not fit the matrices, or nothing is and no ``alpha`` was given.
+    """
+    home = beside(file)
+    from_recipe = recipe or find_recipe(file)
+    if METADATA_KEY in tensors.metadata:
+        config, where = json.loads(tensors.metadata[METADATA_KEY]), f"the metadata of {file}"
+    elif (home / ADAPTER_CONFIG).is_file():
+        config, where = read_json(home / ADAPTER_CONFIG), str(home / ADAPTER_CONFIG)
+    elif from_recipe is not None:
+        config, where = _config_of_recipe(from_recipe), str(from_recipe)
+    elif alpha is None:
+        raise UserError(
+            f"{file}: nothing says its lora_alpha (no metadata, no {home.name}, no recipe.yaml above it): name the "
+            "recipe that trained it (--recipe FILE), or the number (--lora-alpha N)"
+        )
+    else:
+        return peft_config(found.rank, alpha, 0.0, found.modules, ""), None
+    if alpha is not None and alpha != config["lora_alpha"]:
+        raise UserError(f"{file}: {where} says lora_alpha {config['lora_alpha']}: leave --lora-alpha out")
+    if found.rank != config["r"] or found.modules != sorted(config["target_modules"]):
+        raise UserError(
+            f"{file}: rank {found.rank} of {', '.join(found.modules)}, but {where} says rank {config['r']} of "
+            f"{', '.join(sorted(config['target_modules']))}"
+        )
+    return config, home if home.is_dir() else from_recipe.parent if from_recipe is not None else None
+
+
+def _config_of_recipe(file: Path) -> dict[str, Any]:
+    from backends.recipe import load_recipe
+
+    recipe = load_recipe(file)
+    if recipe.pet is None:
+        raise UserError(f"{file}: no pet_config there; it trains every weight")
+    pet = recipe.pet
+    return peft_config(pet.lora_rank, pet.lora_alpha, pet.lora_dropout, hf_modules(pet), recipe.load_checkpoint)
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Read ``adapter_config.json`` and refuse what mindformers' LoRA cannot express.
+
+    Raises:
+        UsageError: there is no adapter.
+        UserError: it is no plain LoRA.
+    """
+    file = folder / ADAPTER_CONFIG
+    if not file.is_file() or not (folder / ADAPTER_WEIGHTS).is_file():
+        raise UsageError(f"{folder}: no {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} there; a PEFT adapter is expected")
+    config = read_json(file)
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise UserError(f"{file}: peft_type is not LORA")
+    for key, plain in PLAIN.items():
+        value = config.get(key)
+        if value and value not in plain:
+            raise UserError(f"{file}: {key} is {value!r}, which mindformers' LoRA has not; merge the adapter instead")
+    for key in ("r", "lora_alpha"):
+        if not isinstance(config.get(key), int | float):
+            raise UserError(f"{file}: {key}: found {config.get(key)!r}, expected a number")
+    return config
+
+
+def _check_base(
+    shapes: Mapping[str, tuple[int, ...]], base: str | Path | None, adapter: Path, *, required: bool
+) -> None:
+    """Compare an adapter with the model it says it belongs to, where that is on this machine."""
+    home = Path(base) if base else None
+    if home is None or not (home / MODEL_CONFIG).is_file():
+        if required:
+            raise UsageError(f"{base}: no {MODEL_CONFIG} there")
+        say(f"note: {adapter}: its base {base or '(not recorded)'} is not here; shapes are not checked against it")
+        return
+    weights = Layout.from_config(read_json(home / MODEL_CONFIG), home / MODEL_CONFIG).shapes()
+    expected = {}
+    for name, shape in shapes.items():
+        module, half = name.removeprefix("base_model.model.").rsplit(".lora_", 1)
+        rank = shape[0] if half.startswith("A") else shape[1]
+        if f"{module}.weight" in weights:
+            out, width = weights[f"{module}.weight"]
+            expected[name] = (rank, width) if half.startswith("A") else (out, rank)
+    check_shapes(shapes, expected, adapter, f"its base {home}")
+
+
+class _Values:
+    """One face for opened files and for arrays in memory."""
+
+    def __init__(self, tensors: Tensors | Mapping[str, np.ndarray]) -> None:
+        self.tensors = tensors
+        self.where = str(tensors.path) if isinstance(tensors, Tensors) else "the trained parameters"
+
+    def names(self) -> list[str]:
+        return list(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.tensors.shape(name) if isinstance(self.tensors, Tensors) else tuple(self.tensors[name].shape)
+
+    def read(self, name: str) -> np.ndarray:
+        return self.tensors.read(name) if isinstance(self.tensors, Tensors) else self.tensors[name]
+
+
+def _lora_names(names: Iterable[str]) -> dict[str, str]:
+    """Map PEFT names to mindformers names; the optimizer's copies of LoRA matrices are none."""
+    return {mindformers_to_peft(name): name for name in names if is_lora(name) and name.startswith("model.layers.")}
+
+
+def _write_peft(values: _Values, config: dict[str, Any], folder: Path, dtype: str | None = None) -> None:
+    # no metadata and sorted names: byte for byte what the CUDA backend writes
+    with (
+        atomic(folder / ADAPTER_WEIGHTS) as temporary,
+        ShardWriter(folder, max_shard_bytes=None, metadata={}, stem=temporary.stem) as writer,
+    ):
+        for peft, name in sorted(_lora_names(values.names()).items()):
+            writer.add(peft, convert_dtype(values.read(name), dtype, name))
+    write_json(folder / ADAPTER_CONFIG, config)

@@ -1,0 +1,184 @@
+"""Models and vocabularies of llama2.c (https://github.com/karpathy/llama2.c), such as its small trained stories models.
+
+The model file holds Meta's weights, rotary pairs interleaved, stacked over layers; the vocabulary file holds
+SentencePiece's pieces with their scores.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.exchange.meta import hf_name, llama_config, turned
+from backends.exchange.models import Item, Source, make_source
+from backends.tensors import Entry, Tensors
+from converters.cli import UsageError, UserError
+from converters.files import write_json
+
+MAGIC = 0x616B3432  # its later formats begin with it
+SPECIALS = ("<unk>", "<s>", "</s>")
+BYTES_FROM, BYTES_TO = 3, 259
+
+
+def llama2c_source(file: Path) -> Source:
+    """Open a model file of llama2.c (its first format: seven numbers, then float32 weights).
+
+    Raises:
+        UsageError: there is no such file.
+        UserError: another format, or its size is not what its header says.
+    """
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file")
+    header = np.fromfile(file, "<i4", 7).tolist()
+    if len(header) < 7 or header[0] == MAGIC or not all(0 < abs(number) < 2**24 for number in header):
+        raise UserError(f"{file}: not a llama2.c model of its first format (seven numbers, then float32)")
+    dim, hidden, layers, heads, kv_heads, vocab, context = header
+    tied, vocab = vocab > 0, abs(vocab)
+    if dim % heads or heads % kv_heads:
+        raise UserError(f"{file}: {dim} wide with {heads} and {kv_heads} heads cannot be")
+    kv, head = dim // heads * kv_heads, dim // heads
+    stacked = {
+        "tok_embeddings.weight": (vocab, dim),
+        "attention_norm": (layers, dim),
+        "attention.wq": (layers, dim, dim),
+        "attention.wk": (layers, kv, dim),
+        "attention.wv": (layers, kv, dim),
+        "attention.wo": (layers, dim, dim),
+        "ffn_norm": (layers, dim),
+        "feed_forward.w1": (layers, hidden, dim),
+        "feed_forward.w2": (layers, dim, hidden),
+        "feed_forward.w3": (layers, hidden, dim),
+        "norm.weight": (dim,),
+        "rotary tables": (2, context, head // 2),
+    }
+    if not tied:
+        stacked["output.weight"] = (vocab, dim)
+    entries, place = {}, 28
+    for name, shape in stacked.items():
+        split = shape[1:] if name.startswith(("attention", "feed_forward", "ffn")) else None
+        for layer in range(layers if split else 1):
+            one = Entry(file, "F32", split or shape, ())
+            full = f"layers.{layer}.{name}.weight" if split else name
+            entries[full] = Entry(file, "F32", one.shape, ((place, one.nbytes),))
+            place += one.nbytes
+    if place != file.stat().st_size:
+        raise UserError(f"{file}: {file.stat().st_size:,} bytes, where its header's sizes make {place:,}")
+    del entries["rotary tables"]
+    tensors = Tensors(file, entries, {})
+    config = llama_config(
+        dim=dim,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        vocab=vocab,
+        context=context,
+        eps=1e-5,
+        theta=10000.0,
+        tied=tied,
+        special=(1, 2),
+    )
+    items = {
+        hf_name(name): Item(tensors.shape(name), "F32", turned(partial(tensors.read, name), name, config))
+        for name in tensors.names()
+    }
+    return make_source(file, config, file, items, None)
+
+
+def write_tokenizer(file: Path, folder: Path) -> None:
+    """Write a vocabulary of llama2.c as ``tokenizer.json`` and ``tokenizer_config.json``.
+
+    llama2.c joins, among all neighbours, the two whose piece has the highest score: byte pair encoding with its merges
+    in the order of the scores.
+
+    Args:
+        file: int32 length of the longest piece, then float32 score, int32 length and bytes of each piece.
+        folder: an existing directory.
+
+    Raises:
+        UsageError: there is no such file.
+        UserError: it is not such a vocabulary.
+    """
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file")
+    data, place = file.read_bytes(), 4
+    pieces: list[tuple[str, float]] = []
+    try:
+        while place < len(data):
+            score, length = struct.unpack_from("<fi", data, place)
+            piece = data[place + 8 : place + 8 + length]
+            if not 0 < length == len(piece):
+                raise ValueError("a piece is cut off")
+            pieces.append((piece.decode().replace(" ", "▁"), score))
+            place += 8 + length
+    except (struct.error, ValueError) as error:
+        raise UserError(f"{file}: not a vocabulary of llama2.c ({error})") from error
+    names = [piece.strip() for piece, _ in pieces]
+    if tuple(names[:3]) != SPECIALS or names[BYTES_FROM:BYTES_TO] != [f"<0x{byte:02X}>" for byte in range(256)]:
+        raise UserError(f"{file}: not a vocabulary of llama2.c (<unk>, <s>, </s> and 256 bytes come first)")
+    vocab = dict(zip([*SPECIALS, *(piece for piece, _ in pieces[3:])], range(len(pieces)), strict=True))
+    merges = [
+        (-score, left, right)
+        for piece, score in pieces[BYTES_TO:]
+        for left, right in ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
+        if left in vocab and right in vocab
+    ]
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    tokenizer: dict[str, Any] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": number,
+                "content": name,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for number, name in enumerate(SPECIALS)
+        ],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, space]},
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [
+                {"SpecialToken": {"id": "<s>", "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "<s>", "type_id": 1}},
+                {"Sequence": {"id": "B", "type_id": 1}},
+            ],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                back,
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": vocab,
+            "merges": [[left, right] for _, left, right in sorted(merges)],
+        },
+    }
+    write_json(folder / "tokenizer.json", tokenizer)
+    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **config})

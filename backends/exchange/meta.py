@@ -1,0 +1,220 @@
+"""Meta's own layout, read as Hugging Face weights.
+
+It turns rotary pairs (2i, 2i+1), where Hugging Face and mindformers turn (i, i + d/2) of a head of width d: the rows of
+q and k are put in the other order (the permutation of transformers' convert_llama_weights_to_hf.py). Its shards are
+parts of matrices, to be joined along the dimension that Meta's model parallelism splits.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.exchange.layout import read_model_config
+from backends.exchange.models import HEAD, Item, Source, make_source
+from backends.names import to_hf
+from backends.tensors import numpy_types, type_name
+from converters.cli import UsageError, UserError
+from converters.files import read_json
+
+PARAMS = "params.json"
+_SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
+_ROWS = re.compile(r"\.(wq|wk|wv|w1|w3)\.weight$|^output\.weight$")  # split along their rows
+_COLUMNS = re.compile(r"\.(wo|w2)\.weight$")
+# BOS and EOS by vocabulary: Llama 1 and 2, and Llama 3
+SPECIAL_IDS = {32000: (1, 2), 128256: (128000, 128001)}
+CONTEXT = {32000: 4096, 128256: 8192}
+
+
+def halves_from_pairs(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Put the rows of a q or k projection from interleaved rotary pairs into halves.
+
+    Args:
+        weight: [heads · d, in], rows 2i and 2i + 1 of a head turned together.
+        heads: of q, or of k where there are fewer.
+
+    Returns:
+        [heads · d, in], rows i and i + d/2 of a head turned together.
+    """
+    rows, width = weight.shape
+    return weight.reshape(heads, rows // heads // 2, 2, width).transpose(0, 2, 1, 3).reshape(rows, width)
+
+
+def hf_name(name: str) -> str:
+    """Return the Hugging Face name of one of Meta's; mindformers kept Meta's names of the layers.
+
+    Raises:
+        UserError: Meta's Llama has no weight of this name.
+    """
+    outside = {
+        "tok_embeddings.weight": "model.embed_tokens.weight",
+        "norm.weight": "model.norm.weight",
+        "output.weight": HEAD,
+    }
+    return outside[name] if name in outside else to_hf(f"model.{name}")
+
+
+def meta_source(folder: Path, config: str | Path | None = None) -> Source:
+    """Open a directory with ``consolidated.NN.pth`` and ``params.json``. Reading the pickles needs torch.
+
+    Args:
+        folder: the directory.
+        config: ``config.json`` or a model directory; None makes one of ``params.json``.
+
+    Raises:
+        UsageError: a file is missing.
+        UserError: a file is damaged, shards do not fit each other, or the weights do not fit the configuration.
+    """
+    shards = _open_shards(folder)
+    params = read_json(folder / PARAMS)
+    names = [name for name in shards[0] if name != "rope.freqs"]
+    for number, shard in enumerate(shards):
+        if set(shard) - {"rope.freqs"} != set(names):
+            raise UserError(f"{folder}: shard {number:02d} holds other weights than shard 00")
+    axes = {name: _split_axis(name, shards, params) for name in names}
+    shapes = {name: _joined_shape(name, shards, axes[name]) for name in names}
+    found = read_model_config(config) if config is not None else _config_from_params(params, shapes, folder / PARAMS)
+    items = {}
+    for name in names:
+        kind = type_name(_numpy_type(shards[0][name]))
+        read = partial(_read_joined, name, shards, axes[name])
+        items[hf_name(name)] = Item(shapes[name], kind, turned(read, name, found))
+    return make_source(folder, found, config or folder / PARAMS, items, folder)
+
+
+def _open_shards(folder: Path) -> list[dict[str, Any]]:
+    if not (folder / PARAMS).is_file():
+        raise UsageError(f"{folder}: no {PARAMS} there")
+    files = sorted(file for file in folder.glob("consolidated.*.pth") if _SHARD.fullmatch(file.name))
+    missing = [f"consolidated.{n:02d}.pth" for n in range(len(files) or 1) if n >= len(files) or _number(files[n]) != n]
+    if missing:
+        raise UsageError(f"{folder}: {missing[0]} is missing")
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"{folder}: reading .pth files needs torch: pip install torch") from error
+    shards = []
+    for file in files:
+        try:
+            shards.append(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+        except Exception as error:  # torch raises whatever the damaged byte leads to
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"{file}: not a whole weights file of PyTorch ({first[:120]})") from error
+        if not isinstance(shards[-1], dict) or not all(
+            isinstance(value, torch.Tensor) for value in shards[-1].values()
+        ):
+            raise UserError(f"{file}: not a mapping of names to tensors")
+    return shards
+
+
+def _number(file: Path) -> int:
+    found = _SHARD.fullmatch(file.name)
+    return int(found[1]) if found else -1
+
+
+def _split_axis(name: str, shards: list[dict[str, Any]], params: dict[str, Any]) -> int | None:
+    """Return along which dimension shards split a weight; None if each holds all of it."""
+    if len(shards) == 1:
+        return None
+    if name == "tok_embeddings.weight":
+        # Llama 1 and 2 split the width, Llama 3 the vocabulary
+        return 0 if shards[0][name].shape[1] == params.get("dim") else 1
+    return 0 if _ROWS.search(name) else 1 if _COLUMNS.search(name) else None
+
+
+def _joined_shape(name: str, shards: list[dict[str, Any]], axis: int | None) -> tuple[int, ...]:
+    shapes = [tuple(shard[name].shape) for shard in shards]
+    if axis is None:
+        return shapes[0]
+    width = sum(shape[axis] for shape in shapes)
+    return (*shapes[0][:axis], width, *shapes[0][axis + 1 :])
+
+
+def _numpy_type(tensor: Any) -> np.dtype[Any]:
+    name = str(tensor.dtype).removeprefix("torch.")
+    return numpy_types()["BF16"] if name == "bfloat16" else np.dtype(name)
+
+
+def _read_joined(name: str, shards: list[dict[str, Any]], axis: int | None) -> np.ndarray:
+    import torch
+
+    parts = [shard[name].contiguous() for shard in (shards if axis is not None else shards[:1])]
+    arrays = [
+        part.reshape(-1).view(torch.uint8).numpy().view(_numpy_type(part)).reshape(tuple(part.shape)) for part in parts
+    ]
+    return arrays[0] if axis is None else np.concatenate(arrays, axis)
+
+
+def turned(read: Any, name: str, config: dict[str, Any]) -> Any:
+    """Return a reader that puts q and k into halves."""
+    heads = config["num_attention_heads"]
+    if name.endswith(".wk.weight"):
+        heads = config.get("num_key_value_heads") or heads
+    elif not name.endswith(".wq.weight"):
+        return read
+    return lambda: halves_from_pairs(read(), heads)
+
+
+def _config_from_params(params: Any, shapes: dict[str, tuple[int, ...]], source: Path) -> dict[str, Any]:
+    """Return the Hugging Face configuration of ``params.json``; the weights say what it leaves out."""
+    needed = ("dim", "n_layers", "n_heads")
+    if not isinstance(params, dict) or not all(isinstance(params.get(key), int) for key in needed):
+        raise UserError(f"{source}: {', '.join(needed)} are expected")
+    if params.get("use_scaled_rope"):
+        raise UserError(f"{source}: use_scaled_rope without its factors: name the model's config.json with --config")
+    if "layers.0.feed_forward.w1.weight" not in shapes or "tok_embeddings.weight" not in shapes:
+        raise UserError(f"{source.parent}: no weights of a Llama there")
+    vocab = shapes["tok_embeddings.weight"][0]
+    bos, eos = SPECIAL_IDS.get(vocab, (1, 2))
+    return llama_config(
+        dim=params["dim"],
+        hidden=shapes["layers.0.feed_forward.w1.weight"][0],
+        layers=params["n_layers"],
+        heads=params["n_heads"],
+        kv_heads=params.get("n_kv_heads") or params["n_heads"],
+        vocab=vocab,
+        context=CONTEXT.get(vocab, 2048),
+        eps=params.get("norm_eps", 1e-5),
+        theta=float(params.get("rope_theta", 10000.0)),
+        tied=False,
+        special=(bos, eos),
+    )
+
+
+def llama_config(
+    *,
+    dim: int,
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    vocab: int,
+    context: int,
+    eps: float,
+    theta: float,
+    tied: bool,
+    special: tuple[int, int],
+) -> dict[str, Any]:
+    """Return ``config.json`` of a Llama without biases."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "vocab_size": vocab,
+        "hidden_size": dim,
+        "intermediate_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": context,
+        "rms_norm_eps": eps,
+        "rope_theta": theta,
+        "tie_word_embeddings": tied,
+        "attention_bias": False,
+        "bos_token_id": special[0],
+        "eos_token_id": special[1],
+    }

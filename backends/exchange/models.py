@@ -1,0 +1,312 @@
+"""Whole models: Hugging Face's directory on one side, mindformers' single file on the other.
+
+Everything goes through Hugging Face names: a reader gives a :class:`Source`, checked one to one against the
+configuration, and a writer takes it tensor by tensor. Nothing is computed: bits stay what they are unless another type
+is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.ckpt import open_weights
+from backends.exchange.files import (
+    beside,
+    check_output_file,
+    check_output_folder,
+    convert_dtype,
+    find_recipe,
+    writing_weights,
+)
+from backends.exchange.layout import Layout, check_shapes, copy_companions, read_model_config
+from backends.names import is_lora, to_hf, to_mindformers
+from backends.run import MODEL_CONFIG, writing_directory
+from backends.tensors import DEFAULT_SHARD_BYTES, ShardWriter, Tensors, open_tensors
+from converters.cli import UsageError, UserError, progress, say
+from converters.files import write_json
+
+LARGE = 10**9  # numbers: seconds of work
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+# What MindSpore saves beside the weights: one number each, and the optimizer's copies under a prefix
+TRAINING_VALUES = {
+    "afactor_step",
+    "beta1_power",
+    "beta2_power",
+    "current_factor",
+    "current_iterator_step",
+    "epoch_num",
+    "global_batch_size",
+    "global_step",
+    "last_overflow_iterator_step",
+    "loss_scale",
+    "scale_sense",
+    "step_num",
+    "weight_decay",
+}
+_COPY = re.compile(r"(\w+?)[._]((?:model\.|lm_head\.).+)")
+_ROTARY = re.compile(r"model\.(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+_CONCATENATED = re.compile(r"\.(w_qkv|w_gate_hidden)\.")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One weight of a source."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A whole model, readable tensor by tensor.
+
+    Attributes:
+        path: where it is from.
+        config: its Hugging Face configuration.
+        items: weights by Hugging Face name, in the model's order.
+        home: directory with tokenizer and template, if there is one.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    items: dict[str, Item]
+    home: Path | None
+
+    @property
+    def layout(self) -> Layout:
+        """Sizes by the configuration."""
+        return Layout.from_config(self.config, self.path)
+
+
+def make_source(
+    path: Path, config: dict[str, Any], config_path: str | Path, items: dict[str, Item], home: Path | None
+) -> Source:
+    """Check the weights against the configuration and put them in the model's order.
+
+    Raises:
+        UserError: names or shapes differ; or the output head is said to be the embedding, and is another.
+    """
+    layout = Layout.from_config(config, config_path)
+    if layout.tied and HEAD in items:
+        head = items.pop(HEAD)
+        if EMBEDDING not in items or head.read().tobytes() != items[EMBEDDING].read().tobytes():
+            raise UserError(f"{path}: {HEAD} is not the embedding, although {config_path} ties them")
+        say(f"{path}: {HEAD} is the embedding once more and was left out (tie_word_embeddings)")
+    expected = layout.shapes()
+    check_shapes({name: item.shape for name, item in items.items()}, expected, path, str(config_path))
+    return Source(path, config, {name: items[name] for name in expected}, home)
+
+
+def hf_source(folder: Path) -> Source:
+    """Open a Hugging Face model directory.
+
+    Raises:
+        UsageError: there is none.
+        UserError: it is no Llama or Qwen2, or its weights do not fit its configuration.
+    """
+    file = folder / MODEL_CONFIG
+    if not file.is_file():
+        raise UsageError(f"{folder}: no {MODEL_CONFIG} there; a Hugging Face model directory is expected")
+    config = read_model_config(file)
+    if not any(folder.glob("*.safetensors")) and any(folder.glob("pytorch_model*.bin")):
+        raise UserError(f"{folder}: only pickled weights (.bin); save them once more as safetensors with transformers")
+    tensors = open_tensors(folder)
+    names = [name for name in tensors.names() if not _ROTARY.fullmatch(name)]
+    if len(names) < len(tensors):
+        say(f"{folder}: {len(tensors) - len(names)} stored rotary tables left out; they are computed from rope_theta")
+    items = {name: Item(tensors.shape(name), tensors.dtype(name), partial(tensors.read, name)) for name in names}
+    return make_source(folder, config, file, items, folder)
+
+
+def mindformers_source(file: Path, config: str | Path | None = None, *, with_lora: bool = False) -> Source:
+    """Open the weights of a mindformers file.
+
+    Args:
+        file: ``.ckpt`` or ``.safetensors``.
+        config: ``config.json``, a model directory or a mindformers YAML; None takes what ``FILE.hf`` or the run
+            around the file says.
+        with_lora: leave LoRA matrices out; else they are an error.
+
+    Raises:
+        UserError: no configuration is known, or the weights do not fit it.
+    """
+    found = Path(config) if config is not None else _recorded_config(file)
+    if found is None:
+        raise UserError(
+            f"{file}: nothing says the model's configuration (no {beside(file).name}, no recipe.yaml above it): name "
+            "its config.json or the mindformers YAML with --config"
+        )
+    tensors = open_weights(file)
+    names = weight_names(tensors, with_lora=with_lora)
+    items = {hf: Item(tensors.shape(mf), tensors.dtype(mf), partial(tensors.read, mf)) for hf, mf in names.items()}
+    kept = beside(file)
+    home = kept if kept.is_dir() else found if found.is_dir() else found.parent
+    return make_source(file, read_model_config(found), found, items, home)
+
+
+def _recorded_config(file: Path) -> Path | None:
+    """Return where the configuration of a mindformers file is written down."""
+    recipe = find_recipe(file)
+    places = [beside(file)]
+    if recipe is not None:
+        # a fine-tune's recipe need not repeat the sizes of the model it started from
+        from backends.recipe import load_recipe
+
+        start = load_recipe(recipe).load_checkpoint
+        places += [Path(start), beside(Path(start))] if start else []
+    return next((place / MODEL_CONFIG for place in places if (place / MODEL_CONFIG).is_file()), recipe)
+
+
+def weight_names(tensors: Tensors, *, with_lora: bool) -> dict[str, str]:
+    """Map the Hugging Face names of a mindformers file's weights to its own; what is left out is counted and said.
+
+    Raises:
+        UserError: a name that mindformers' Llama has not, or a LoRA where none may be.
+    """
+    names: dict[str, str] = {}
+    copies: Counter[str] = Counter()
+    values, lora, unknown = [], [], []
+    for name in tensors.names():
+        copy = _COPY.fullmatch(name)
+        if copy and not name.startswith(("model.", "lm_head.")):
+            copies[copy[1]] += 1
+        elif name in TRAINING_VALUES or name.startswith("learning_rate"):
+            values.append(name)
+        elif _CONCATENATED.search(name):
+            raise UserError(
+                f"{tensors.path}: {name}: joined matrices (qkv_concat: True), whose order differs between releases of "
+                "mindformers; save it with qkv_concat: False"
+            )
+        elif is_lora(name):
+            lora.append(name)
+        else:
+            try:
+                names[to_hf(name)] = name
+            except UserError:
+                unknown.append(name)
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise UserError(f"{tensors.path}: not weights of mindformers' Llama: {', '.join(unknown[:5])}{more}")
+    if lora and not with_lora:
+        raise UserError(
+            f"{tensors.path}: holds a LoRA ({len(lora)} matrices) beside the weights, which would be lost here"
+        )
+    skipped = [f"{count} optimizer copies ({prefix}.*)" for prefix, count in copies.items()]
+    skipped += [f"{len(values)} training values ({', '.join(values)})"] if values else []
+    skipped += [f"{len(lora)} LoRA matrices"] if lora else []
+    if skipped:
+        say(f"{tensors.path}: left out {'; '.join(skipped)}")
+    return names
+
+
+def write_mindformers(source: Source, out: Path, dtype: str | None = None) -> None:
+    """Write a model as one mindformers file, and ``OUT.hf`` with what belongs to it.
+
+    Raises:
+        UsageError: the name says no format, or the file would lie among the source's own.
+        UserError: mindformers' Llama has no place for some weights.
+    """
+    check_output_file(out)
+    if out.suffix == ".safetensors" and source.path.is_dir() and out.resolve().parent == source.path.resolve():
+        raise UsageError(f"{out}: would lie among the model's own shards; name another directory")
+    layout = source.layout
+    if layout.mlp_bias:
+        raise UserError(f"{source.path}: mlp_bias: mindformers' Llama has no bias there")
+    if layout.head_dim * layout.heads != layout.hidden:
+        raise UserError(
+            f"{source.path}: head_dim {layout.head_dim}: mindformers' Llama takes hidden_size / heads, "
+            f"{layout.hidden} / {layout.heads}"
+        )
+    with writing_weights(out, {}) as (writer, sidecar):
+        if source.home is not None:
+            copy_companions(source.home, sidecar, without=(MODEL_CONFIG,))
+        write_json(sidecar / MODEL_CONFIG, _with_dtype(source, dtype))
+        for name, item in _shown(source, out.name):
+            writer.add(to_mindformers(name), convert_dtype(item.read(), dtype, name))
+
+
+def write_hf(
+    source: Source, out_folder: Path, dtype: str | None = None, max_shard_bytes: int = DEFAULT_SHARD_BYTES
+) -> None:
+    """Write a model as a Hugging Face directory.
+
+    Raises:
+        UsageError: the directory is there and not empty.
+    """
+    check_output_folder(out_folder)
+    with writing_directory(out_folder) as temporary:
+        if source.home is not None:
+            copy_companions(source.home, temporary, without=(MODEL_CONFIG,))
+        write_json(temporary / MODEL_CONFIG, _with_dtype(source, dtype))
+        with ShardWriter(temporary, max_shard_bytes=max_shard_bytes) as writer:
+            for name, item in _shown(source, out_folder.name):
+                writer.add(name, convert_dtype(item.read(), dtype, name))
+
+
+def _shown(source: Source, what: str) -> Iterable[tuple[str, Item]]:
+    """Go through a model's weights, with a progress bar where it takes long."""
+    total = sum(math.prod(item.shape) for item in source.items.values())
+    if total < LARGE:
+        return source.items.items()
+    return progress(source.items.items(), total=len(source.items), desc=what, unit="tensor")
+
+
+def _with_dtype(source: Source, dtype: str | None) -> dict[str, Any]:
+    """Return the configuration with the type that the weights are written in."""
+    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+    kinds = Counter(item.dtype for item in source.items.values())
+    written = dtype or names.get(kinds.most_common(1)[0][0])
+    key = "dtype" if "dtype" in source.config else "torch_dtype"
+    return {**source.config, key: written} if written else dict(source.config)
+
+
+def hf_to_mindformers(folder: Path, out: Path, dtype: str | None = None) -> None:
+    """Write a Hugging Face Llama or Qwen2 as one mindformers file, bit for bit.
+
+    Args:
+        folder: the model directory.
+        out: a ``.ckpt`` or ``.safetensors``; ``OUT.hf`` beside it keeps configuration, tokenizer and template for the
+            way back.
+        dtype: round to this type; None keeps each tensor's own.
+
+    Raises:
+        UsageError: there is no model, or the name of ``out`` says no format.
+        UserError: names or shapes do not fit the configuration, or a file is damaged.
+    """
+    write_mindformers(hf_source(folder), out, dtype)
+
+
+def mindformers_to_hf(
+    file: Path,
+    out_folder: Path,
+    *,
+    config: str | Path | None = None,
+    dtype: str | None = None,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    with_lora: bool = False,
+) -> None:
+    """Write the weights of a mindformers file as a Hugging Face directory, bit for bit.
+
+    Args:
+        file: ``.ckpt`` or ``.safetensors``; optimizer copies and training values are counted and left out.
+        out_folder: a directory that is not there yet.
+        config: as in :func:`mindformers_source`.
+        dtype: round to this type; None keeps each tensor's own.
+        max_shard_bytes: a shard is not larger than this.
+        with_lora: leave LoRA matrices out; else they are an error.
+
+    Raises:
+        UsageError: the directory is there already.
+        UserError: no configuration is known, or the weights do not fit it.
+    """
+    write_hf(mindformers_source(file, config, with_lora=with_lora), out_folder, dtype, max_shard_bytes)
