@@ -249,7 +249,7 @@ def recorded_config(
     elif alpha is None:
         raise UserError(
             f"{file}: nothing says its lora_alpha (no metadata, no {home.name}, no recipe.yaml above it): name the "
-            "recipe that trained it (--recipe FILE), or the number (--lora-alpha N)"
+            "recipe that trained it (--config FILE), or the number (--lora-alpha N)"
         )
     else:
         return peft_config(found.rank, alpha, 0.0, found.modules, ""), None

@@ -17,9 +17,7 @@ ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 SHOWN = 10  # names of each kind that an error lists
 
 # what belongs to a model besides its weights
-COMPANIONS = (
-    "config.json",
-    "generation_config.json",
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -28,8 +26,8 @@ COMPANIONS = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    "template.json",
 )
+COMPANIONS = ("config.json", "generation_config.json", *TOKENIZER_FILES, "template.json")
 
 
 @dataclass(frozen=True)

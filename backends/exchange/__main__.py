@@ -1,0 +1,126 @@
+"""Exchange weights between Hugging Face, PEFT, mindformers and Meta: ``python -m backends.exchange``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from converters.cli import UsageError, run_main, say
+
+EPILOG = """examples:
+  python -m backends.exchange to-mindformers llama3-8b/ -o llama3_8b.ckpt
+  python -m backends.exchange to-mindformers RUN -o lora.safetensors
+  python -m backends.exchange to-hf llama3_8b.ckpt -o llama3-8b-again
+  python -m backends.exchange to-hf rank_0/llama3_lora-5_200.ckpt --config yaml/llama3_lora.yaml -o adapter
+  python -m backends.exchange to-hf Meta-Llama-3-8B/original -o llama3-8b
+  python -m backends.exchange inspect RUN
+"""
+DTYPES = ["keep", "float32", "bfloat16", "float16"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    args = _parser().parse_args(argv)
+    if args.command == "inspect":
+        from backends.exchange.inspect import inspect, print_report
+
+        print_report(inspect(args.path), as_json=args.json)
+        return 0
+    from backends.exchange.kinds import Options, to_hf, to_mindformers
+
+    options = Options(
+        config=getattr(args, "config", None),
+        tokenizer=args.tokenizer,
+        dtype=None if args.dtype == "keep" else args.dtype,
+        base=args.base,
+        lora_alpha=getattr(args, "lora_alpha", None),
+        weights=getattr(args, "weights", False),
+        max_shard_bytes=_bytes(getattr(args, "max_shard_size", "5GB")),
+    )
+    say((to_mindformers if args.command == "to-mindformers" else to_hf)(args.path, args.out, options))
+    return 0
+
+
+def _bytes(text: str) -> int:
+    """Read a size such as ``5GB`` or ``500MB``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
+    size = float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " ") if found else 0
+    if size < 1:
+        raise UsageError(f"--max-shard-size {text!r}: expected a size such as 5GB or 500MB")
+    return int(size)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m backends.exchange",
+        description="Exchange weights between Hugging Face, PEFT, mindformers and Meta's layout, bit for bit, with one "
+        "tensor in memory. What the input is, is told by its content.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    there = _command(
+        commands, "to-mindformers", "Write a mindformers file from a model or an adapter of any other kind."
+    )
+    there.add_argument(
+        "path", type=Path, metavar="PATH", help="model, PEFT adapter or run directory, or a llama2.c file"
+    )
+    there.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="a .ckpt or .safetensors file")
+    back = _command(commands, "to-hf", "Write a model or PEFT adapter directory from mindformers, Meta or llama2.c.")
+    back.add_argument("path", type=Path, metavar="PATH", help=".ckpt or .safetensors, or Meta's directory")
+    back.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="a directory that is not there yet")
+    back.add_argument(
+        "--max-shard-size", default="5GB", metavar="SIZE", help="text: of one safetensors file (default: %(default)s)"
+    )
+    back.add_argument(
+        "--weights",
+        action="store_true",
+        help="of a file with LoRA and frozen weights take the weights (default: the LoRA)",
+    )
+    back.add_argument(
+        "--lora-alpha",
+        type=float,
+        metavar="X",
+        help="number: of a LoRA that no recipe and no metadata describes (default: as recorded)",
+    )
+    for command in (there, back):
+        command.add_argument(
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="config.json or mindformers YAML of weights that come without one (default: as recorded)",
+        )
+        command.add_argument(
+            "--tokenizer",
+            type=Path,
+            metavar="PATH",
+            help="directory with tokenizer files, or a vocabulary of llama2.c, to put beside a model "
+            "(default: the model's own)",
+        )
+        command.add_argument(
+            "--dtype", choices=DTYPES, default="keep", help="round the weights, once (default: %(default)s)"
+        )
+        command.add_argument("--base", metavar="DIR", help="the frozen model under an adapter (default: as recorded)")
+    look = _command(commands, "inspect", "List the tensors of a model or an adapter, its totals and its scaling.")
+    look.add_argument("path", type=Path, metavar="PATH", help="directory, .safetensors or .ckpt")
+    look.add_argument("--json", action="store_true", help="print JSON to stdout (default: a table)")
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction, name: str, purpose: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=purpose,
+        description=purpose,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

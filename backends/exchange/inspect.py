@@ -1,0 +1,131 @@
+"""Look into weights: each tensor with shape and type, the totals, and what an adapter is."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.ckpt import open_weights
+from backends.exchange.adapters import lora_shapes, recorded_config
+from backends.names import is_lora, mindformers_to_peft
+from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from backends.tensors import Tensors
+from converters.cli import UserError, format_table
+from converters.files import read_json
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        path: what was looked into.
+        tensors: its tensors.
+        adapter: rank, alpha, scaling, targets and base of a LoRA; None for a whole model.
+    """
+
+    path: Path
+    tensors: Tensors
+    adapter: dict[str, Any] | None
+
+    @property
+    def total(self) -> dict[str, Any]:
+        """Counts over all tensors: ``tensors``, ``parameters``, ``bytes``, and parameters by type."""
+        kinds: Counter[str] = Counter()
+        for entry in self.tensors.entries.values():
+            kinds[entry.dtype] += entry.size
+        return {
+            "tensors": len(self.tensors),
+            "parameters": sum(kinds.values()),
+            "bytes": sum(entry.nbytes for entry in self.tensors.entries.values()),
+            "dtypes": dict(kinds),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for machines."""
+        listed = [
+            {"name": name, "shape": list(entry.shape), "dtype": entry.dtype}
+            for name, entry in self.tensors.entries.items()
+        ]
+        return {"path": str(self.path), "adapter": self.adapter, "total": self.total, "tensors": listed}
+
+    def as_text(self) -> str:
+        """A table, and the totals under it."""
+        rows = [(name, list(entry.shape), entry.dtype) for name, entry in self.tensors.entries.items()]
+        total = self.total
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in total["dtypes"].items())
+        size = total["bytes"] / 2**20
+        lines = [
+            format_table(("tensor", "shape", "dtype"), rows),
+            "",
+            f"{total['tensors']} tensors, {total['parameters']:,} parameters ({kinds}), {size:,.1f} MiB",
+        ]
+        if self.adapter is not None:
+            alpha, scaling = self.adapter["lora_alpha"], self.adapter["scaling"]
+            known = f"alpha {alpha:g}, scaling {scaling:g}" if alpha is not None else "alpha is not recorded"
+            targets = ", ".join(self.adapter["target_modules"])
+            lines += [
+                f"LoRA: rank {self.adapter['rank']}, {known}; {targets} in {self.adapter['layers']} layers",
+                f"base: {self.adapter['base'] or '(not recorded)'}",
+            ]
+        return "\n".join(lines)
+
+
+def inspect(path: Path) -> Report:
+    """Look into a model or an adapter, Hugging Face's or mindformers'.
+
+    Raises:
+        UsageError: there is nothing.
+        UserError: a file is damaged, or a LoRA's matrices do not belong together.
+    """
+    if path.is_dir() and (path / ADAPTER_WEIGHTS).is_file():
+        tensors = open_weights(path / ADAPTER_WEIGHTS)
+        config = read_json(path / ADAPTER_CONFIG) if (path / ADAPTER_CONFIG).is_file() else {}
+        return Report(path, tensors, _peft(tensors, config))
+    tensors = open_weights(path)
+    names = [name for name in tensors.names() if is_lora(name)]
+    if not names:
+        return Report(path, tensors, None)
+    if not any(".mindpet_delta_lora_" in name for name in names):
+        beside = path.parent / ADAPTER_CONFIG
+        return Report(path, tensors, _peft(tensors, read_json(beside) if beside.is_file() else {}))
+    shapes = {mindformers_to_peft(name): tensors.shape(name) for name in names if name.startswith("model.layers.")}
+    found = lora_shapes(shapes, path)
+    try:
+        config, _ = recorded_config(path, tensors, found)
+    except UserError as error:
+        if "nothing says its lora_alpha" not in str(error):
+            raise
+        config = {}
+    return Report(path, tensors, _summary(found.rank, found.layers, found.modules, config))
+
+
+def _peft(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
+    """Summarise an adapter of PEFT, of any architecture: inspection refuses nothing that can be read."""
+    ranks = Counter(tensors.shape(name)[0] for name in tensors if ".lora_A." in name)
+    parts = [name.split(".") for name in tensors if ".lora_A." in name]
+    layers = {part[part.index("layers") + 1] for part in parts if "layers" in part}
+    modules = sorted({part[part.index("lora_A") - 1] for part in parts})
+    return _summary(ranks.most_common(1)[0][0] if ranks else None, len(layers), modules, config)
+
+
+def _summary(rank: int | None, layers: int, modules: list[str], config: dict[str, Any]) -> dict[str, Any]:
+    alpha = config.get("lora_alpha")
+    # rank-stabilised LoRA divides by the root: arXiv 2312.03732
+    divisor = None if rank is None else rank**0.5 if config.get("use_rslora") else rank
+    return {
+        "rank": rank,
+        "lora_alpha": alpha,
+        "scaling": alpha / divisor if alpha is not None and divisor else None,
+        "target_modules": modules,
+        "layers": layers,
+        "base": config.get("base_model_name_or_path"),
+    }
+
+
+def print_report(report: Report, *, as_json: bool) -> None:
+    """Print to stdout."""
+    print(json.dumps(report.as_json(), indent=2, ensure_ascii=False) if as_json else report.as_text())
