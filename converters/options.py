@@ -59,6 +59,7 @@ def add_output_arguments(
     layout: str | None = "jsonl",
     kind: str | None = None,
     out_help: str = "file to write",
+    out_required: bool = True,
     max_rejected: float = 0.01,
 ) -> None:
     """Add the arguments that end in OutputOptions.
@@ -69,10 +70,11 @@ def add_output_arguments(
         layout: the default one; None: by the name, ``alpaca-array`` for OUT.json, else ``jsonl``.
         kind: one of the kinds that ``--balance`` can name; None leaves ``--balance`` out.
         out_help: what OUT may be.
+        out_required: False where the command can also write nothing.
         max_rejected: the default share.
     """
     shown = "%(default)s" if layout else "alpaca-array where OUT ends in .json, else jsonl"
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help=out_help)
+    parser.add_argument("-o", "--out", type=Path, required=out_required, metavar="OUT", help=out_help)
     parser.add_argument("--format", choices=formats, default=layout, help=f"layout of OUT (default: {shown})")
     parser.add_argument("--rows", type=int, metavar="INT", help="rows to sample (default: all, in input order)")
     parser.add_argument(

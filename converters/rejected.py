@@ -31,7 +31,7 @@ class Rejected:
 
     def add(self, line: int, error: RowError) -> None:
         """Note one refused row: its line number, why, and what stands there."""
-        self._first = self._first or f"line {line}: {error.detail[:200] or error.reason}; "
+        self._first = self._first or f"row {line}: {error.detail[:400] or error.reason}; "
         self.reasons[error.reason] += 1
         row = {"line": line, "reason": error.reason, "detail": error.detail[:SHOWN_CHARACTERS], "row": error.text}
         self._rows.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode() + "\n")

@@ -1,0 +1,315 @@
+"""Alpaca and ShareGPT files as conversations, described by LLaMA-Factory's own ``dataset_info.json``, unchanged.
+
+Columns, tags, system, history and several turns mean what they mean there: where ``columns`` or ``tags`` are given, one
+that is not named is absent. Tool calls, images, audio, video and preference pairs are no text to learn from here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.cli import UsageError, UserError, did_you_mean, format_table, run_main, say
+from converters.files import read_json
+from converters.options import OutputOptions, add_output_arguments, check_output_arguments, output_options
+from converters.rejected import RowError
+
+if TYPE_CHECKING:
+    from converters.job import Row, Tally
+    from converters.source import Source
+
+INFO = "dataset_info.json"
+KINDS = ("one question", "several turns")
+ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
+SHAREGPT = {"messages": "conversations"}
+TAGS = {
+    "role_tag": "from",
+    "content_tag": "value",
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "observation_tag": "observation",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+_OTHER_COLUMNS = {
+    "tools": "tool calls",
+    "images": "images",
+    "videos": "video",
+    "audios": "audio",
+    "chosen": "preference pairs",
+    "rejected": "preference pairs",
+    "kto_tag": "preference labels",
+}
+EXAMPLES = """examples:
+  python -m converters.alpaca alpaca_zh_demo --dataset-dir data -o train.jsonl
+  python -m converters.alpaca my_data.jsonl -o train.jsonl --rows 4000 --holdout 200 --holdout-out test.jsonl
+  python -m converters.alpaca --list --dataset-dir data
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set of ``dataset_info.json``: where it lies and which keys mean what; None is absent."""
+
+    name: str
+    file: Path | None
+    formatting: str = "alpaca"
+    columns: Mapping[str, str | None] = field(default_factory=lambda: ALPACA)
+    tags: Mapping[str, str | None] = field(default_factory=lambda: TAGS)
+    unsupported: str = ""
+    """Why it cannot be converted, if it cannot."""
+    notes: tuple[str, ...] = ()
+
+    def example(self) -> str:
+        """One row as it should be."""
+        row: dict[str, Any] = {}
+        if self.formatting == "alpaca":
+            texts = {
+                "prompt": "What is 1 + 1?",
+                "query": "",
+                "response": "2",
+                "system": "",
+                "history": [["Hi", "Hello"]],
+            }
+            row = {self.columns[key] or "": text for key, text in texts.items() if self.columns.get(key)}
+        else:
+            role, content = self.tags["role_tag"], self.tags["content_tag"]
+            turns = [
+                {role: self.tags["user_tag"], content: "What is 1 + 1?"},
+                {role: self.tags["assistant_tag"], content: "2"},
+            ]
+            row = {self.columns["messages"] or "": turns}
+        return json.dumps(row, ensure_ascii=False)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m converters.alpaca",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", nargs="?", metavar="DATASET", help=f"a name in {INFO}, or a JSON or JSONL file")
+    parser.add_argument(
+        "--dataset-dir", type=Path, default=Path("data"), metavar="DIR", help=f"where {INFO} is (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--formatting",
+        choices=["alpaca", "sharegpt"],
+        help="of a file that is given by its path (default: as its first row shows)",
+    )
+    parser.add_argument("--list", action="store_true", help=f"say what each entry of {INFO} is, and convert nothing")
+    add_output_arguments(parser, layout=None, kind=KINDS[0], out_required=False)
+    return parser
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Read ``dataset_info.json``.
+
+    Raises:
+        UsageError: it is not there.
+        UserError: it is not an object of objects.
+    """
+    path = folder / INFO
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; name its folder with --dataset-dir, or a data file by its path")
+    info = read_json(path)
+    if not isinstance(info, dict) or not all(isinstance(one, dict) for one in info.values()):
+        raise UserError(f'{path}: expected an object of data sets, such as {{"my_data": {{"file_name": "data.json"}}}}')
+    return info
+
+
+def entry_of(name: str, value: Mapping[str, Any], folder: Path) -> Entry:
+    """Read one entry as LLaMA-Factory does."""
+    formatting = value.get("formatting", "alpaca")
+    defaults = {"alpaca": ALPACA, "sharegpt": SHAREGPT}.get(formatting, {})
+    columns, tags = value.get("columns", defaults), value.get("tags", TAGS)
+    hub = next((value[key] for key in ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url") if key in value), None)
+    file = value.get("file_name")
+    path = folder / file if isinstance(file, str) else None
+    unsupported = ""
+    if formatting not in ("alpaca", "sharegpt"):
+        unsupported = f"formatting {formatting!r}; alpaca and sharegpt are read"
+    elif not isinstance(columns, dict) or not isinstance(tags, dict):
+        unsupported = "columns and tags must be objects"
+    elif value.get("ranking"):
+        unsupported = "preference pairs are not supported"
+    elif other := [key for key in _OTHER_COLUMNS if columns.get(key)]:
+        unsupported = f"{_OTHER_COLUMNS[other[0]]} (column {columns[other[0]]!r}) are not supported"
+    elif formatting == "alpaca" and not (columns.get("response") and (columns.get("prompt") or columns.get("query"))):
+        unsupported = "text for pre-training (no response column), not questions with answers"
+    elif formatting == "sharegpt" and not columns.get("messages"):
+        unsupported = "its columns name no messages"
+    elif path is None:
+        unsupported = f"on a hub ({hub}); download it and give the file" if hub else "it has no file_name"
+    elif path.suffix not in (".json", ".jsonl") and not path.name.endswith((".json.gz", ".jsonl.gz")):
+        unsupported = f"{path.suffix or 'a folder'}; JSON and JSONL files are read"
+    elif not path.is_file():
+        unsupported = f"{path} is not there"
+    notes = (f"{INFO} says num_samples {value['num_samples']}: use --rows",) if value.get("num_samples") else ()
+    tags = {key: tags.get(key) for key in TAGS} if isinstance(tags, dict) else TAGS
+    if not tags["role_tag"] or not tags["content_tag"] or not tags["user_tag"] or not tags["assistant_tag"]:
+        unsupported = unsupported or "its tags lack one of role_tag, content_tag, user_tag and assistant_tag"
+    return Entry(name, path, formatting, columns if isinstance(columns, dict) else {}, tags, unsupported, notes)
+
+
+def find_entry(args: argparse.Namespace) -> Entry:
+    """The data set that is meant: a file's, or an entry's.
+
+    Raises:
+        UsageError: there is neither.
+        UserError: the entry cannot be converted.
+    """
+    path = Path(args.dataset)
+    if path.suffix in (".json", ".jsonl", ".gz"):
+        return Entry(path.name, path, args.formatting or "")
+    if args.formatting:
+        raise UsageError(f"--formatting goes with a file; {INFO} says it for {args.dataset}")
+    info = read_info(args.dataset_dir)
+    if args.dataset not in info:
+        raise UsageError(f"{args.dataset_dir / INFO}: no data set {args.dataset!r}{did_you_mean(args.dataset, info)}")
+    entry = entry_of(args.dataset, info[args.dataset], args.dataset_dir)
+    if entry.unsupported:
+        raise UserError(f"{args.dataset}: {entry.unsupported}")
+    return entry
+
+
+def as_shown(entry: Entry, row: Mapping[str, Any]) -> Entry:
+    """A file's entry, its formatting by its first row."""
+    formatting = entry.formatting or ("sharegpt" if "conversations" in row else "alpaca")
+    columns = SHAREGPT if formatting == "sharegpt" else {**ALPACA, "history": "history"}
+    return Entry(entry.name, entry.file, formatting, {**columns, "system": "system"})
+
+
+def convert_rows(entry: Entry, source: Source, tally: Tally, *, by_path: bool) -> Iterator[Row]:
+    """Read each row by the entry's columns and tags."""
+    from converters.job import Row, json_rows
+
+    for number, (line, row) in enumerate(json_rows(source, tally), start=1):
+        if number == 1 and by_path:
+            entry = as_shown(entry, row)
+        try:
+            system, said = (_alpaca if entry.formatting == "alpaca" else _sharegpt)(entry, row)
+        except RowError as error:
+            detail = error.detail
+            if error.reason != "tool call":
+                detail += f"; expected such as {entry.example()}"
+            tally.rejected.add(line, RowError(error.reason, detail, json.dumps(row, ensure_ascii=False)))
+            continue
+        *before, (instruction, extra, answer) = said
+        history = tuple((f"{one}\n{two}" if two else one, reply) for one, two, reply in before)
+        given = row.get("id", row.get("idx"))
+        row_id = str(given) if isinstance(given, str | int) else str(number)
+        yield Row(KINDS[1] if history else KINDS[0], row_id, instruction, answer, extra, system, history)
+
+
+Said = list[tuple[str, str, str]]
+"""Question, what else is asked with it, and answer, turn by turn."""
+
+
+def _alpaca(entry: Entry, row: Mapping[str, Any]) -> tuple[str, Said]:
+    columns = entry.columns
+    for key in ("prompt", "response"):
+        if columns.get(key) and columns[key] not in row:
+            raise RowError("missing key", f"no {columns[key]!r}; found {', '.join(map(repr, row)) or 'no key'}")
+    asked = [text for key in ("prompt", "query") if (text := _text(row, columns.get(key)))]
+    answer = _text(row, columns["response"])
+    if not asked:
+        raise RowError("no question", f"{columns.get('prompt')!r} and {columns.get('query')!r} are empty")
+    if not answer:
+        raise RowError("no answer", f"{columns['response']!r} is empty")
+    history = row.get(columns.get("history") or "") or []
+    if not isinstance(history, list):
+        raise RowError("broken history", f"{columns['history']!r} is {type(history).__name__}, not a list")
+    said: Said = []
+    for pair in history:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise RowError("broken history", f"{columns['history']!r} must be a list of [question, answer]")
+        said.append((pair[0], "", pair[1]))
+    said.append((asked[0], asked[1] if len(asked) > 1 else "", answer))
+    return _text(row, columns.get("system")), said
+
+
+def _sharegpt(entry: Entry, row: Mapping[str, Any]) -> tuple[str, Said]:
+    key, tags = entry.columns["messages"] or "", entry.tags
+    if key not in row:
+        raise RowError("missing key", f"no {key!r}; found {', '.join(map(repr, row)) or 'no key'}")
+    messages = row[key]
+    if not isinstance(messages, list) or not messages:
+        raise RowError("no turns", f"{key!r} is {'empty' if messages == [] else type(messages).__name__}")
+    system = _text(row, entry.columns.get("system"))
+    role_tag, content_tag = tags["role_tag"] or "", tags["content_tag"] or ""
+    texts: list[str] = []
+    for place, message in enumerate(messages, start=1):
+        found = ", ".join(map(repr, message)) if isinstance(message, dict) else type(message).__name__
+        if not isinstance(message, dict) or role_tag not in message or content_tag not in message:
+            raise RowError(
+                "missing key", f"turn {place}: found {found or 'no key'}; no {role_tag!r} or {content_tag!r}"
+            )
+        role, text = message[role_tag], _text(message, content_tag)
+        if role in (tags["observation_tag"], tags["function_tag"]) and role is not None:
+            raise RowError("tool call", f"turn {place} is {role!r}: tools are not supported")
+        if place == 1 and role == tags["system_tag"] and role is not None:
+            system = text
+            continue
+        expected = tags["assistant_tag"] if len(texts) % 2 else tags["user_tag"]
+        if role != expected:
+            raise RowError("wrong turn", f"turn {place}: {role_tag!r} is {role!r} where {expected!r} is expected")
+        if not text:
+            raise RowError("no answer" if len(texts) % 2 else "no question", f"turn {place} is empty")
+        texts.append(text)
+    if not texts or len(texts) % 2:
+        raise RowError("wrong turn", f"it does not end with {tags['assistant_tag']!r}")
+    return system, [(texts[i], "", texts[i + 1]) for i in range(0, len(texts), 2)]
+
+
+def _text(row: Mapping[str, Any], key: str | None) -> str:
+    """The text under a key; empty where it is absent or null."""
+    value = row.get(key) if key else None
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RowError("not a string", f"{key!r} is {type(value).__name__}")
+    return value
+
+
+def list_entries(folder: Path) -> None:
+    """Print what each entry is and whether it converts here."""
+    entries = [entry_of(name, value, folder) for name, value in read_info(folder).items()]
+    rows = [[one.name, one.formatting, "no: " + one.unsupported if one.unsupported else "yes"] for one in entries]
+    print(format_table(["data set", "formatting", "converts"], rows, left=3))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.list:
+        list_entries(args.dataset_dir)
+        return
+    if not args.dataset or not args.out:
+        raise UsageError("DATASET and -o OUT are needed (or --list)")
+    entry = find_entry(args)
+    assert entry.file is not None
+    check_output_arguments(args, str(entry.file))
+    from converters.job import Tally, convert
+    from converters.source import open_source
+
+    by_path = entry.file == Path(args.dataset)
+    for note in entry.notes:
+        say(note)
+    with open_source(str(entry.file)) as source:
+        tally = Tally()
+        rows = convert_rows(entry, source, tally, by_path=by_path)
+        asked = {"dataset": args.dataset}
+        options = OutputOptions(**output_options(args, KINDS))
+        convert(source, options, KINDS, rows, tally, asked=asked)
+
+
+if __name__ == "__main__":
+    run_main(main)
