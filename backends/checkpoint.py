@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.exchange.cache import hf_directory, is_mindformers_file
+from backends.exchange.files import find_recipe
 from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, Run
 from converters.cli import UsageError, UserError, say
 from converters.files import read_json
@@ -33,9 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> 
     """Add the options that name a checkpoint and the template to ask it in."""
     parser.add_argument(
         "--ckpt",
-        metavar="DIR",
+        metavar="PATH",
         required=required,
-        help="run, checkpoint of a run, PEFT adapter or Hugging Face model directory",
+        help="run, checkpoint of a run, PEFT adapter or Hugging Face model directory, or a .ckpt or .safetensors file "
+        "of mindformers",
     )
     add_asking_arguments(parser)
 
@@ -134,7 +137,8 @@ def open_checkpoint(
     """Find the parts of a checkpoint.
 
     Args:
-        path: run, checkpoint of a run, PEFT adapter or Hugging Face model directory.
+        path: run, checkpoint of a run, PEFT adapter or Hugging Face model directory; or a mindformers file, which is
+            converted beside itself.
         base: the frozen model, if it is not where the adapter says.
         template: name of the template to ask in; None takes the one beside the weights.
         allow_mismatch: accept a ``template`` other than the one beside the weights.
@@ -146,9 +150,13 @@ def open_checkpoint(
     from mindrecord.tokenizer import load_tokenizer
 
     folder = Path(path)
-    if not folder.is_dir():
-        raise UsageError(f"{path}: no such run or model directory")
-    run = next((home for home in (folder, folder.parent.parent) if (home / "recipe.yaml").is_file()), None)
+    if is_mindformers_file(folder):
+        recipe = find_recipe(folder)
+        folder, run = hf_directory(folder), recipe.parent if recipe is not None else None
+    elif not folder.is_dir():
+        raise UsageError(f"{path}: no such run or model directory, nor a .ckpt or .safetensors file")
+    else:
+        run = next((home for home in (folder, folder.parent.parent) if (home / "recipe.yaml").is_file()), None)
     adapter = (folder / ADAPTER_CONFIG).is_file()
     if not adapter and not (folder / MODEL_CONFIG).is_file():
         if run == folder:
@@ -172,6 +180,8 @@ def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
 
         recorded = load_recipe(run / "recipe.yaml").load_checkpoint
     named = given or recorded
+    if named and is_mindformers_file(Path(named)):
+        return hf_directory(Path(named))
     if not named or not (Path(named) / MODEL_CONFIG).is_file():
         raise UserError(f"{folder}: its base {named or '(not recorded)'} is not there; name it with --base DIR")
     return Path(named)

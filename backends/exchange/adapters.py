@@ -8,7 +8,7 @@ the way back needs nothing else. Scaling is alpha / rank on both sides.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,19 +198,21 @@ def adapter_to_peft(
     alpha: float | None = None,
     base: str | None = None,
     dtype: str | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> LoraShapes:
-    """Write the LoRA of a mindformers file as a PEFT adapter directory.
+    """Write the LoRA of a mindformers file as a PEFT adapter directory; what was there under its name is replaced.
 
     The scaling is looked for in the file's metadata, in ``FILE.hf``, in the recipe of the run that the file lies in
     and in ``recipe``.
 
     Args:
         file: ``.ckpt`` or ``.safetensors``; weights that are no LoRA matrix are counted and left out.
-        out_folder: a directory that is not there yet.
+        out_folder: the directory.
         recipe: the YAML that trained it.
         alpha: of a foreign file that nothing describes.
         base: what ``base_model_name_or_path`` shall say, if not what is recorded.
         dtype: round to this type; None keeps each matrix's own.
+        finish: adds to the directory before it gets its name.
 
     Raises:
         UserError: rank or targets are not those recorded, or no alpha is.
@@ -227,6 +229,8 @@ def adapter_to_peft(
         _write_peft(_Values(tensors), config, temporary, dtype)
         if home is not None:
             copy_companions(home, temporary, without=(MODEL_CONFIG,))
+        if finish is not None:
+            finish(temporary)
     return found
 
 

@@ -236,14 +236,21 @@ def write_mindformers(source: Source, out: Path, dtype: str | None = None) -> No
 
 
 def write_hf(
-    source: Source, out_folder: Path, dtype: str | None = None, max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    source: Source,
+    out_folder: Path,
+    dtype: str | None = None,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    finish: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a model as a Hugging Face directory.
+    """Write a model as a Hugging Face directory; what was there under its name is replaced.
 
-    Raises:
-        UsageError: the directory is there and not empty.
+    Args:
+        source: the model.
+        out_folder: the directory.
+        dtype: round to this type; None keeps each tensor's own.
+        max_shard_bytes: a shard is not larger than this.
+        finish: adds to the directory before it gets its name.
     """
-    check_output_folder(out_folder)
     with writing_directory(out_folder) as temporary:
         if source.home is not None:
             copy_companions(source.home, temporary, without=(MODEL_CONFIG,))
@@ -251,6 +258,8 @@ def write_hf(
         with ShardWriter(temporary, max_shard_bytes=max_shard_bytes) as writer:
             for name, item in _shown(source, out_folder.name):
                 writer.add(name, convert_dtype(item.read(), dtype, name))
+        if finish is not None:
+            finish(temporary)
 
 
 def _shown(source: Source, what: str) -> Iterable[tuple[str, Item]]:
@@ -309,4 +318,5 @@ def mindformers_to_hf(
         UsageError: the directory is there already.
         UserError: no configuration is known, or the weights do not fit it.
     """
+    check_output_folder(out_folder)
     write_hf(mindformers_source(file, config, with_lora=with_lora), out_folder, dtype, max_shard_bytes)

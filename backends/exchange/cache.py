@@ -1,0 +1,56 @@
+"""A mindformers file as a directory that every command can open."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from backends.exchange.adapters import adapter_to_peft
+from backends.exchange.files import beside
+from backends.exchange.kinds import kind_of
+from backends.exchange.models import mindformers_source, write_hf
+from converters.cli import UsageError, UserError, say
+from converters.files import read_json, write_json
+
+STAMP = "exchanged_from.json"
+
+
+def is_mindformers_file(path: Path) -> bool:
+    """Say whether a path is a weight file by its name, and not a directory."""
+    return path.suffix in (".ckpt", ".safetensors") and path.is_file()
+
+
+def hf_directory(file: Path) -> Path:
+    """Return ``FILE.hf`` with the weights of a mindformers file in it, converted once.
+
+    It lies beside the file and stays. A sweep, a retention check or a resumed evaluation opens the same file many
+    times, and answers on the disk are known by the directory and the weights they came from: a temporary folder would
+    convert billions of weights each time under another name. A file that has changed since is converted again.
+
+    Raises:
+        UsageError: it is not mindformers' file.
+        UserError: nothing says its configuration or its scaling, or the folder cannot be written.
+    """
+    home = beside(file)
+    status = file.stat()
+    stamp = {"file": file.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    if (home / STAMP).is_file() and read_json(home / STAMP) == stamp:
+        return home
+    kind = kind_of(file)
+    if not kind.startswith("mindformers"):
+        raise UsageError(f"{file}: not a file of mindformers; name its directory")
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(
+            f"{file.parent}: cannot be written, and the file is converted beside itself: use "
+            f"python -m backends.exchange to-hf {file} -o DIR, and DIR instead"
+        )
+    say(f"{file}: converting into {home} ({status.st_size / 2**20:,.0f} MiB, once; delete it to have the room back)")
+
+    def finish(folder: Path) -> None:
+        write_json(folder / STAMP, stamp)
+
+    if kind == "mindformers-lora":
+        adapter_to_peft(file, home, finish=finish)
+    else:
+        write_hf(mindformers_source(file), home, finish=finish)
+    return home
