@@ -1,12 +1,6 @@
 """Log-probabilities on torch: of a few possible answers to a prompt, and of the supervised tokens of whole rows.
 
-Choices take one forward pass a batch, and the prompt is read once. All choices of a row lie behind its prompt in one
-sequence, each without its last token, which nothing follows::
-
-    [ padding | prompt | choice 1 | choice 2 | … ]
-
-A token of a choice sees the prompt and its own choice, and its position counts from the end of the prompt, so it has
-the logits it would have alone. Choices of one token add nothing to the prompt.
+Choices take one forward pass a batch, laid out as :mod:`backends.choices` says; the prompt is read once.
 
 Shapes: b rows of the batch, s prompt tokens with padding, k - 1 tokens of all choices behind the prompt, t = s + k - 1
 the sequence, v vocabulary, c choices, n tokens of all choices.
@@ -20,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backends.choices import ChoiceLayout
 from backends.cuda.attention import obstacle_to_packing
 from backends.cuda.decode import TorchGenerator
 from backends.generation import check_prompts, run_batches
-from converters.cli import UsageError, UserError
+from converters.cli import UserError
 
 LOGITS_AT_ONCE = 2048  # of 128,256 words in float32: a gigabyte
 
@@ -40,10 +35,8 @@ class ChoiceScorer:
     """
 
     def __init__(self, generator: TorchGenerator, choices: Sequence[list[int]]) -> None:
-        if not all(choices):
-            raise UsageError("a choice has no tokens")
         self.generator = generator
-        self.layout = _Layout(choices)
+        self.layout = ChoiceLayout(choices)
 
     def score(self, prompts: Mapping[int, list[int]]) -> Iterator[tuple[int, list[float]]]:
         """Yield ``(number of the prompt, summed log-probability of each choice)``, every prompt once.
@@ -86,70 +79,27 @@ class ChoiceScorer:
     def _scores(self, prompts: Sequence[list[int]]) -> Tensor:
         """Return summed log-probabilities, float32 [b, c]."""
         layout, model = self.layout, self.generator.model
-        b, s = len(prompts), max(map(len, prompts))
-        t = s + layout.size - 1
-        ids = np.full((b, t), self.generator.pad_id, dtype=np.int64)
-        real = np.ones((b, t), dtype=bool)
-        for i, prompt in enumerate(prompts):
-            ids[i, s - len(prompt) : s] = prompt
-            real[i, : s - len(prompt)] = False
-        ids[:, s:] = layout.tokens
-        positions = (real[:, :s].cumsum(1) - 1).clip(0)
-        behind = positions[:, -1:] + 1 + layout.offsets
+        ids, positions, real = layout.inputs(prompts, self.generator.pad_id)
         output = model(
             input_ids=torch.from_numpy(ids).to(model.device),
-            attention_mask=self._mask(real, s),
-            position_ids=torch.from_numpy(np.concatenate([positions, behind], 1)).to(model.device),
+            attention_mask=self._mask(real),
+            position_ids=torch.from_numpy(positions).to(model.device),
             use_cache=False,
             logits_to_keep=layout.size,
         )
-        return layout.sum(output.logits)
+        logits = output.logits.float()
+        token, column, owner = torch.from_numpy(layout.targets).to(logits.device)
+        found = logits[:, column, token] - logits.logsumexp(-1)[:, column]  # [b, n]
+        return torch.zeros(len(found), layout.count, device=found.device).index_add_(1, owner, found)
 
-    def _mask(self, real: np.ndarray, s: int) -> Tensor | None:
+    def _mask(self, real: np.ndarray) -> Tensor | None:
         """Return who sees whom: nothing or [b, t] where it is plainly causal, else what is added, [b, 1, t, t]."""
         model = self.generator.model
         if self.layout.size == 1:
             return None if real.all() else torch.from_numpy(real.astype(np.int64)).to(model.device)
-        t = real.shape[1]
-        sees = np.tril(np.ones((t, t), dtype=bool))
-        sees[s:, s:] &= self.layout.owners[:, None] == self.layout.owners[None, :]
-        # padding sees itself: a row that sees nothing would be no number
-        both = torch.from_numpy(sees & real[:, None, :] | np.eye(t, dtype=bool)).to(model.device)
+        both = torch.from_numpy(self.layout.sees(real)).to(model.device)
         mask = torch.zeros(both.shape, dtype=model.dtype, device=model.device)
         return mask.masked_fill_(~both, torch.finfo(model.dtype).min)[:, None]
-
-
-class _Layout:
-    """Where the tokens of the choices lie and where they are predicted; built once.
-
-    Attributes:
-        size: k, logits that are looked at in a row: of the prompt's last token and of the tokens behind it.
-        tokens: int64 [k - 1], what lies behind the prompt.
-        offsets: int64 [k - 1], its positions from the end of the prompt.
-        owners: int64 [k - 1], the choice that each belongs to.
-    """
-
-    def __init__(self, choices: Sequence[list[int]]) -> None:
-        inside = [(token, place, owner) for owner, ids in enumerate(choices) for place, token in enumerate(ids[:-1])]
-        table = np.array(inside, dtype=np.int64).reshape(-1, 3)
-        self.tokens, self.offsets, self.owners = table.T
-        self.size = len(inside) + 1
-        self.count = len(choices)
-        # the first token of a choice is predicted by the prompt's last, the others by the one before them
-        starts = np.cumsum([0, *(len(ids) - 1 for ids in choices)])
-        targets = [
-            (token, starts[owner] + place if place else 0, owner)
-            for owner, ids in enumerate(choices)
-            for place, token in enumerate(ids)
-        ]
-        self._targets = torch.tensor(targets, dtype=torch.long)
-
-    def sum(self, logits: Tensor) -> Tensor:
-        """Add up the log-probabilities of each choice's tokens: logits [b, k, v] → float32 [b, c]."""
-        token, column, owner = self._targets.to(logits.device).T
-        logits = logits.float()
-        found = logits[:, column, token] - logits.logsumexp(-1)[:, column]  # [b, n]
-        return torch.zeros(len(found), self.count, device=found.device).index_add_(1, owner, found)
 
 
 def row_losses(

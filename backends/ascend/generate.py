@@ -1,0 +1,53 @@
+"""What the MindSpore backend offers to those who ask a model; see :class:`backends.base.Backend`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from backends import answering
+from backends.generation import BATCH_TOKENS, GREEDY, Sampling
+from converters.cli import UsageError, say
+
+if TYPE_CHECKING:
+    from backends.ascend.decode import MindSporeGenerator
+    from backends.checkpoint import CheckpointFiles
+
+run = answering.run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``generate``."""
+    answering.add_arguments(parser, "ascend")
+
+
+def load_generator(
+    files: CheckpointFiles,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_tokens: int = BATCH_TOKENS,
+    sampling: Sampling = GREEDY,
+) -> MindSporeGenerator:
+    """Load the weights and return what answers prompts.
+
+    Raises:
+        UsageError: the device cannot compute in this type.
+        UserError: there is no such device, or the model is not one that mindformers carries.
+    """
+    from backends.ascend.device import start
+    from backends.ascend.model import model_config
+
+    model_config(files.base or files.path)  # what cannot be run is said before MindSpore is imported
+    where = start(device, parameters=files.parameters["base"])
+    if where == "cpu" and dtype not in ("auto", "float32"):
+        raise UsageError(f"--dtype {dtype}: MindSpore's CPU build computes this model in float32 only")
+    kind = dtype if dtype != "auto" else "float32" if where == "cpu" else "bfloat16"
+    from backends.ascend.cached import CachedForward
+    from backends.ascend.decode import MindSporeGenerator
+    from backends.ascend.model import load_network
+
+    below = f" on {files.base}" if files.base else ""
+    say(f"loading {files.path}{below} ({kind}, {where}, MindSpore)")
+    forward = CachedForward(load_network(files, kind))
+    return MindSporeGenerator(forward, files.tokenizer.pad_id, batch_tokens=batch_tokens, sampling=sampling)
