@@ -1,104 +1,139 @@
-"""Look at what a model would be trained on: ``python -m mindrecord show``."""
+"""Look at what a model would be trained on, and write it for Ascend: ``python -m mindrecord``."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from typing import TYPE_CHECKING
+import textwrap
 
-from converters.cli import UsageError, run_main
-
-if TYPE_CHECKING:
-    from mindrecord.encode import TokenRows
-    from mindrecord.tokenizer import Tokenizer
-
-_GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
+from converters.cli import run_main
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     args = _parser().parse_args(argv)
-    return show(args)
+    if args.command == "show":
+        from mindrecord.show import show
 
+        return show(args)
+    from mindrecord import commands
 
-def show(args: argparse.Namespace) -> int:
-    """Print the first rows as the model sees them, supervised tokens marked, and the audit of the whole file."""
-    if args.rows < 0:
-        raise UsageError(f"--rows is {args.rows}; it cannot be negative")
-    from converters.conversation import read_conversations
-    from converters.template import get_template
-    from mindrecord.encode import encode
-    from mindrecord.tokenizer import load_tokenizer
-
-    template = get_template(args.template)
-    tokenizer = load_tokenizer(args.tokenizer)
-    conversations = read_conversations(args.file)
-    rows, audit = encode(conversations, template, tokenizer, seq_length=args.seq_length, over_length=args.over_length)
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    opening, closing = (_GREEN, _PLAIN) if colour else ("⟦", "⟧")
-    for i in range(min(args.rows, len(rows))):
-        supervised = int((rows.row(i)[1] >= 0).sum())
-        print(f"── row {rows.ids[i]}: {rows.lengths[i]} ids, {supervised} supervised")
-        print("".join(opening + text + closing if marked else text for text, marked in marked_text(rows, i, tokenizer)))
-        if args.ids:
-            print(marked_ids(rows, i, opening, closing))
-    print(f"── {args.file} · template {template.name} {template.hash[:12]} · tokenizer {tokenizer.hash[:12]}")
-    print("\n".join(audit.lines()))
-    return 0
-
-
-def marked_text(rows: TokenRows, i: int, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
-    """Return a row's text, special tokens by name, cut into pieces ``(text, supervised)``."""
-    ids, labels = rows.row(i)
-    marks = (labels >= 0).tolist()
-    cuts = [j for j in range(1, len(ids)) if marks[j] != marks[j - 1]]
-    pieces = []
-    before = ""
-    for start, end in zip([0, *cuts], [*cuts, len(ids)], strict=True):
-        # decoders may drop the space of a first word: a piece is what it adds to the text before it
-        until = tokenizer.decode(ids[:end], skip_special=False)
-        pieces.append((until[len(before) :], marks[start]))
-        before = until
-    return pieces
-
-
-def marked_ids(rows: TokenRows, i: int, opening: str, closing: str) -> str:
-    """Return a row's ids on one line, the supervised ones marked."""
-    ids, labels = rows.row(i)
-    return " ".join(
-        f"{opening}{token}{closing}" if label >= 0 else str(token)
-        for token, label in zip(ids.tolist(), labels.tolist(), strict=True)
-    )
+    return {"write": commands.write, "info": commands.info, "read": commands.read}[args.command](args)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mindrecord", description="Token rows made from conversations.")
+    parser = argparse.ArgumentParser(
+        prog="python -m mindrecord",
+        description="Token rows made from conversations: look at them, write them as MindRecord, read them back.",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser(
+    _add_show(commands)
+    _add_write(commands)
+    command = _command(
+        commands,
+        "info",
+        "print what a MindRecord file holds and where its rows come from",
+        "  python -m mindrecord info train.mindrecord\n  python -m mindrecord info train.mindrecord --json",
+    )
+    command.add_argument("file", metavar="FILE", help="a MindRecord file")
+    command.add_argument("--json", action="store_true", help="JSON on stdout (default: text)")
+    command = _command(
+        commands,
+        "read",
+        "print the rows of a MindRecord file as JSON lines: text and trained text, or integers",
+        "  python -m mindrecord read train.mindrecord --rows 0:3\n"
+        "  python -m mindrecord read train.mindrecord --rows 17 --tokenizer models/tiny\n"
+        "  python -m mindrecord read train.mindrecord --ids > rows.jsonl",
+    )
+    command.add_argument("file", metavar="FILE", help="a MindRecord file")
+    command.add_argument("--rows", metavar="A:B", help="int:int from 0, B not included, or one number (default: all)")
+    command.add_argument("--ids", action="store_true", help="input_ids and labels as integers, without padding")
+    command.add_argument("--tokenizer", metavar="DIR", help="its tokenizer (default: where the sidecar says it was)")
+    return parser
+
+
+def _add_show(commands: argparse._SubParsersAction) -> None:
+    command = _command(
+        commands,
         "show",
-        help="print rows as the model sees them, with the supervised tokens marked, and the audit",
-        description="Print rows as the model sees them, with the supervised tokens marked (green on a terminal, "
-        "⟦brackets⟧ otherwise), and the audit of the whole file.",
-        epilog="examples:\n"
+        "print rows as the model sees them, with the supervised tokens marked, and the audit",
         "  python -m mindrecord show train.jsonl --tokenizer models/tiny --template vicuna\n"
         "  python -m mindrecord show train.json --tokenizer llama3/tokenizer.model --template llama3 --ids --rows 1\n"
-        "  python -m mindrecord show train.jsonl --tokenizer DIR --template bare --seq-length 256 --rows 0",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "  python -m mindrecord show train.jsonl --tokenizer DIR --template bare --seq-length 256 --rows 0\n"
+        "  python -m mindrecord show train.mindrecord --tokenizer models/tiny",
+        "Print rows as the model sees them, with the supervised tokens marked (green on a terminal, ⟦brackets⟧ "
+        "otherwise), and the audit of the whole file.",
     )
-    command.add_argument("file", metavar="FILE", help="conversations: ShareGPT or Alpaca, JSONL or JSON array")
+    command.add_argument(
+        "file", metavar="FILE", help="conversations (ShareGPT or Alpaca, JSONL or JSON array), or a MindRecord file"
+    )
     command.add_argument("--tokenizer", metavar="DIR", required=True, help="directory or file of the tokenizer")
-    command.add_argument("--template", metavar="NAME", required=True, help="bare, alpaca, vicuna, llama3, chatml, …")
+    command.add_argument(
+        "--template",
+        metavar="NAME",
+        help="bare, alpaca, vicuna, llama3, chatml, … (a MindRecord file knows its own: there it is checked)",
+    )
     command.add_argument("--rows", metavar="N", type=int, default=3, help="int: rows to print (default 3)")
     command.add_argument("--ids", action="store_true", help="print the ids as well")
     command.add_argument("--seq-length", metavar="N", type=int, help="int: longest model input (default: no limit)")
+    _add_over_length(command)
+
+
+def _add_write(commands: argparse._SubParsersAction) -> None:
+    command = _command(
+        commands,
+        "write",
+        "write conversations as a MindRecord file for mindformers",
+        "  python -m mindrecord write train.jsonl -o train.mindrecord --tokenizer models/tiny --template bare\n"
+        "  python -m mindrecord write a.jsonl b.jsonl -o train.mindrecord --tokenizer llama3/tokenizer.model "
+        "--template vicuna --seq-length 256\n"
+        "  python -m mindrecord write train.jsonl -o packed.mindrecord --tokenizer DIR --template llama3 --pack",
+        "Write conversations as a MindRecord file for mindformers: input_ids and labels, int32, seq_length + 1 long, "
+        "filled up with the tokenizer's pad and -100. FILE.db (the index) and FILE.json (template, tokenizer, audit, "
+        "hashes) come beside it; keep the three together. MindSpore is not needed.",
+    )
+    command.add_argument(
+        "conversations", metavar="CONV", nargs="+", help="conversations: ShareGPT or Alpaca, JSONL or JSON array"
+    )
+    command.add_argument("-o", "--out", metavar="FILE", required=True, help="file to write, named *.mindrecord")
+    command.add_argument("--tokenizer", metavar="DIR", required=True, help="directory or file of the tokenizer")
+    command.add_argument("--template", metavar="NAME", required=True, help="bare, alpaca, vicuna, llama3, chatml, …")
+    command.add_argument(
+        "--seq-length", metavar="N", type=int, default=256, help="int: tokens of model input (default %(default)s)"
+    )
+    _add_over_length(command)
+    command.add_argument(
+        "--max-unsupervised",
+        metavar="SHARE",
+        type=float,
+        default=0.01,
+        help="float: share of rows that may have nothing to train on (default %(default)s)",
+    )
+    command.add_argument(
+        "--pack",
+        action="store_true",
+        help="put several conversations into a row (default: one, padded); a batch then counts packed rows",
+    )
+
+
+def _command(
+    commands: argparse._SubParsersAction, name: str, purpose: str, examples: str, description: str | None = None
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=purpose,
+        description=textwrap.fill(description or f"{purpose[0].upper()}{purpose[1:]}.", 100),
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_over_length(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--over-length",
         choices=["drop", "truncate", "error"],
         default="drop",
         help="what to do with longer rows (default drop)",
     )
-    return parser
 
 
 if __name__ == "__main__":

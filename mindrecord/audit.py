@@ -116,3 +116,8 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {**vars(self), "histogram": [list(entry) for entry in self.histogram]}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Audit:
+        """Return what `to_dict` wrote."""
+        return cls(**{**value, "histogram": [(low, high, count) for low, high, count in value["histogram"]]})

@@ -127,7 +127,7 @@ def encode(
                 lengths = kept_lengths
             else:
                 lengths, empty = lengths[~over], empty[~over]
-            offsets = _offsets(lengths)
+            offsets = row_offsets(lengths)
 
     labels = np.where(supervised, input_ids, np.int32(IGNORE))
     labels[offsets[:-1][lengths > 0]] = IGNORE
@@ -198,7 +198,7 @@ class _Pieces:
 
         codes = np.array(self.codes, dtype=np.int64)
         counts = sizes[codes]
-        ends = _offsets(counts)
+        ends = row_offsets(counts)
         # token j of segment k lies at the start of k's text plus its place within k
         source = np.arange(ends[-1]) + np.repeat(starts[codes] - ends[:-1], counts)
         supervised = np.repeat(np.array(self.supervised, dtype=bool), counts)
@@ -216,7 +216,8 @@ class _Pieces:
         return [self.tokenizer.eos_id if name == EOS else self.tokenizer.special_id(name)]
 
 
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def row_offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where rows of these lengths begin when laid end to end, and the end of the last, int64 [n + 1]."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets

@@ -43,14 +43,19 @@ class Layout:
         return self.header["schema"][0]["schema"]
 
     @property
-    def blob_fields(self) -> list[str]:
-        """Columns in the order in which a row holds them."""
-        return self.header["schema"][0]["blob_fields"]
+    def trainable(self) -> bool:
+        """Whether the columns are those that mindformers trains a causal language model on."""
+        return self.columns == COLUMNS
 
 
 def index_of(path: Path) -> Path:
     """Return the index that belongs beside a MindRecord file."""
     return path.with_name(path.name + ".db")
+
+
+def sidecar_of(path: Path) -> Path:
+    """Return the JSON file beside a MindRecord file that says how its rows were made."""
+    return path.with_name(path.name + ".json")
 
 
 def is_mindrecord(path: Path) -> bool:
@@ -79,7 +84,7 @@ def read_layout(path: Path) -> Layout:
     if not index.is_file():
         raise UserError(f"{path}: its index {index.name} is missing; a MindRecord file is read through it: copy both")
     try:
-        with closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"{index.absolute().as_uri()}?mode=ro", uri=True)) as database:
             names = [name for (name,) in database.execute("SELECT NAME FROM SHARD_NAME")]
             rows = database.execute("SELECT count(*) FROM INDEXES").fetchone()[0]
     except sqlite3.Error as error:

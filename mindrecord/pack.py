@@ -9,6 +9,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.cli import UserError
+from mindrecord.encode import TokenRows, row_offsets
+
+
+def pack_rows(rows: TokenRows, capacity: int, bos_id: int | None) -> TokenRows:
+    """Put whole rows end to end, up to ``capacity`` ids.
+
+    In a packed row, a BOS is where the next row begins: that is how a model can tell rows apart by their ids alone
+    (`backends.ascend.packed`), whatever end tokens stand between turns.
+
+    Args:
+        rows: each beginning with its BOS, and with no other one.
+        capacity: ids of a packed row.
+        bos_id: the BOS; None where a tokenizer has none.
+
+    Returns:
+        Packed rows; their ids are the joined ids of the rows in them.
+
+    Raises:
+        UserError: rows are not told apart by their BOS, or one is longer than ``capacity``.
+    """
+    marks = rows.input_ids == (-1 if bos_id is None else bos_id)
+    wrong = np.flatnonzero(np.add.reduceat(marks, rows.offsets[:-1]) != 1) if bos_id is not None else np.arange(1)
+    if not len(wrong):
+        wrong = np.flatnonzero(~marks[rows.offsets[:-1]])
+    if len(wrong):
+        raise UserError(
+            f"row {rows.ids[wrong[0]]} cannot be packed: each row must begin with the BOS and hold no other one, which "
+            "this tokenizer or template does not give; write padded rows (without --pack)"
+        )
+    bins = pack(rows.lengths, capacity)
+    order = np.concatenate(bins)
+    lengths = rows.lengths[order]
+    ends = row_offsets(lengths)
+    source = np.arange(ends[-1]) + np.repeat(rows.offsets[:-1][order] - ends[:-1], lengths)
+    offsets = ends[np.concatenate([[0], np.cumsum([len(one) for one in bins])])]
+    ids = ["+".join(rows.ids[i] for i in one) for one in bins]
+    return TokenRows(rows.input_ids[source], rows.labels[source], offsets, ids)
 
 
 def pack(lengths: NDArray[np.int64] | Sequence[int], capacity: int) -> list[NDArray[np.int64]]:

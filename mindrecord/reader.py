@@ -1,17 +1,30 @@
-"""MindRecord files: are they whole, and the rows that a run asks for?"""
+"""MindRecord files: are they whole, do they hold the rows that a run asks for, and those rows; without MindSpore."""
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from converters.cli import UserError, say
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.cli import UsageError, UserError, say
 from converters.files import read_json
-from mindrecord.layout import COLUMNS, Layout, read_layout
-from mindrecord.writer import sidecar_of
+from mindrecord.blob import decode_page
+from mindrecord.encode import TokenRows, row_offsets
+from mindrecord.layout import COLUMNS, Layout, index_of, read_layout, sidecar_of
 
 
-def check(path: Path, *, seq_length: int, template_hash: str | None, tokenizer_hash: str | None) -> dict[str, Any]:
+def check(
+    path: Path,
+    *,
+    seq_length: int,
+    template_hash: str | None,
+    tokenizer_hash: str | None,
+    packed_allowed: bool = False,
+) -> dict[str, Any]:
     """See that a file is whole and holds the rows that a run asks for.
 
     Args:
@@ -19,45 +32,124 @@ def check(path: Path, *, seq_length: int, template_hash: str | None, tokenizer_h
         seq_length: tokens of model input; rows hold one id more.
         template_hash: what the run's template hashes to; None: any.
         tokenizer_hash: what the run's tokenizer hashes to; None: any.
+        packed_allowed: the reader tells the conversations of a packed row apart. One that does not would let them see
+            each other, and nothing would say so.
 
     Returns:
         The sidecar. A file from elsewhere has none: then what the file itself says, and one line of talk.
 
     Raises:
         UsageError: there is no such file.
-        UserError: the file is cut off, lacks its index, has other columns, another seq_length, template or tokenizer.
+        UserError: the file is cut off, lacks its index, has other columns, another seq_length, template or tokenizer,
+            or is packed and must not be.
     """
     layout = read_layout(path)
-    if layout.columns != COLUMNS:
-        found = ", ".join(f"{name} {column['type']}" for name, column in layout.columns.items())
-        raise UserError(f"{path}: its columns are {found}; rows to train on have int32 arrays {', '.join(COLUMNS)}")
-    length = first_length(layout)
+    length = _row_length(layout)
     if length != seq_length + 1:
         raise UserError(
             f"{path}: rows of {length} ids are for seq_length={length - 1}, not {seq_length}; "
-            "set model.model_config.seq_length, or write the file again"
+            f"set seq_length to {length - 1}, or write the file again"
         )
     file = sidecar_of(path)
     if not file.is_file():
         say(f"{path}: no {file.name} beside it: the template and the tokenizer of its rows cannot be checked")
-        return {"rows": layout.rows, "seq_length": seq_length, "columns": list(COLUMNS)}
+        return {"rows": layout.rows, "seq_length": seq_length, "columns": list(COLUMNS), "packed": None}
     sidecar = read_json(file)
-    if sidecar.get("rows") != layout.rows:
-        raise UserError(f"{file}: speaks of {sidecar.get('rows')} rows, the file holds {layout.rows}: not its sidecar")
+    if not isinstance(sidecar, dict) or sidecar.get("rows") != layout.rows or sidecar.get("seq_length") != seq_length:
+        raise UserError(
+            f"{file}: not the sidecar of {path.name}, which has {layout.rows} rows; copy or write both again"
+        )
     for key, wanted in (("template", template_hash), ("tokenizer", tokenizer_hash)):
-        found = sidecar.get(key, {})
+        found = sidecar.get(key) or {}
         if wanted is not None and found.get("hash") != wanted:
-            name = found.get("name") or found.get("source")
             raise UserError(
-                f"{path}: written with another {key}: {name} {str(found.get('hash'))[:12]}, the run's is "
-                f"{wanted[:12]}; write the file again, or use that {key}"
+                f"{path}: written with another {key}: {found.get('name') or found.get('source')} "
+                f"{str(found.get('hash'))[:12]}, wanted is {wanted[:12]}; write the file again, or take that {key}"
             )
+    if sidecar.get("packed") and not packed_allowed:
+        raise UserError(f"{path}: its rows are packed, and would see each other here; write the file without --pack")
     return sidecar
 
 
-def first_length(layout: Layout) -> int:
-    """Return how many ids the first row holds."""
-    with layout.path.open("rb") as handle:
-        handle.seek(layout.header["header_size"])
-        # length of the row, length of its first column, then that column's number of elements
-        return int.from_bytes(handle.read(20)[16:], "big")
+def row_length(path: Path) -> int:
+    """Return how many ids the rows of a file hold.
+
+    Raises:
+        UsageError: there is no such file.
+        UserError: the file is not whole, or has other columns.
+    """
+    return _row_length(read_layout(path))
+
+
+def _row_length(layout: Layout) -> int:
+    if not layout.trainable:
+        found = ", ".join(f"{name} ({column['type']})" for name, column in layout.columns.items())
+        raise UserError(f"{layout.path}: its columns are {found}; wanted are int32 arrays {' and '.join(COLUMNS)}")
+    if not layout.rows:
+        raise UserError(f"{layout.path}: holds no rows")
+    return len(_decode(layout, 0, 1)[0][0])
+
+
+def read_rows(path: Path, start: int = 0, end: int | None = None) -> TokenRows:
+    """Read rows back, without what they were filled up with.
+
+    Args:
+        path: a MindRecord file.
+        start: first row, from 0.
+        end: one after the last; None: to the end of the file.
+
+    Returns:
+        The rows, named by their number from 0. Without a sidecar, which names the pad, rows keep their full length.
+
+    Raises:
+        UsageError: there is no such file, or no row ``start``.
+        UserError: the file is not whole, is damaged, or has other columns.
+    """
+    layout = read_layout(path)
+    length = _row_length(layout)
+    end = layout.rows if end is None else min(end, layout.rows)
+    if start >= layout.rows:
+        raise UsageError(f"{path}: there is no row {start}; it has rows 0 to {layout.rows - 1}")
+    file = sidecar_of(path)
+    pad_id = read_json(file).get("pad_id") if file.is_file() else None
+    ids = [np.empty((0, length), np.int32)]
+    labels = [np.empty((0, length), np.int32)]
+    if end > start:
+        for page_ids, page_labels in _pages(layout, start, end):
+            ids.append(page_ids)
+            labels.append(page_labels)
+    input_ids, targets = np.concatenate(ids), np.concatenate(labels)
+    keep = input_ids != pad_id if pad_id is not None else np.ones(input_ids.shape, bool)
+    names = [str(i) for i in range(start, start + len(input_ids))]
+    return TokenRows(input_ids[keep], targets[keep], row_offsets(keep.sum(axis=1)), names)
+
+
+def _pages(layout: Layout, start: int, end: int) -> list[list[NDArray[np.int32]]]:
+    pages = [page for page in layout.header["page"] if page["page_type"] == "BLOB_DATA"]
+    cuts = [(max(start, page["start_row_id"]), min(end, page["end_row_id"])) for page in pages]
+    return [_decode(layout, first, last) for first, last in cuts if first < last]
+
+
+def _decode(layout: Layout, start: int, end: int) -> list[NDArray[np.int32]]:
+    """Return the columns of rows ``start:end``, which lie on one page, each int32 [n, length]."""
+    path = layout.path
+    query = (
+        "SELECT PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES "
+        "WHERE ROW_ID >= ? AND ROW_ID < ? ORDER BY ROW_ID"
+    )
+    try:
+        with closing(sqlite3.connect(f"{index_of(path).absolute().as_uri()}?mode=ro", uri=True)) as database:
+            places = np.array(database.execute(query, (start, end)).fetchall(), np.int64)
+    except sqlite3.Error as error:
+        raise UserError(f"{index_of(path)}: cannot be read ({error}); copy or write both files again") from error
+    page, first, last = int(places[0, 0]), int(places[0, 1]), int(places[-1, 2])
+    with path.open("rb") as handle:
+        handle.seek(layout.header["header_size"] + page * layout.header["page_size"] + first)
+        data = handle.read(last - first)
+    try:
+        decoded = decode_page(data, places[:, 1] - first, len(COLUMNS))
+    except ValueError as error:
+        raise UserError(f"{path}: rows {start} to {end - 1} are damaged ({error}); copy or write it again") from error
+    # a row holds its columns in the order of the schema's list
+    order = layout.header["schema"][0]["blob_fields"]
+    return [decoded[order.index(name)] for name in COLUMNS]

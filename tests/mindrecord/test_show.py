@@ -12,9 +12,10 @@ import pytest
 
 from converters.conversation import problem_row
 from converters.template import get_template
-from mindrecord.__main__ import main, marked_text
+from mindrecord.__main__ import main
 from mindrecord.audit import Audit
 from mindrecord.encode import encode
+from mindrecord.show import marked_text
 from mindrecord.tokenizer import load_tokenizer
 
 
