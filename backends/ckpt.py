@@ -95,7 +95,8 @@ def open_ckpt(file: str | Path) -> Tensors:
                 piece = (value.start, value.count)
                 known = entries.get(value.name)
                 if known is None:
-                    shape = () if value.dims == (0,) else value.dims  # how older versions wrote a single number
+                    # older versions wrote a single number as [0]
+                    shape = () if value.dims == (0,) and value.count else value.dims
                     entries[value.name] = Entry(source, TYPES[value.kind], shape, (piece,))
                 elif value.name == last:
                     entries[value.name] = Entry(source, known.dtype, known.shape, (*known.pieces, piece))
