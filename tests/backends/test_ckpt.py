@@ -67,7 +67,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path_factory, drawn, piece):
 
 def test_a_single_number_as_older_versions_wrote_it(tmp_path):
     file = tmp_path / "x.ckpt"
-    file.write_bytes(b"\n\x17\n\x01s\x12\x12\x08\x00\x12\x07Float32\x1a\x04\x00\x00\x80?")
+    file.write_bytes(b"\n\x16\n\x01s\x12\x11\x08\x00\x12\x07Float32\x1a\x04\x00\x00\x80?")
     assert open_ckpt(file).read("s").tolist() == 1.0
 
 
