@@ -41,12 +41,7 @@ def start(
     Raises:
         UserError: MindSpore or mindformers is not installed, there is no card, or the model does not fit the CPU.
     """
-    chosen = "npu" if device == "npu" or (device == "auto" and cards()) else "cpu"
-    if device == "npu" and not cards():
-        raise UserError(f"--device npu: no Ascend card; looked for {looked_for()}\n--device cpu runs small models here")
-    if chosen == "cpu" and device == "auto":
-        _check_fit(parameters)
-        speak("device: CPU (no Ascend card found)")
+    chosen = choose(device, parameters)
     silence(log_folder)
     ms = _import()
     try:
@@ -64,6 +59,18 @@ def start(
             f"({first_line(error)})\n`python -m backends.ascend doctor` compares versions; --device cpu runs without"
         ) from error
     return chosen
+
+
+def choose(device: str, parameters: int | None = None) -> str:
+    """Choose the device without MindSpore; arguments, result and errors as :func:`start`."""
+    if device == "npu" and not cards():
+        raise UserError(f"--device npu: no Ascend card; looked for {looked_for()}\n--device cpu runs small models here")
+    if device == "npu" or (device == "auto" and cards()):
+        return "npu"
+    if device == "auto":
+        _check_fit(parameters)
+        speak("device: CPU (no Ascend card found)")
+    return "cpu"
 
 
 def cards() -> list[str]:

@@ -1,0 +1,372 @@
+"""From a recipe to the configuration that mindformers' Trainer is given: a pure function, no framework needed.
+
+The recipe is a mindformers YAML already. What is filled in or replaced here is what the device decides, what the data
+decides (steps, warm-up), what contest-era files call by older names, and what has to be equal on both backends.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from backends.ascend.job import Job
+from backends.recipe import Recipe
+from backends.schedule import warmup_steps
+from converters.cli import UserError
+
+ADAMW = ("AdamW", "FP32StateAdamWeightDecay", "AdamWeightDecay", "FusedAdamW")
+LOADER = "StepOrderDataset"
+# callbacks that mindformers gets; CheckpointMonitor's settings are honoured by this backend's own writer
+KEPT_CALLBACKS = ("MFLossMonitor", "SummaryMonitor", "ProfileMonitor")
+# clips nothing, and has the norm computed: mindformers reports it only where it clips
+NO_CLIPPING = 1e30
+CPU_MODEL = {
+    "compute_dtype": "float32",
+    "layernorm_compute_type": "float32",
+    "softmax_compute_type": "float32",
+    "rotary_dtype": "float32",
+    "param_init_type": "float32",
+    "residual_dtype": "float32",
+    "embedding_init_type": "float32",
+    "use_flash_attention": False,
+    "fused_rms_norm": False,
+    "use_rope_slice": True,
+}
+
+
+def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[str]]:
+    """Complete a recipe for mindformers.
+
+    Returns:
+        The configuration as plain dicts, and lines that say what is not as the recipe has it.
+
+    Raises:
+        UserError: a setting asks for what this backend or this device cannot do.
+    """
+    check_recipe(recipe, job.device, job.workers)
+    raw = copy.deepcopy(recipe.raw)
+    config = _Changes(raw)
+    raw.pop("data", None)
+    _legacy_names(raw, config)
+    steps_per_epoch = job.rows // recipe.runner_config.batch_size
+    layout = parallel_layout(recipe, job.workers)
+    config.set("seed", recipe.seed)
+    config.set("output_dir", str(job.folder))
+    config.set("load_checkpoint", str(job.start))
+    config.set("load_ckpt_format", "safetensors")
+    config.set("use_legacy", True)  # the networks and checkpoints that LoRA works with
+    config.set("use_legacy_format", True)
+    config.set("auto_trans_ckpt", layout == "recipe")
+    config.set("resume_training", False)  # moments and step come back through this backend's own checkpoint
+    config.set("only_save_strategy", False)
+    config.set("src_strategy_path_or_dir", "")
+    config.set("do_eval", False)
+    for name in ("eval_dataset", "eval_dataset_task", "eval_callbacks", "metric", "processor"):
+        raw.pop(name, None)
+    raw.setdefault("trainer", {}).setdefault("type", "CausalLanguageModelingTrainer")
+    raw["trainer"].setdefault("model_name", "llama3_8b")
+    # the steps of all epochs are one pass of a dataset that has the rows of all epochs in their order
+    config.set("runner_config", {"epochs": 1, "batch_size": _share(recipe, job.workers), "sink_size": 1})
+    config.set("runner_config.sink_mode", job.device == "npu" and recipe.runner_config.sink_mode)
+    if recipe.runner_config.sink_mode and recipe.runner_config.sink_size != 1:
+        config.say(f"runner_config.sink_size {recipe.runner_config.sink_size} → 1: every step is logged")
+    _optimizer(recipe, raw, job.steps, steps_per_epoch)
+    _dataset(recipe, raw, job)
+    _model(recipe, raw, job, config)
+    raw.setdefault("metric", {"type": "PerplexityMetric"})
+    raw["callbacks"] = [one for one in raw.get("callbacks") or [] if one.get("type") in KEPT_CALLBACKS]
+    if not raw["callbacks"]:
+        raw["callbacks"] = [{"type": "MFLossMonitor"}]
+    _parallel(recipe, raw, config, job, layout)
+    _device(raw, config, job)
+    _step(recipe, raw, job, layout)
+    return raw, config.lines(job.device)
+
+
+def check_recipe(recipe: Recipe, device: str, workers: int) -> None:
+    """Refuse what cannot be run as the recipe asks for it.
+
+    Raises:
+        UserError: names the setting, what was found and what is done instead.
+    """
+    config, parallel = recipe.model.model_config, recipe.raw.get("parallel_config") or {}
+    asked = [
+        (recipe.optimizer.type not in ADAMW, "optimizer.type", recipe.optimizer.type, "AdamW"),
+        (
+            recipe.optimizer.learning_rate not in (None, recipe.lr_schedule.learning_rate),
+            "optimizer.learning_rate",
+            recipe.optimizer.learning_rate,
+            "lr_schedule's alone",
+        ),
+        (recipe.layer_scale, "layer_scale", recipe.layer_scale, "False"),
+        (recipe.lr_scale, "lr_scale", recipe.lr_scale, "False"),
+        (recipe.do_eval, "do_eval", recipe.do_eval, "False; evaluate the run afterwards"),
+        (config.type != "LlamaConfig", "model_config.type", config.type, "LlamaConfig"),
+        (recipe.model.arch.type != "LlamaForCausalLM", "arch.type", recipe.model.arch.type, "LlamaForCausalLM"),
+        (config.qkv_concat, "model_config.qkv_concat", True, "False: LoRA names wq, wk and wv apart"),
+        (config.use_past, "model_config.use_past", True, "False in training"),
+    ]
+    for bad, key, found, wanted in asked:
+        if bad:
+            raise UserError(f"{key}: found {found!r}; this backend does {wanted}")
+    if not recipe.train_dataset.get("drop_remainder", True):
+        raise UserError("train_dataset.drop_remainder: found False; this backend does True (steps of equal weight)")
+    if parallel_layout(recipe, workers) != "recipe":
+        return
+    for key in ("model_parallel", "pipeline_stage"):
+        if device == "cpu" and int(parallel.get(key, 1)) > 1:
+            raise UserError(
+                f"parallel_config.{key} {parallel[key]}: MindSpore's CPU build has no backend for it; "
+                f"set parallel_config.{key}=1, and --workers N splits the rows instead"
+            )
+    if shards(recipe) * int(parallel.get("data_parallel", 1)) != workers:
+        raise UserError(
+            f"parallel_config: data_parallel {parallel.get('data_parallel', 1)} × model_parallel × pipeline_stage make "
+            f"{shards(recipe) * int(parallel.get('data_parallel', 1))} workers, not {workers}; change one of them"
+        )
+
+
+def shards(recipe: Recipe) -> int:
+    """Number of cards that one copy of the model lies on, by ``parallel_config``."""
+    parallel = recipe.raw.get("parallel_config") or {}
+    return int(parallel.get("model_parallel", 1)) * int(parallel.get("pipeline_stage", 1))
+
+
+def parallel_layout(recipe: Recipe, workers: int) -> str:
+    """How workers divide the work.
+
+    Returns:
+        ``one`` worker, ``data``: each has the whole model and a share of the rows, or ``recipe``: as
+        ``parallel_config`` says, the model cut over cards.
+    """
+    if workers == 1:
+        return "one"
+    return "recipe" if shards(recipe) > 1 else "data"
+
+
+def _share(recipe: Recipe, workers: int) -> int:
+    """Rows that one worker's copy of the model takes of a step.
+
+    Raises:
+        UserError: a step's rows cannot be dealt out evenly.
+    """
+    batch = recipe.runner_config.batch_size
+    copies = workers
+    if parallel_layout(recipe, workers) == "recipe":
+        copies = int((recipe.raw.get("parallel_config") or {}).get("data_parallel", 1))
+    if batch % copies:
+        raise UserError(f"runner_config.batch_size {batch}: cannot be dealt out to {copies} workers evenly")
+    return batch // copies
+
+
+class _Changes:
+    """Sets keys of the configuration and remembers which of the recipe's own values were replaced."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self.raw = raw
+        self.changed: list[str] = []
+        self.said: list[str] = []
+
+    def set(self, path: str, value: Any) -> None:
+        """Set one key, quietly."""
+        *sections, key = path.split(".")
+        place = self.raw
+        for section in sections:
+            if not isinstance(place.get(section), dict):
+                place[section] = {}
+            place = place[section]
+        place[key] = value
+
+    def replace(self, path: str, value: Any) -> None:
+        """Set one key; a line tells if the recipe has another value."""
+        place: Any = self.raw
+        for key in path.split("."):
+            place = place.get(key) if isinstance(place, dict) else None
+        if place is not None and place != value:
+            self.changed.append(f"{path.removeprefix('model.model_config.')} {place} → {value}")
+        self.set(path, value)
+
+    def drop(self, path: str) -> None:
+        """Remove one key; a line tells if the recipe has it."""
+        *sections, key = path.split(".")
+        place: Any = self.raw
+        for section in sections:
+            place = (place or {}).get(section)
+        if isinstance(place, dict) and key in place:
+            del place[key]
+            self.changed.append(f"{path} left out")
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def lines(self, device: str) -> list[str]:
+        """What is not as the recipe has it."""
+        return [*self.said, *([f"for the {device.upper()}: {', '.join(self.changed)}"] if self.changed else [])]
+
+
+def _legacy_names(raw: dict[str, Any], config: _Changes) -> None:
+    """Understand what mindformers 1.1 called otherwise."""
+    notes = []
+    kind = (raw.get("optimizer") or {}).get("type")
+    if kind and kind != "AdamW":
+        notes.append(f"optimizer {kind} → AdamW")
+    for callback in [*(raw.get("callbacks") or []), *(raw.get("eval_callbacks") or [])]:
+        if callback.get("type") == "CheckpointMointor":
+            notes.append("CheckpointMointor is CheckpointMonitor")
+        if callback.get("type") == "ObsMonitor":
+            notes.append("ObsMonitor left out (Huawei's cloud storage)")
+    if notes:
+        config.say(f"names of mindformers 1.x: {', '.join(dict.fromkeys(notes))}")
+
+
+def _optimizer(recipe: Recipe, raw: dict[str, Any], steps: int, steps_per_epoch: int) -> None:
+    schedule = recipe.lr_schedule
+    raw["optimizer"] = {
+        "type": "AdamW",
+        "betas": list(recipe.optimizer.adam_betas),
+        "eps": recipe.optimizer.eps,
+        "weight_decay": recipe.optimizer.weight_decay,
+    }
+    raw["lr_schedule"] = {
+        "type": schedule.type,
+        "learning_rate": schedule.learning_rate,
+        "warmup_lr_init": schedule.warmup_lr_init,
+        # counted here, so that a resumed run, whose dataset is shorter, has the whole run's schedule
+        "warmup_steps": warmup_steps(schedule, steps, steps_per_epoch),
+        "total_steps": schedule.total_steps if schedule.total_steps > 0 else steps,
+    }
+    if schedule.type == "CosineWithWarmUpLR":
+        raw["lr_schedule"]["lr_end"] = schedule.lr_end
+
+
+def _dataset(recipe: Recipe, raw: dict[str, Any], job: Job) -> None:
+    dataset = dict(raw.get("train_dataset") or {})
+    dataset.pop("tokenizer", None)
+    dataset |= {
+        "data_loader": {
+            "type": LOADER,
+            "dataset_dir": str(job.data),
+            "rows": job.rows,
+            "step_rows": recipe.runner_config.batch_size,
+            "first_step": job.first_step,
+            "steps": job.steps,
+            "seed": recipe.seed,
+            "shuffle": recipe.shuffle,
+        },
+        "input_columns": ["input_ids", "labels"],
+        "num_parallel_workers": min(int(dataset.get("num_parallel_workers", 8)), job.threads),
+        "python_multiprocessing": False,
+        "drop_remainder": True,
+        "batch_size": _share(recipe, job.workers),
+        "repeat": 1,
+        "numa_enable": bool(dataset.get("numa_enable", False)),
+        "prefetch_size": int(dataset.get("prefetch_size", 1)),
+    }
+    raw["train_dataset"] = dataset
+    raw["train_dataset_task"] = {"type": "CausalLanguageModelDataset", "dataset_config": dataset}
+
+
+def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: _Changes) -> None:
+    model = raw.setdefault("model", {})
+    model.setdefault("arch", {"type": "LlamaForCausalLM"})
+    stated = model.setdefault("model_config", {})
+    stated.pop("max_position_embedding", None)
+    stated.setdefault("type", "LlamaConfig")
+    differ = [
+        f"{key} {stated[key]} → {size}"
+        for key, size in job.sizes.items()
+        if stated.get(key, size) != size and key != "max_position_embedding"
+    ]
+    if differ:
+        config.say(f"model: the recipe says {', '.join(differ)} in the checkpoint, which is what counts")
+    stated |= job.sizes
+    for key in ("ffn_dim_multiplier", "multiple_of", "head_dim"):
+        stated.pop(key, None)
+    stated |= {
+        "batch_size": _share(recipe, job.workers),
+        "seq_length": recipe.model.model_config.seq_length,
+        "pad_token_id": job.pad_id,
+        "ignore_token_id": -100,
+        "use_past": False,
+        "checkpoint_name_or_path": "",
+        "compute_dtype": recipe.model.model_config.compute_dtype,
+        "param_init_type": recipe.model.model_config.param_init_type,
+    }
+    pet = stated.get("pet_config")
+    if recipe.pet is None:
+        stated.pop("pet_config", None)
+        # trained weights are kept in float32, as on CUDA; the products have compute_dtype
+        stated["param_init_type"] = "float32"
+        return
+    pet["pet_type"] = "lora"
+    # mindformers would take the frozen weights' type; LoRA is trained in float32 on both backends
+    pet["param_init_type"] = "float32"
+    alpha = recipe.pet.lora_alpha
+    pet["lora_alpha"] = int(alpha) if float(alpha).is_integer() else alpha
+
+
+def _parallel(recipe: Recipe, raw: dict[str, Any], config: _Changes, job: Job, layout: str) -> None:
+    raw.setdefault("micro_batch_interleave_num", 1)
+    raw.setdefault("moe_config", None)
+    if raw["moe_config"] is None:
+        raw.pop("moe_config")
+    if layout == "recipe":
+        config.replace("use_parallel", True)
+        raw.setdefault("parallel", {}).setdefault("parallel_mode", 1)
+        raw["parallel"].setdefault("full_batch", True)
+        raw["parallel"].setdefault("gradients_mean", False)
+        return
+    config.replace("use_parallel", layout == "data")
+    for key in ("data_parallel", "model_parallel", "pipeline_stage", "micro_batch_num"):
+        config.replace(f"parallel_config.{key}", 1)
+    raw["parallel_config"]["use_seq_parallel"] = False
+    raw["parallel_config"].setdefault("vocab_emb_dp", True)
+    raw["parallel"] = {
+        "parallel_mode": 0,
+        # each worker's gradient is its share of the step's token mean, so that they are summed
+        "gradients_mean": False,
+        "enable_alltoall": False,
+        "full_batch": False,
+        "search_mode": "sharding_propagation",
+        "enable_parallel_optimizer": False,
+    }
+    if layout == "data":
+        raw["calculate_per_token_loss"] = True
+
+
+def _device(raw: dict[str, Any], config: _Changes, job: Job) -> None:
+    context = raw.setdefault("context", {})
+    context["mode"] = 0
+    if job.device == "npu":
+        config.set("context.device_target", "Ascend")
+        context.setdefault("max_call_depth", 10000)
+        return
+    if isinstance(raw.get("recompute_config"), dict):
+        for key in ("recompute", "select_recompute"):
+            config.replace(f"recompute_config.{key}", False)
+    raw["context"] = {
+        "mode": 0,
+        "device_target": "CPU",
+        "max_call_depth": context.get("max_call_depth", 10000),
+        "device_id": 0,
+    }
+    for key, value in CPU_MODEL.items():
+        config.replace(f"model.model_config.{key}", value)
+    for key in ("auto_tune", "profile"):
+        if raw.get(key):
+            config.replace(key, False)
+
+
+def _step(recipe: Recipe, raw: dict[str, Any], job: Job, layout: str) -> None:
+    wrapper = recipe.runner_wrapper
+    kinds = {
+        ("cpu", "one"): "CPUTrainOneStepCell",
+        ("cpu", "data"): "CPUDataParallelTrainOneStepCell",
+        ("npu", "data"): "DataParallelTrainOneStepCell",
+    }
+    raw["runner_wrapper"] = {
+        "type": kinds.get((job.device, layout), "MFTrainOneStepCell"),
+        "scale_sense": wrapper.scale_sense,
+        "use_clip_grad": True,
+        "max_grad_norm": wrapper.max_grad_norm if wrapper.use_clip_grad else NO_CLIPPING,
+    }
