@@ -52,7 +52,7 @@ def start(
             ms.device_context.cpu.op_tuning.threads_num(threads or cpu_threads())
         ms.set_context(mode=ms.GRAPH_MODE)
     except RuntimeError as error:
-        if "modified" in str(error) or "initialized" in str(error):
+        if any(word in str(error) for word in ("modified", "initialized", "repeatedly")):
             return chosen  # already set in this process
         raise UserError(
             f"--device npu: {len(cards())} Ascend card(s) here, but MindSpore cannot use them "
@@ -108,11 +108,13 @@ def silence(log_folder: str | Path | None = None) -> None:
     """
     os.environ.setdefault("GLOG_v", "3")
     if log_folder is not None:
-        os.environ["LOG_MF_PATH"] = str(Path(log_folder).resolve())
+        log = Path(log_folder).resolve()
+        os.environ |= {"LOG_MF_PATH": str(log), "LOCAL_DEFAULT_PATH": str(log.parent)}
     elif "LOG_MF_PATH" not in os.environ:
         folder = tempfile.mkdtemp(prefix="mindformers-log-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ["LOG_MF_PATH"] = folder
+        # a network with LoRA writes its settings into the second; without it that is ./output
+        os.environ |= {"LOG_MF_PATH": folder, "LOCAL_DEFAULT_PATH": folder}
 
 
 def _import() -> Any:
