@@ -170,13 +170,17 @@ def load_network(files: CheckpointFiles, dtype: str, **settings: Any) -> Any:
 
 
 def attach(network: Any, lora: Lora) -> Any:
-    """Put mindpet's LoRA beside the named layers."""
-    from mindformers.pet import get_pet_model
+    """Put mindpet's LoRA beside the named layers.
+
+    This is what mindformers' ``get_pet_model`` does, without its wrapper and without the file that it leaves in the
+    user's directory.
+    """
     from mindformers.pet.pet_config import LoraConfig
+    from mindformers.pet.tuners.lora_adapter import LoraAdapter
 
     chosen = "|".join(f"{name}$" for name in lora.modules)  # matched against the layer's own name
     config = LoraConfig(lora_rank=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=chosen)
-    return get_pet_model(network, config)
+    return LoraAdapter.get_pet_model(network, config)
 
 
 def fill(network: Any, base: Tensors, adapter: Tensors | None, *, tied: bool) -> None:
