@@ -1,0 +1,163 @@
+"""Every architecture of the reports, tiny and with random weights, through its recipe: trained, graded, merged."""
+
+import json
+import shutil
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore::UserWarning")]
+
+from safetensors.torch import load_file  # noqa: E402
+
+from backends.cuda.__main__ import main  # noqa: E402
+from backends.recipe import DEFAULT_RECIPE  # noqa: E402
+from backends.run import Run, read_log  # noqa: E402
+
+SIZES = {
+    "vocab_size": 304,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+SPECIAL = ["<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"]
+# recipe, its template or another, the architecture, and what distinguishes its network
+CASES = {
+    "qwen2.5": ("qwen2_5_3b_rte", "chatml", "qwen2", {"tie_word_embeddings": True}),
+    "qwen1.5": ("qwen1_8b_novel", "chatml", "qwen2", {"num_key_value_heads": 4, "tie_word_embeddings": False}),
+    "gemma": ("gemma_2b_cola", "alpaca", "gemma", {"head_dim": 16, "num_key_value_heads": 1}),
+    "gemma-it": ("gemma_2b_qqp", "gemma", "gemma", {"head_dim": 16, "num_key_value_heads": 1}),
+    "llama2": ("llama2_7b_webqa", "llama2", "llama", {"num_key_value_heads": 4, "tie_word_embeddings": False}),
+}
+by_case = pytest.mark.parametrize("case", CASES)
+
+
+@pytest.fixture(scope="module")
+def models(tiny_tokenizer, tmp_path_factory):
+    """Model directories by case."""
+    from tokenizers import Tokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = Tokenizer.from_file(str(tiny_tokenizer / "tokenizer.json"))
+    tokenizer.add_special_tokens(SPECIAL)
+    for case, (_, _, model_type, changes) in CASES.items():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(model_type, **(SIZES | changes))
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / case)
+        tokenizer.save(str(folder / case / "tokenizer.json"))
+        shutil.copy(tiny_tokenizer / "tokenizer_config.json", folder / case)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Alpaca rows that a tiny model learns in a few steps: the answer stands in the question."""
+    path = tmp_path_factory.mktemp("rows") / "rows.json"
+    answers = [("yes", "no")[number % 3 == 0] for number in range(48)]
+    table = [
+        {"instruction": "Say it.", "input": f"{number} {answer * 2}", "output": answer}
+        for number, answer in enumerate(answers)
+    ]
+    path.write_text(json.dumps(table), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def train(models, rows, tmp_path_factory):
+    """Train a case through its recipe, once for each set of changes."""
+    done = {}
+
+    def run(case, *changes):
+        if (case, changes) not in done:
+            name, template, _, _ = CASES[case]
+            folder = tmp_path_factory.mktemp("run") / case
+            recipe = DEFAULT_RECIPE.parent / f"{name}.yaml"
+            settings = {
+                "load_checkpoint": models / case,
+                "data.train": rows,
+                "data.template": template,
+                "output_dir": folder,
+                "runner_config.epochs": 6,
+                "model.model_config.seq_length": 256,
+                "runner_config.batch_size": 8,
+                "lr_schedule.learning_rate": 0.02,
+                "lr_schedule.warmup_ratio": 0.1,
+                "model.model_config.pet_config.lora_dropout": 0.0,
+            }
+            words = [f"{key}={value}" for key, value in settings.items()]
+            assert main(["train", str(recipe), *words, *changes, "--device", "cpu"]) == 0
+            done[case, changes] = Run.open(folder)
+        return done[case, changes]
+
+    return run
+
+
+@by_case
+def test_the_recipe_trains_its_architecture(case, train, models, capsys):
+    run = train(case)
+    log = read_log(run.log)
+    assert len(log) == 36
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+    assert run.template.name == CASES[case][1]
+    adapter = load_file(run.path / "adapter_model.safetensors")
+    config = json.loads((models / case / "config.json").read_text())
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    rank = run.recipe.pet.lora_rank
+    layer = "base_model.model.model.layers.1.self_attn"
+    assert tuple(adapter[f"{layer}.q_proj.lora_B.weight"].shape) == (heads * head_dim, rank)
+    assert tuple(adapter[f"{layer}.v_proj.lora_B.weight"].shape) == (kv_heads * head_dim, rank)
+    assert all(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
+
+
+@by_case
+def test_packed_rows_are_separate_rows(case, train):
+    packed, padded = train(case), train(case, "data.packing=False")
+    losses = [[row["loss"] for row in read_log(run.log)] for run in (packed, padded)]
+    # the same sums in another order drift apart as training goes on
+    assert losses[0][:10] == pytest.approx(losses[1][:10], rel=1e-4)
+
+
+def graded(run, rows, out, way):
+    from eval import choice
+
+    words = ["--ckpt", run, "--data", rows, "--choices", "yes,no", "--way", way, "--out", out, "--device", "cpu"]
+    assert choice.main([str(word) for word in words]) == 0
+    predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    [entry] = json.loads((out / "results.json").read_text())["results"].values()
+    return entry["acc,none"], [row for row in predictions if "predict" in row]
+
+
+@by_case
+@pytest.mark.parametrize("way", ["generate", "loglik"])
+def test_what_was_trained_is_what_is_asked(case, way, train, rows, tmp_path):
+    """In its own template the tiny model says what it learned, and ends its answer there."""
+    accuracy, predictions = graded(train(case).path, rows, tmp_path / "out", way)
+    assert accuracy > 0.9
+    if way == "generate":
+        assert {row["finish_reason"] for row in predictions} == {"stop"}
+
+
+@by_case
+def test_the_merged_model_answers_as_the_adapter_does(case, train, rows, models, tmp_path):
+    from backends.merge.__main__ import main as merge
+
+    run = train(case)
+    merged = tmp_path / "merged"
+    words = ["--base", models / case, "--adapter", run.path, "--out", merged, "--device", "cpu"]
+    assert merge([str(word) for word in words]) == 0
+    config = json.loads((merged / "config.json").read_text())
+    assert config["model_type"] == CASES[case][2]
+    assert not (merged / "adapter_config.json").exists()
+    found = [graded(path, rows, tmp_path / name, "loglik")[1] for path, name in ((run.path, "a"), (merged, "b"))]
+    for tuned, whole in zip(*found, strict=True):
+        assert whole["prompt"] == tuned["prompt"]
+        assert whole["logprobs"] == pytest.approx(tuned["logprobs"], abs=1e-3)
