@@ -16,6 +16,7 @@ from converters.cli import UserError
 
 ADAMW = ("AdamW", "FP32StateAdamWeightDecay", "AdamWeightDecay", "FusedAdamW")
 LOADER = "StepOrderDataset"
+PACKED_MODEL = "PackedLlamaForCausalLM"  # of backends.ascend.packed
 # callbacks that mindformers gets; CheckpointMonitor's settings are honoured by this backend's own writer
 KEPT_CALLBACKS = ("MFLossMonitor", "SummaryMonitor", "ProfileMonitor")
 # clips nothing, and has the norm computed: mindformers reports it only where it clips
@@ -286,12 +287,15 @@ def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: _Changes) -> N
         "batch_size": _share(recipe, job.workers),
         "seq_length": recipe.model.model_config.seq_length,
         "pad_token_id": job.pad_id,
+        "bos_token_id": job.bos_id,
         "ignore_token_id": -100,
         "use_past": False,
         "checkpoint_name_or_path": "",
         "compute_dtype": recipe.model.model_config.compute_dtype,
         "param_init_type": recipe.model.model_config.param_init_type,
     }
+    if job.packed:
+        model["arch"] = {"type": PACKED_MODEL}
     pet = stated.get("pet_config")
     if recipe.pet is None:
         stated.pop("pet_config", None)

@@ -46,7 +46,8 @@ def start(
     ms = _import()
     try:
         if chosen == "npu":
-            ms.set_device("Ascend", int(os.environ.get("DEVICE_ID", "0")))
+            # msrun's workers are given their cards by MindSpore
+            ms.set_device("Ascend", *([] if "MS_ROLE" in os.environ else [int(os.environ.get("DEVICE_ID", "0"))]))
         else:
             ms.set_device("CPU")
             ms.device_context.cpu.op_tuning.threads_num(threads or cpu_threads())

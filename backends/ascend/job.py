@@ -43,6 +43,8 @@ class Job:
         start: the weights to start from.
         base: what the adapter shall name as its base.
         pad_id: fills up short rows.
+        bos_id: begins each conversation.
+        packed: rows hold several conversations, which must not see each other.
         workers: processes, one a card.
         threads: cores of one process.
     """
@@ -60,6 +62,8 @@ class Job:
     start: str
     base: str
     pad_id: int
+    bos_id: int | None
+    packed: bool = False
     workers: int = 1
     threads: int = 1
 

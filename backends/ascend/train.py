@@ -99,6 +99,9 @@ def prepare(recipe: Recipe, run: Run, sizes: dict, device: str, resume: bool, wo
             f"token id {highest} is outside the model's vocabulary of {sizes['vocab_size']}: "
             f"{data.tokenizer.source} is not this model's tokenizer"
         )
+    if recipe.data.packing and not data.record.get("packed"):
+        seq_length = recipe.model.model_config.seq_length
+        speak(f"packing: off, rows are padded to {seq_length} tokens (`mindrecord write --pack` packs a file)")
     dtype = "float32" if device == "cpu" else recipe.model.model_config.compute_dtype
     base = _fingerprint(recipe.load_checkpoint)
     checkpoint = checkpoint_to_resume(run, data.record, base, dtype, "ascend", resume, speak)
@@ -123,6 +126,8 @@ def prepare(recipe: Recipe, run: Run, sizes: dict, device: str, resume: bool, wo
         start=str(write_start(recipe, sizes, folder / "start", stored).resolve()),
         base=str(Path(recipe.load_checkpoint).resolve()) if recipe.load_checkpoint else "",
         pad_id=data.tokenizer.pad_id,
+        bos_id=data.tokenizer.bos_id,
+        packed=bool(data.record.get("packed")),
         workers=workers,
         threads=threads,
     )

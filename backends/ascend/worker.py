@@ -6,12 +6,13 @@ called by :mod:`backends.ascend.train`.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from backends.ascend.config import mindformers_config
-from backends.ascend.device import rank, speak, start
+from backends.ascend.device import rank, silence, speak, start
 from backends.ascend.job import Job, RowFigures, layout_of, read_job, remove_start
 from backends.recipe import Recipe
 from backends.record import TrainLog
@@ -49,14 +50,16 @@ def _train(config: dict[str, Any], monitor: Any, job: Job) -> None:
     import contextlib
     import io
 
-    import yaml
     from mindformers.core.context import build_context
     from mindformers.tools.register import MindFormerConfig
     from mindformers.trainer import Trainer
 
     import backends.ascend.dataset
     import backends.ascend.step
+    import yaml
 
+    if job.packed:
+        import backends.ascend.packed
     if job.device == "cpu":
         import backends.ascend.cpu  # noqa: F401 - registers the CPU's training step
     file = job.folder / "config.yaml"
@@ -140,7 +143,13 @@ def _finish(run: Run, recipe: Recipe, job: Job, optimizer: Any, rows: list[dict[
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one worker of ``msrun``."""
+    """Run one worker of ``msrun``, or the scheduler that it starts beside them."""
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        silence()
+        from mindspore.communication import init
+
+        init()  # returns when the last worker has left
+        return 0
     work(Path((sys.argv[1:] if argv is None else argv)[0]))
     return 0
 
