@@ -161,3 +161,43 @@ def test_the_merged_model_answers_as_the_adapter_does(case, train, rows, models,
     for tuned, whole in zip(*found, strict=True):
         assert whole["prompt"] == tuned["prompt"]
         assert whole["logprobs"] == pytest.approx(tuned["logprobs"], abs=1e-3)
+
+
+def test_report_002_from_tsv_to_its_score(models, tmp_path, monkeypatch, capsys):
+    """QQP with a tiny Gemma: rows of the report's form, its file of answers, its score."""
+    from converters import glue
+    from eval import choice
+
+    monkeypatch.chdir(tmp_path)
+    header, lines = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", []
+    for i in range(40):
+        lines.append(f"{i}\t{2 * i}\t{2 * i + 1}\tWhat is {i}?\tWhat {'is' if i % 3 else 'was'} {i}?\t{int(i % 3 > 0)}")
+    (tmp_path / "QQP_train.tsv").write_text("\n".join([header, *lines]) + "\n")
+    # rows to be predicted have no label
+    unlabelled = [line.rpartition("\t")[0] for line in [header, *lines[:12]]]
+    (tmp_path / "QQP_dev.tsv").write_text("\n".join(unlabelled) + "\n")
+    held = ["--holdout", "8", "--holdout-out", "pre_data/QQP/QQP_heldout.json"]
+    glue.main(["qqp", "QQP_train.tsv", "-o", "pre_data/QQP/", "--rows", "32", *held])
+    glue.main(["qqp", "QQP_dev.tsv", "-o", "pre_data/QQP/"])
+    assert sorted(json.loads((tmp_path / "pre_data/QQP/QQP_dev.json").read_text())[0]) == [
+        "idx",
+        "input",
+        "instruction",
+    ]
+
+    settings = ["data.train=pre_data/QQP/QQP_train.json", "output_dir=run", "runner_config.batch_size=8"]
+    settings += ["runner_config.epochs=6", "lr_schedule.learning_rate=0.01", f"load_checkpoint={models / 'gemma'}"]
+    main(["train", str(DEFAULT_RECIPE.parent / "gemma_2b_qqp.yaml"), *settings, "--device", "cpu"])
+    words = ["--data", "pre_data/QQP/QQP_dev.json", "--choices", "0,1", "--limit", "10", "--out", "result_QQP.txt"]
+    assert choice.main(["--ckpt", "run", *words, "--device", "cpu"]) == 0
+    answers = (tmp_path / "result_QQP.txt").read_text().split()
+    assert len(answers) == 10
+    assert set(answers) <= {"0", "1"}, "the form of an answer is learned in a few steps"
+
+    labels = [line.rpartition("\t")[2] for line in lines[:10]]
+    (tmp_path / "answers.txt").write_text("\n".join(labels) + "\n")
+    capsys.readouterr()
+    scoring = ["--predictions", "result_QQP.txt", "--answers", "answers.txt", "--choices", "0,1", "--score-002"]
+    assert choice.main(scoring) == 0
+    right = sum(answer == label for answer, label in zip(answers, labels, strict=True))
+    assert f"{right / 10:.4f} * 70 = {7 * right:.2f} of 70 points" in capsys.readouterr().out
