@@ -7,10 +7,13 @@ from pathlib import Path
 
 from converters.arithmetic.kinds import KINDS
 from converters.arithmetic.records import FORMATS
-from converters.arithmetic.steps import style_names
+from converters.arithmetic.steps import PLAIN, SPACED, choose_style, style_names
+from converters.arithmetic.steps.precision import PRECISIONS
 from converters.arithmetic.workers import record_workers
 from converters.cli import UsageError, run_main, say
+from converters.lengths import Limit, token_counter
 from converters.options import add_output_arguments, check_output_arguments, output_options
+from converters.template import template_names
 
 EXAMPLES = """examples:
   python -m converters.arithmetic synthesize -o raw.jsonl --rows 20000 --seed 1
@@ -64,13 +67,40 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """examples:
   python -m converters.arithmetic convert train.json -o out.jsonl --rows 100000 --multiple-of 8 --seed 0
   python -m converters.arithmetic convert raw.jsonl -o train.jsonl --steps worked --holdout 200 --holdout-out test.jsonl
+  python -m converters.arithmetic convert raw.jsonl -o train.jsonl --steps worked --precision sig6 \\
+      --max-tokens 256 --tokenizer models/tiny --template bare
   zcat raw.jsonl.gz | python -m converters.arithmetic convert - -o out.json --format array --balance uniform --rows 8000
 """
     parser.add_argument("raw", metavar="RAW", help="raw rows: JSONL or a JSON array, .gz too, - for stdin")
     parser.add_argument(
         "--steps", choices=style_names(), default="seed", help="style of the answers (default: %(default)s)"
     )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="digits that answers are worked out to: all of the solution's; six significant ones; two decimals, or "
+        "seven leading digits of large powers (default: 2dp for worked, sig6 for decompose; other styles have but one)",
+    )
+    parser.add_argument(
+        "--digits",
+        choices=(PLAIN, SPACED),
+        default=PLAIN,
+        help="spaced: every digit of the columns is a token of its own in every tokenizer (default: %(default)s)",
+    )
     add_output_arguments(parser, formats=FORMATS, kind="eq solve")
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="INT",
+        help="longest training row: longer ones are written to the next shorter precision, and if still too long "
+        "left out and counted (default: no limit)",
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="PATH", help="for --max-tokens: the directory or file of the tokenizer"
+    )
+    parser.add_argument(
+        "--template", choices=template_names(), default="vicuna", help="for --max-tokens (default: %(default)s)"
+    )
     parser.add_argument("--keep-english", action="store_true", help="keep English rows (default: drop and count them)")
 
 
@@ -103,6 +133,7 @@ def run_report(args: argparse.Namespace) -> None:
 def run_convert(args: argparse.Namespace) -> None:
     """Convert, and print the report."""
     check_output_arguments(args, args.raw)
+    style, limit = choose_style(args.steps, args.precision, args.digits), length_limit(args)
     with record_workers() as make:
         from converters.arithmetic.pipeline import Options, convert
         from converters.arithmetic.report import convert_report, table
@@ -111,13 +142,30 @@ def run_convert(args: argparse.Namespace) -> None:
 
         options = Options(
             **output_options(args, KINDS),
-            steps=args.steps,
+            style=style,
+            limit=limit,
             keep_english=args.keep_english,
         )
         with open_source(args.raw) as source:
             report = convert_report(source, options, convert(source, options, make))
         write_json(options.report_out, report)
     say(table(report))
+
+
+def length_limit(args: argparse.Namespace) -> Limit | None:
+    """The longest row allowed; its tokenizer is opened, so that the workers are forked with it.
+
+    Raises:
+        UsageError: half of what is needed is missing.
+    """
+    if (args.max_tokens is None) != (args.tokenizer is None):
+        raise UsageError("--max-tokens and --tokenizer belong together: how long rows may be, and in which tokens")
+    if args.max_tokens is None:
+        return None
+    if args.max_tokens < 1:
+        raise UsageError("--max-tokens must be at least 1")
+    token_counter(args.tokenizer)
+    return Limit(args.max_tokens, args.tokenizer, args.template)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from converters import sample
 from converters.arithmetic.kinds import ENGLISH, KINDS
+from converters.arithmetic.records import TOO_LONG, Writing
+from converters.arithmetic.steps import Style, choose_style
 from converters.arithmetic.survey import Counts, Survey, by_kind, survey
 from converters.arithmetic.workers import MakeRecords
 from converters.cli import UserError, progress
 from converters.files import atomic
+from converters.lengths import Limit
 from converters.options import PROPORTIONAL, OutputOptions
 from converters.rejected import Rejected
 from converters.rowfile import write_records
@@ -33,7 +36,9 @@ LONG = 500_000
 class Options(OutputOptions):
     """What ``convert`` is asked for."""
 
-    steps: str = "seed"
+    style: Style = field(default_factory=lambda: choose_style("seed"))
+    limit: Limit | None = None
+    """The longest row that is written; longer ones are shortened, or else left out."""
     keep_english: bool = False
 
 
@@ -47,6 +52,10 @@ class Converted:
     held_out: Counts
     left_over: int
     """Rows at the end that were not written, so that the total is a multiple."""
+    too_long: Counts
+    """Rows that were chosen and left out, since they are too long in every precision."""
+    shortened: dict[str, Counts]
+    """Rows that are written to a shorter precision than was asked for, by that precision."""
 
 
 def convert(source: Source, options: Options, make: MakeRecords) -> Converted:
@@ -71,13 +80,18 @@ class _ChooseAgainError(Exception):
 
 
 class _Conversion:
-    """One run; ``wanted`` marks the rows that may be chosen, ``failed`` those that did not hold (bool [rows])."""
+    """One run.
+
+    ``wanted`` marks the rows that may be chosen, ``failed`` those that did not hold (bool [rows]). ``shortened`` is 0
+    for rows in the style asked for, else the place of theirs in ``Style.shortened()``, or TOO_LONG (uint8 [rows]).
+    """
 
     def __init__(self, source: Source, options: Options, make: MakeRecords, rows: Survey, rejected: Rejected):
         self.source, self.options, self.make, self.rows, self.rejected = source, options, make, rows, rejected
         self.rows_in = sum(rows.accepted.values()) + rejected.reasons.total()
         self.wanted = (rows.kinds != KINDS.index(ENGLISH)) | options.keep_english
         self.failed = np.zeros(len(rows.lines), dtype=bool)
+        self.shortened = np.zeros(len(rows.lines), dtype=np.uint8)
         self.everything = options.rows is None and options.balance == PROPORTIONAL
 
     def write(self) -> Converted:
@@ -115,20 +129,29 @@ class _Conversion:
             out = files.enter_context(atomic(options.out))
             if options.holdout_out:
                 held_out = files.enter_context(atomic(options.holdout_out))
-                write_records(held_out, "problems", self._records("raw", "problems", held))
-            records = self._records(options.steps, options.layout, train, replace=not self.everything)
+                write_records(held_out, "problems", self._records(Writing(Style("raw"), "problems"), held))
+            writing = Writing(options.style, options.layout, options.limit)
+            records = self._records(writing, train, replace=not self.everything)
             written, left_over = write_records(out, options.layout, records, multiple=options.multiple_of)
             self.refuse_if_too_many()
+        kinds, steps = self.rows.kinds, self.shortened
+        done = train[~self.failed[train] & (steps[train] != TOO_LONG)][:written]
         return Converted(
             self.rows.without(self.failed),
             self.rejected,
-            written=by_kind(self.rows.kinds[train[~self.failed[train]][:written]]),
-            held_out=by_kind(self.rows.kinds[held]),
+            written=by_kind(kinds[done]),
+            held_out=by_kind(kinds[held]),
             left_over=left_over,
+            too_long=by_kind(kinds[train[steps[train] == TOO_LONG]]),
+            shortened={
+                str(style.precision): by_kind(kinds[done[steps[done] == step]])
+                for step, style in enumerate(options.style.shortened())
+                if step
+            },
         )
 
-    def _records(self, style: str, layout: str, order: np.ndarray, *, replace: bool = True) -> Iterator[bytes]:
-        """Records of the rows at the positions ``order``; the ones that do not hold are rejected.
+    def _records(self, writing: Writing, order: np.ndarray, *, replace: bool = True) -> Iterator[bytes]:
+        """Records of the rows at the positions ``order``; the ones that do not hold are rejected, too long ones noted.
 
         Raises:
             _ChooseAgainError: at the end, if there were some and they have to be replaced.
@@ -136,11 +159,13 @@ class _Conversion:
         chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
         offsets = (self.rows.offsets[chunk].tolist() for chunk in chunks)
         bar = progress(total=len(order), desc="writing") if len(order) >= LONG else None
-        for chunk, tails in zip(chunks, self.make(style, layout, self.source.lines, offsets), strict=True):
+        for chunk, tails in zip(chunks, self.make(writing, self.source.lines, offsets), strict=True):
             yield from tails.records
             for index, error in tails.refused:
                 self.failed[chunk[index]] = True
                 self.rejected.add(int(self.rows.lines[chunk[index]]), error)
+            for index, step in tails.shortened.items():
+                self.shortened[chunk[index]] = step
             if bar is not None:
                 bar.update(len(chunk))
         if bar is not None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from converters import rowfile
 from converters.arithmetic.kinds import ENGLISH, Problem, StepError, check, parse
-from converters.arithmetic.steps import get_style
+from converters.arithmetic.steps import Style, get_style
+from converters.lengths import Limit
 from converters.rejected import RowError
 from converters.rowfile import record_tail
 
@@ -93,33 +94,67 @@ def checked(problem: str, solution: str) -> Problem:
     return row
 
 
+@dataclass(frozen=True)
+class Writing:
+    """How records are written; what workers are sent."""
+
+    style: Style
+    layout: str
+    limit: Limit | None = None
+
+
+TOO_LONG = 255
+"""In place of a step of shortening: the row is too long in every precision."""
+
+
 @dataclass
 class Tails:
     """Records without their heads, as UTF-8 (half the memory of Chinese text), in input order.
 
-    ``refused`` has the index of each line that gave none, and why.
+    ``refused`` has the index of each line that gave none, and why. ``shortened`` has the index of each line that is
+    written to a shorter precision, with the place of that in ``Style.shortened()``, or that is TOO_LONG and left out.
     """
 
     records: list[bytes] = field(default_factory=list)
     refused: list[tuple[int, RowError]] = field(default_factory=list)
+    shortened: dict[int, int] = field(default_factory=dict)
 
 
-def record_tails(style: str, layout: str, path: Path, offsets: Iterable[int]) -> Tails:
+def record_tails(writing: Writing, path: Path, offsets: Iterable[int]) -> Tails:
     """Make the lines at these offsets records.
 
     English rows keep their solution in every style: their steps are in it.
     """
-    steps, tails = get_style(style), Tails()
+    steps, tails = get_style(writing.style), Tails()
+    answers: dict[int, tuple[Problem, str]] = {}
     for index, line in enumerate(read_lines(path, offsets)):
         try:
             row = checked(*read_row(line))
-            answer = row.solution if row.kind == ENGLISH else steps[row.kind](row)
-            tails.records.append(_tail(layout, row.problem, answer).encode())
+            answers[index] = (row, row.solution if row.kind == ENGLISH else steps[row.kind](row))
         except StepError as error:
             tails.refused.append((index, RowError("step does not hold", str(error), line)))
         except RowError as error:
             tails.refused.append((index, RowError(error.reason, error.detail, line)))
+    if writing.limit is not None:
+        _shorten(answers, writing.style, writing.limit, tails.shortened)
+    tails.records = [_tail(writing.layout, row.problem, answer).encode() for row, answer in answers.values()]
     return tails
+
+
+def _shorten(answers: dict[int, tuple[Problem, str]], style: Style, limit: Limit, shortened: dict[int, int]) -> None:
+    """Write rows that are too long to the next shorter precision, and take out what is too long in all of them."""
+    asked = list(answers)
+    for step, shorter in enumerate([*style.shortened()[1:], None], start=1):
+        lengths = limit.lengths([(answers[index][0].problem, answers[index][1]) for index in asked])
+        asked = [index for index, length in zip(asked, lengths, strict=True) if length > limit.tokens]
+        for index in asked:
+            row = answers[index][0]
+            if shorter is None:
+                shortened[index] = TOO_LONG
+                del answers[index]
+            elif row.kind != ENGLISH:
+                shortened[index] = step
+                answers[index] = (row, get_style(shorter)[row.kind](row))
 
 
 def row_line(problem: str, solution: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from converters.arithmetic.kinds import CHINESE, ENGLISH, KINDS
 from converters.arithmetic.pipeline import Converted, Options
 from converters.arithmetic.quick import DIGITS
-from converters.arithmetic.survey import Survey, by_kind
+from converters.arithmetic.survey import Counts, Survey, by_kind
 from converters.cli import format_table
 from converters.options import file_facts
 from converters.rejected import Rejected
@@ -58,16 +58,31 @@ def convert_report(source: Source, options: Options, done: Converted) -> dict[st
         row["written"] = done.written[kind]
         row["held_out"] = done.held_out[kind]
     report["options"] = {
-        "steps": options.steps,
+        "steps": options.style.name,
+        "precision": options.style.precision,
+        "digits": options.style.digits,
         **options.as_json(),
         "keep_english": options.keep_english,
     }
+    if options.limit is not None:
+        report["options"] |= {
+            "max_tokens": options.limit.tokens,
+            "tokenizer": str(options.limit.tokenizer),
+            "template": options.limit.template,
+        }
+        report["too_long"] = _some(done.too_long)
+        report["shortened"] = {name: _some(counts) for name, counts in done.shortened.items()}
     report["english_dropped"] = 0 if options.keep_english else report["rows"]["unique_english"]
     report["left_over"] = done.left_over
     report["output"] = file_facts(options.out, sum(done.written.values()))
     if options.holdout_out:
         report["holdout"] = file_facts(options.holdout_out, sum(done.held_out.values()))
     return report
+
+
+def _some(counts: Counts) -> Counts:
+    """The kinds there are some of."""
+    return {kind: count for kind, count in counts.items() if count}
 
 
 def table(report: dict[str, Any]) -> str:
@@ -112,6 +127,15 @@ def _notes(report: dict[str, Any]) -> list[str]:
     notes = []
     if report["english_dropped"]:
         notes.append(f"{report['english_dropped']:,} English rows dropped (--keep-english keeps them)")
+    options = report["options"]
+    for name, counts in report.get("shortened", {}).items():
+        if counts:
+            notes.append(f"{sum(counts.values()):,} rows shortened to {name} ({_listed(counts)})")
+    if report.get("too_long"):
+        notes.append(
+            f"{sum(report['too_long'].values()):,} rows left out, longer than {options['max_tokens']} tokens in every "
+            f"precision ({_listed(report['too_long'])})"
+        )
     if report["left_over"]:
         notes.append(f"{report['left_over']} rows left over, so that the total is a multiple")
     for key in ("output", "holdout"):
@@ -119,3 +143,7 @@ def _notes(report: dict[str, Any]) -> list[str]:
             one = report[key]
             notes.append(f"{key}: {one['rows']:,} rows in {one['file']} (sha256 {one['sha256'][:12]}…)")
     return notes
+
+
+def _listed(counts: Counts) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items())

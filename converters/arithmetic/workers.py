@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from converters.arithmetic.records import Tails, record_tails
+from converters.arithmetic.records import Tails, Writing, record_tails
 from converters.arithmetic.steps import style_names
 
 MOST_WORKERS = 8
@@ -29,15 +29,15 @@ T = TypeVar("T")
 
 
 class MakeRecords(Protocol):
-    """Style, layout, file and chunks of line offsets to chunks of record tails, in order."""
+    """How to write, file and chunks of line offsets to chunks of record tails, in order."""
 
-    def __call__(self, style: str, layout: str, path: Path, chunks: Iterable[list[int]], /) -> Iterator[Tails]:
+    def __call__(self, writing: Writing, path: Path, chunks: Iterable[list[int]], /) -> Iterator[Tails]:
         """Make the records of each chunk."""
 
 
-def make_here(style: str, layout: str, path: Path, chunks: Iterable[list[int]]) -> Iterator[Tails]:
+def make_here(writing: Writing, path: Path, chunks: Iterable[list[int]]) -> Iterator[Tails]:
     """Make the records in this process."""
-    return (record_tails(style, layout, path, offsets) for offsets in chunks)
+    return (record_tails(writing, path, offsets) for offsets in chunks)
 
 
 @contextmanager
@@ -52,8 +52,8 @@ def record_workers() -> Iterator[MakeRecords]:
     with ProcessPoolExecutor(cores, mp_context=context, initializer=_prepare) as executor:
         executor.submit(os.getpid).result()  # the first job starts all workers
 
-        def make(style: str, layout: str, path: Path, chunks: Iterable[list[int]]) -> Iterator[Tails]:
-            jobs = (partial(executor.submit, record_tails, style, layout, path, offsets) for offsets in chunks)
+        def make(writing: Writing, path: Path, chunks: Iterable[list[int]]) -> Iterator[Tails]:
+            jobs = (partial(executor.submit, record_tails, writing, path, offsets) for offsets in chunks)
             return in_order(jobs, 2 * cores)
 
         yield make

@@ -2,69 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from decimal import Decimal
 
 import pytest
+from arithmetic_rows import OPERANDS, problem_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.arithmetic.kinds import CHINESE, Problem, StepError, parse, problem_text, solution_text, value
-from converters.arithmetic.steps import digits
+from converters.arithmetic.kinds import CHINESE, Problem, StepError, value
+from converters.arithmetic.steps import SPACED, Style, choose_style, digits, get_style, scientific, spaced
 from converters.arithmetic.steps.worked import STEPS
+from converters.cli import UsageError
+from eval.grade import grade, parse
+
+PROMISES = {"exact": ("exact", "close", "sig4"), "sig6": ("close", "sig4"), "2dp": ("close",)}
 
 
-def hundredths(low: int, high: int) -> st.SearchStrategy[Decimal]:
-    return st.integers(low * 100, high * 100).map(lambda units: Decimal(units).scaleb(-2))
-
-
-def integers(low: int, high: int) -> st.SearchStrategy[int]:
-    return st.integers(low, high)
-
-
-OPERANDS: dict[str, st.SearchStrategy[tuple]] = {
-    "direct computation": st.tuples(hundredths(-10000, 10000), st.sampled_from("+-*/"), hundredths(-10000, 10000)),
-    "eq solve": st.tuples(integers(-100, 100).filter(bool), integers(-100, 100)),
-    "mean computation": st.lists(integers(1, 100), min_size=3, max_size=10).map(tuple),
-    "fraction simplify": st.tuples(integers(1, 9), integers(2, 10)),
-    "mass computation": st.tuples(integers(1, 10), integers(1, 10)),
-    "discount percentage": st.tuples(integers(1, 100), integers(1, 100)),
-    "area computation": st.tuples(integers(1, 100), integers(1, 100)),
-    "sqrt computation": st.tuples(hundredths(0, 10000)),
-    "power computation": st.tuples(hundredths(-1000, 1000), integers(0, 5)),
-    "sales revenue": st.tuples(integers(1, 100), integers(1, 100)),
-    "function computation": st.tuples(hundredths(0, 10).filter(bool), integers(1, 100), integers(1, 100)),
-}
-
-
-def make(kind: str, operands: tuple) -> Problem:
-    problem = parse(problem_text(kind, operands), solution_text(kind, operands))
-    assert problem is not None
-    assert problem.kind == kind
-    return problem
-
-
-def final_value(text: str) -> Decimal:
-    answer = text.rpartition("答案：")[2].split(" ")[0]
-    if "/" in answer:
-        p, q = answer.split("/")
-        return Decimal(p) / Decimal(q)
-    return Decimal(answer)
-
-
+@pytest.mark.parametrize("precision", PROMISES)
 @pytest.mark.parametrize("kind", CHINESE)
-def test_every_kind_ends_at_its_solution(kind: str) -> None:
-    @settings(max_examples=150, deadline=None)
+def test_every_cell_holds_and_the_answer_is_what_its_precision_promises(kind: str, precision: str) -> None:
+    write = get_style(Style("worked", precision))[kind]
+
+    @settings(max_examples=80)
     @given(OPERANDS[kind])
     def check(operands: tuple) -> None:
-        if kind == "direct computation" and operands[1] == "/" and operands[2] == 0:
-            return
-        problem = make(kind, operands)
-        text = STEPS[kind](problem)
-        exact = value(problem)
-        assert abs(final_value(text) - exact) <= Decimal("0.01") + Decimal("0.00001") * abs(exact)
+        problem = problem_of(kind, operands)
+        text = write(problem)
+        label = parse(problem.solution)
+        assert label is not None
+        right = grade(parse(text), label)
+        assert all(right[rule] for rule in PROMISES[precision])
         check_cells(text)
+        if precision == "2dp":
+            assert text == STEPS[kind](problem)
 
     check()
 
@@ -72,6 +45,9 @@ def test_every_kind_ends_at_its_solution(kind: str) -> None:
 def check_cells(text: str) -> None:
     """Recompute every column, product and remainder of a worked text from its neighbours alone."""
     rows = text.rpartition(digits.ANSWER)[0].split("\n")
+    if scientific_head := re.fullmatch(r"(?:-\()?([\d.]+E-?\d+)\^(\d+)(?:\*(\d+))?\)?", rows[0]):
+        check_powers(rows[1:], *scientific_head.groups(), text.rpartition(digits.ANSWER)[2])
+        return
     divisor = None
     for number, row in enumerate(rows):
         if column := re.fullmatch(r"(?:-\()?(\d+)([+-])(\d+)\)?:((?:\d[+-]\d=\d[c,])+)", row):
@@ -94,6 +70,65 @@ def check_cells(text: str) -> None:
             check_take_away(*rooted.groups())
         else:
             check_product_rows(rows, number)
+
+
+def check_powers(rows: list[str], base: str, exponent: str, factor: str | None, answer: str) -> None:
+    """Go through the powers by their heads alone: each is the product of two that were there."""
+    reached = {1: base}
+    last, head = base, ""
+    if rows and re.fullmatch(r"[\d,]+", rows[0]):
+        plan = [int(power) for power in rows.pop(0).split(",")]
+        assert plan[0] == int(exponent)
+        assert plan[-1] == 1
+        assert all(half == whole // 2 for whole, half in itertools.pairwise(plan))
+    while rows:
+        head = rows.pop(0)
+        if head.startswith("*"):
+            assert factor is not None
+            a, b = reached[int(exponent)], head[1:]
+            assert b == factor
+        else:
+            one, other = map(int, head.split("+"))
+            a, b = reached[one], reached[other]
+        end = next(index for index, row in enumerate(rows) if row.startswith("="))
+        last = rows[end][1:]
+        check_leading_product(rows[:end], a, b, last)
+        if not head.startswith("*"):
+            reached[one + other] = last
+        del rows[: end + 1]
+    if answer == "0.00":
+        assert Decimal(last) * Decimal(1 if head.startswith("*") else factor or 1) < Decimal("0.01")
+    elif len(answer.lstrip("-").replace(".", "")) < 20:  # longer ones are the solution's own, rounded to 28 digits
+        assert abs(Decimal(last) - abs(Decimal(answer))) < (Decimal("0.01") if "E" not in answer else Decimal("1e-99"))
+
+
+def check_leading_product(rows: list[str], a: str, b: str, result: str) -> None:
+    """Recompute the cells of a product of leading digits from the rows before; the result is what they arrive at."""
+    a_digits, b_digits = ([int(char) for char in reversed(re.sub(r"E.*|\.", "", text))] for text in (a, b))
+    if b.isdigit():
+        b_digits = [int(char) for char in reversed(b.rstrip("0"))]
+    assert len(rows) == len(b_digits)
+    total: list[int] = []
+    final: list[int] = []
+    for digit, row in zip(b_digits, rows, strict=True):
+        shown, _, cells = row.partition(":")
+        assert int(shown) == digit
+        width = len(cells) // 2
+        assert 1 <= width <= len(a_digits)
+        if len(total) > width:
+            final.append(total.pop(0))
+        total += [0] * (width - len(total))
+        carry = 0
+        for place, x in enumerate(a_digits[len(a_digits) - width :]):
+            cell = total[place] + x * digit + carry
+            assert cells[2 * place : 2 * place + 2] == f"{cell:02}"
+            carry, total[place] = divmod(cell, 10)
+        total.append(carry)
+    mantissa, _, power = result.partition("E")
+    leading = "".join(map(str, reversed(final + total))).lstrip("0")
+    assert leading.startswith(mantissa.replace(".", ""))
+    sum_of_powers = int(a.partition("E")[2]) + (len(b) - 1 if b.isdigit() else int(b.partition("E")[2]))
+    assert int(power) == sum_of_powers + (total[-1] > 0)
 
 
 def check_take_away(remainder: str, factor: str, digit: str, product: str | None, difference: str | None) -> None:
@@ -169,13 +204,123 @@ def test_a_difference_below_zero_is_refused() -> None:
         ("power computation", (Decimal("819.19"), 0), "819.19^0=1\n答案：1"),
         ("power computation", (Decimal("-7.10"), 1), "-7.10^1=-7.10\n答案：-7.10"),
         ("area computation", (57, 84), "57*84\n4:2822\n8:5645;8,7,4,\n答案：4788 平方厘米"),
+        (
+            "power computation",
+            (Decimal("-71.10"), 3),
+            "-(7.11E1^3)\n3,1\n1+1\n1:010107\n1:020807\n7:151550\n=5.05521E3\n2+1\n"
+            "1:010205050005\n1:030710060505\n7:141542440935\n=3.594254E5\n答案：-359425.4",
+        ),
+        (
+            "function computation",
+            (Decimal("0.50"), 9, 8),
+            "5E-1^8*9\n8,4,2,1\n1+1\n5:25\n=2.5E-1\n2+2\n5:2512\n2:1206\n=6.25E-2\n4+4\n5:251231\n2:120615\n"
+            "6:362039\n=3.90625E-3\n*9\n9:452256058135\n=3.515625E-2\n答案：0.03",
+        ),
+        ("function computation", (Decimal("2.50"), 1, 1), "2.5E0^1*1\n答案：2.5"),
         ("fraction simplify", (4, 10), "gcd(4,10)=2 4/2=2 10/2=5\n答案：2/5"),
     ],
 )
 def test_worked_texts(kind: str, operands: tuple, text: str) -> None:
-    assert STEPS[kind](make(kind, operands)) == text
+    assert STEPS[kind](problem_of(kind, operands)) == text
 
 
 def test_operands_finer_than_the_contest_has_are_refused() -> None:
     with pytest.raises(StepError, match="more than 2"):
-        STEPS["sqrt computation"](make("sqrt computation", (Decimal("2.001"),)))
+        STEPS["sqrt computation"](problem_of("sqrt computation", (Decimal("2.001"),)))
+
+
+def test_function_values_hold_over_all_of_their_range() -> None:
+    """Every base, with exponents that need the most products and the most digits."""
+    write = get_style(Style("worked", "sig6"))["function computation"]
+    for units in range(10, 1001, 3):
+        for exponent in (2, 63, 95, 100):
+            problem = problem_of("function computation", (Decimal(units).scaleb(-2), 97, exponent))
+            assert write(problem)  # it refuses what is off by more than a hundred-thousandth
+
+
+def test_powers_hold_where_cutting_costs_most() -> None:
+    """Mantissas just above 1 lose the largest share."""
+    write = get_style(Style("worked", "sig6"))["power computation"]
+    for units in [*range(10_001, 13_000, 41), *range(1_001, 1_300, 7), 99_999, 100_000, 1]:
+        for exponent in (3, 4, 5):
+            assert write(problem_of("power computation", (-Decimal(units).scaleb(-2), exponent)))
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**9), st.integers(3, 12))
+def test_leading_products(a: int, b: int, keep: int) -> None:
+    left, right = scientific.scientific(a, 0), scientific.scientific(b, 0)
+    rows, result = scientific.product(left, right, keep)
+    check_leading_product(rows.split("\n")[:-1], left.text(), right.text(), result.text())
+    worked = Decimal(result.text())
+    # a unit of the last digit kept, and for each column left out at most nine tenths of one
+    dropped = max(0, len(str(left.digits)) + len(str(right.digits)) - keep - scientific.GUARD)
+    assert 0 <= a * b - worked <= (1 + Decimal("0.9") * dropped) * Decimal(10) ** (result.exponent - keep + 1)
+    if keep >= len(str(a)) + len(str(b)):
+        assert worked == a * b
+
+
+@pytest.mark.parametrize(
+    ("precision", "operands", "answer"),
+    [
+        ("2dp", (Decimal("2.00"), "/", Decimal("3.00")), "0.66"),
+        ("sig6", (Decimal("2.00"), "/", Decimal("3.00")), "0.666666"),
+        ("sig6", (Decimal("0.02"), "/", Decimal("-3000.00")), "-0.00000666666"),
+        ("sig6", (Decimal("34.00"), "/", Decimal("17.00")), "2"),
+        ("exact", (Decimal("2.00"), "/", Decimal("3.00")), "0.6666666666666666666666666667"),
+        ("exact", (Decimal("34.00"), "/", Decimal("16.00")), "2.125"),
+        ("sig6", (Decimal("0.00"), "/", Decimal("-3.00")), "0"),
+        ("2dp", (Decimal("0.00"), "/", Decimal("-3.00")), "0.00"),
+    ],
+)
+def test_digits_of_a_quotient(precision: str, operands: tuple, answer: str) -> None:
+    text = get_style(Style("worked", precision))["direct computation"](problem_of("direct computation", operands))
+    assert text.rpartition("答案：")[2] == answer
+
+
+@pytest.mark.parametrize("kind", CHINESE)
+def test_spaced_digits_are_the_same_rows_with_no_two_digits_together(kind: str) -> None:
+    plain, wide = STEPS[kind], get_style(choose_style("worked", digits=SPACED))[kind]
+
+    @settings(max_examples=20)
+    @given(OPERANDS[kind])
+    def check(operands: tuple) -> None:
+        problem = problem_of(kind, operands)
+        text, given_text = wide(problem), plain(problem)
+        assert text.replace(" ", "") == given_text.replace(" ", "")
+        assert text.rpartition("答案：")[2] == given_text.rpartition("答案：")[2]
+        lines = text.rpartition("\n答案：")[0].split("\n")
+        assert not any(re.search(r"\d\d", line) for line in lines if line.count("=") < 2 or ":" in line)
+
+    check()
+
+
+def test_running_sums_are_not_spaced() -> None:
+    text = "17+99=116 116+52=168\n168/3\n01/0\n答案：56.00"
+    assert spaced(text) == "17+99=116 116+52=168\n1 6 8/3\n0 1/0\n答案：56.00"
+
+
+@pytest.mark.parametrize(
+    ("style", "message"),
+    [
+        (("seed", "sig6"), "has no --precision sig6; the styles that have are decompose, worked"),
+        (("seed", None, SPACED), "no digit columns"),
+        (("decompose", None, SPACED), "no digit columns"),
+        (("wroked",), "did you mean 'worked'"),
+    ],
+)
+def test_choices_that_a_style_does_not_have(style: tuple, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        choose_style(*style)
+
+
+def test_precisions_are_shortened_in_order() -> None:
+    assert [style.precision for style in choose_style("worked", "exact").shortened()] == ["exact", "sig6", "2dp"]
+    assert choose_style("worked").shortened() == [Style("worked", "2dp")]
+    assert choose_style("seed").shortened() == [Style("seed")]
+
+
+def test_an_answer_that_is_not_the_solution_is_refused() -> None:
+    problem = Problem("eq solve", "解方程 1x + 2 = 0", "方程的解为：2.0", (1, 2))
+    assert value(problem) == -2
+    with pytest.raises(StepError, match=r"worked answer -2 is not 2\.0"):
+        get_style(Style("worked", "exact"))["eq solve"](problem)

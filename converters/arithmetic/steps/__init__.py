@@ -1,35 +1,108 @@
 """Styles of worked answers: a style is a module of this package with ``STEPS``, one function a kind.
 
 ``STEPS`` maps each Chinese kind to a function ``write(problem) -> str`` that gives the whole answer, or raises
-``StepError`` with the reason why the row has none. A new style joins by its module alone.
+``StepError`` with the reason why the row has none. A style that works to different precisions has their names in
+``PRECISIONS``, from the longest rows to the shortest, its own choice in ``DEFAULT``, and functions
+``write(problem, precision)``. A new style joins by its module alone.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
 
 from converters.arithmetic.kinds import Problem
+from converters.arithmetic.steps.digits import ANSWER
 from converters.cli import UsageError, did_you_mean
 
 Write = Callable[[Problem], str]
+
+PLAIN, SPACED = "plain", "spaced"
+_EQUATIONS = re.compile(r"(\S+=\S+ )+\S+=\S+")
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)(?=\d)")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How answers are written: the style by name, its precision and how digits stand; what workers are sent."""
+
+    name: str
+    precision: str | None = None
+    """None where the style has but one."""
+    digits: str = PLAIN
+
+    def shortened(self) -> list[Style]:
+        """This style and its shorter precisions, in the order in which they are tried for rows that are too long."""
+        names = precision_names(self.name)
+        if self.precision is None:
+            return [self]
+        return [Style(self.name, name, self.digits) for name in names[names.index(self.precision) :]]
 
 
 def style_names() -> list[str]:
     """Names of the modules here that are styles."""
     modules = [info.name for info in pkgutil.iter_modules(__path__)]
-    return [name for name in modules if hasattr(importlib.import_module(f"{__name__}.{name}"), "STEPS")]
+    return [name for name in modules if hasattr(_module(name), "STEPS")]
 
 
-def get_style(name: str) -> dict[str, Write]:
-    """The functions of a style, by kind.
+def precision_names(name: str) -> tuple[str, ...]:
+    """Precisions of a style, from the longest rows to the shortest; none where it has but one."""
+    names: tuple[str, ...] = getattr(_module(name), "PRECISIONS", ())
+    return names
+
+
+def choose_style(name: str, precision: str | None = None, digits: str = PLAIN) -> Style:
+    """A style with the precision asked for, or its own.
 
     Raises:
-        UsageError: there is no such style.
+        UsageError: there is no such style, or it has no such choice.
     """
     names = style_names()
     if name not in names:
         raise UsageError(f"no style of steps {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
-    steps: dict[str, Write] = importlib.import_module(f"{__name__}.{name}").STEPS
+    known = precision_names(name)
+    if precision is not None and precision not in known:
+        have = [style for style in names if precision_names(style)]
+        raise UsageError(f"--steps {name} has no --precision {precision}; the styles that have are {', '.join(have)}")
+    if digits != PLAIN and not getattr(_module(name), "COLUMNS", False):
+        raise UsageError(f"--steps {name} has no digit columns that --digits {digits} could space; --steps worked has")
+    return Style(name, precision or getattr(_module(name), "DEFAULT", None), digits)
+
+
+def get_style(style: Style | str) -> dict[str, Write]:
+    """The functions of a style, by kind; a name alone means the style as it is by itself.
+
+    Raises:
+        UsageError: there is no such style.
+    """
+    style = choose_style(style) if isinstance(style, str) else style
+    steps: dict[str, Callable[..., str]] = _module(style.name).STEPS
+    if style.precision is not None:
+        steps = {kind: partial(write, precision=style.precision) for kind, write in steps.items()}
+    if style.digits == SPACED:
+        return {kind: partial(_write_spaced, write) for kind, write in steps.items()}
     return steps
+
+
+def spaced(answer: str) -> str:
+    """Put a space between any two digits of the columns, so that each is a token of its own in every tokenizer.
+
+    The answer itself stays as it is, and so do lines of whole equations, such as running sums: those are not worked
+    digit by digit.
+    """
+    work, marker, value = answer.rpartition(ANSWER)
+    lines = [line if _EQUATIONS.fullmatch(line) else _BETWEEN_DIGITS.sub(" ", line) for line in work.split("\n")]
+    return "\n".join(lines) + marker + value
+
+
+def _write_spaced(write: Write, problem: Problem) -> str:
+    return spaced(write(problem))
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,18 +1,18 @@
-"""``worked``: every answer worked out in digit columns, to the precision that grading by value asks for.
+"""``worked``: every answer worked out in digit columns, to the precision asked for.
 
 A row first settles what is computed on non-negative integers (signs, decimal points and the order of a difference
-are gone after its first head), then works in the cells of ``digits``, and ends with ``答案：`` and the value in the
-form the original solution has. Sums, differences, products and squares are exact. Quotients and roots are cut off
-after two decimals (an error below 0.01); powers from the third and function values keep enough leading digits for a
-relative error below 1e-5. A row whose value does not match its solution under these bounds is refused.
+are gone after its first head), then works in the cells of ``digits`` (powers from the third and function values in
+those of ``scientific``), and ends with ``答案：`` and the value in the form the original solution has. A row whose
+value is not what its precision promises is refused.
 """
 
 from __future__ import annotations
 
 import math
-from decimal import Decimal, localcontext
+from decimal import Decimal
 
 from converters.arithmetic.kinds import Problem, StepError, value
+from converters.arithmetic.steps import precision as precisions
 from converters.arithmetic.steps.digits import (
     ANSWER,
     add,
@@ -24,13 +24,23 @@ from converters.arithmetic.steps.digits import (
     simplification,
     subtract,
 )
+from converters.arithmetic.steps.precision import EXACT, TWO_DECIMALS, held, quotient_places, root_places
+from converters.arithmetic.steps.scientific import Scientific, power, product, scientific
 
-PLACES = 2
-"""Decimals of quotients and roots."""
-MANTISSA = 7
-"""Leading digits of a running product that are at least kept."""
-ABSOLUTE, RELATIVE = Decimal("0.01"), Decimal("0.00001")
-"""|answer - solution| may be ABSOLUTE + RELATIVE * |solution|: the grading rule ``close``."""
+PRECISIONS = precisions.PRECISIONS
+DEFAULT = TWO_DECIMALS
+COLUMNS = True
+"""Its lines are digit columns, which can be spaced."""
+POWER_DIGITS, FUNCTION_DIGITS = 7, 8
+"""Leading digits kept of the products on the way to a power (up to the fifth) and to a function value (hundredth).
+
+Cutting makes a product smaller, and squaring doubles what was lost; these are the fewest digits with which no value of
+the contest's ranges loses a hundred-thousandth of itself.
+"""
+_EXACT_DIGITS = 32
+"""Enough for the 28 of the solutions, after as many products."""
+_PLAIN_FROM = -6
+"""Smaller exponents of ten are written as exponents, as ``decimal`` does."""
 
 
 def _units(number: Decimal, places: int) -> int:
@@ -46,14 +56,9 @@ def _places(*numbers: Decimal) -> int:
     return max(max(0, -int(number.as_tuple().exponent)) for number in numbers)
 
 
-def _finish(problem: Problem, steps: str, answer: str, unit: str = "") -> str:
-    """Join steps and answer once the answer is known to match the solution."""
-    given = value(problem)
-    with localcontext() as context:
-        context.prec = 60
-        if abs(Decimal(answer) - given) > ABSOLUTE + RELATIVE * abs(given):
-            raise StepError(f"worked answer {answer} is not {given}")
-    return f"{steps}{ANSWER}{answer}{unit}"
+def _finish(problem: Problem, steps: str, worked: str, precision: str, unit: str = "") -> str:
+    """Join steps and answer once the answer is known to be what the precision promises."""
+    return f"{steps}{ANSWER}{held(problem, worked, precision)}{unit}"
 
 
 def _signed_sum(a: int, b: int) -> tuple[str, int]:
@@ -67,43 +72,45 @@ def _signed_sum(a: int, b: int) -> tuple[str, int]:
     return work.text(negative=negative), -work.value if negative else work.value
 
 
-def direct(problem: Problem) -> str:
+def direct(problem: Problem, precision: str = DEFAULT) -> str:
     """``a + b``, ``a - b``, ``a * b`` or ``a / b``."""
     a, operator, b = problem.operands
     places = _places(a, b)
     whole_a, whole_b = _units(a, places), _units(b, places)
     if operator in "+-":
         steps, total = _signed_sum(whole_a, whole_b if operator == "+" else -whole_b)
-        return _finish(problem, steps, decimal_text(total, places))
-    negative = (whole_a < 0) != (whole_b < 0)
-    if operator == "*":
-        work, places = multiply(abs(whole_a), abs(whole_b)), 2 * places
-    else:
-        work, places = divide(abs(whole_a), abs(whole_b), PLACES), PLACES
-    negative = negative and work.value > 0
-    return _finish(problem, work.text(negative=negative), decimal_text(-work.value if negative else work.value, places))
+        return _finish(problem, steps, decimal_text(total, places), precision)
+    if operator == "/":
+        return _quotient(problem, whole_a, whole_b, precision)
+    work = multiply(abs(whole_a), abs(whole_b))
+    negative = (whole_a < 0) != (whole_b < 0) and work.value > 0
+    answer = decimal_text(-work.value if negative else work.value, 2 * places)
+    return _finish(problem, work.text(negative=negative), answer, precision)
 
 
-def equation(problem: Problem) -> str:
+def equation(problem: Problem, precision: str = DEFAULT) -> str:
     """``m x + n = 0``: the constant moves over, then one division."""
     m, n = problem.operands
-    return _quotient(problem, -n, m, before="x=")
+    return _quotient(problem, -n, m, precision, before="x=")
 
 
-def _quotient(problem: Problem, numerator: int, divisor: int, before: str = "") -> str:
-    work = divide(abs(numerator), abs(divisor), PLACES)
+def _quotient(problem: Problem, numerator: int, divisor: int, precision: str, before: str = "") -> str:
+    """One division; the sign is settled in its head."""
+    a, b = abs(numerator), abs(divisor)
+    places = quotient_places(problem, a, b, precision)
+    work = divide(a, b, places)
     negative = (numerator < 0) != (divisor < 0) and work.value > 0
-    answer = decimal_text(-work.value if negative else work.value, PLACES)
-    return _finish(problem, before + work.text(negative=negative), answer)
+    answer = decimal_text(-work.value if negative else work.value, places)
+    return _finish(problem, before + work.text(negative=negative), answer, precision)
 
 
-def mean(problem: Problem) -> str:
+def mean(problem: Problem, precision: str = DEFAULT) -> str:
     """Running sum, then one division."""
     numbers = problem.operands
-    return _quotient(problem, sum(numbers), len(numbers), before=running_sum(list(numbers)) + "\n")
+    return _quotient(problem, sum(numbers), len(numbers), precision, before=running_sum(list(numbers)) + "\n")
 
 
-def fraction(problem: Problem) -> str:
+def fraction(problem: Problem, precision: str = DEFAULT) -> str:
     """Greatest common divisor, then both parts divided by it."""
     p, q = problem.operands
     common = math.gcd(p, q)
@@ -112,99 +119,104 @@ def fraction(problem: Problem) -> str:
     return f"{simplification(p, q)}{ANSWER}{p // common}/{q // common}"
 
 
-def area(problem: Problem) -> str:
+def area(problem: Problem, precision: str = DEFAULT) -> str:
     """Length by width."""
     work = multiply(*problem.operands)
-    return _finish(problem, work.text(), str(work.value), " 平方厘米")
+    return _finish(problem, work.text(), str(work.value), precision, " 平方厘米")
 
 
-def mass(problem: Problem) -> str:
+def mass(problem: Problem, precision: str = DEFAULT) -> str:
     """Density by volume."""
     work = multiply(*problem.operands)
-    return _finish(problem, work.text(), str(work.value), " 克")
+    return _finish(problem, work.text(), str(work.value), precision, " 克")
 
 
-def discount(problem: Problem) -> str:
+def discount(problem: Problem, precision: str = DEFAULT) -> str:
     """Difference of the prices, then a hundred times it by the old price."""
     old, new = problem.operands
     steps, difference = _signed_sum(old, -new)
-    return _quotient(problem, 100 * difference, old, before=steps + "\n")
+    return _quotient(problem, 100 * difference, old, precision, before=steps + "\n")
 
 
-def sales(problem: Problem) -> str:
+def sales(problem: Problem, precision: str = DEFAULT) -> str:
     """The rise in hundredths, added to last year's sales in hundredths."""
     old, percent = problem.operands
     rise = multiply(old, percent)
     total = add(100 * old, rise.value)
-    return _finish(problem, f"{rise.text()}\n{total.text()}", decimal_text(total.value, 2))
+    return _finish(problem, f"{rise.text()}\n{total.text()}", decimal_text(total.value, 2), precision)
 
 
-def square_root(problem: Problem) -> str:
-    """Root digit by digit, two decimals."""
+def square_root(problem: Problem, precision: str = DEFAULT) -> str:
+    """Root digit by digit."""
     (number,) = problem.operands
-    scaled = _units(number, PLACES) * 10**PLACES
-    work = root(scaled, max(4, (len(str(scaled)) + 1) // 2))
-    return _finish(problem, work.text(), decimal_text(work.value, PLACES))
+    hundredths = _units(number, 2)
+    places = root_places(problem, hundredths, precision)
+    radicand = hundredths * 100 ** (places - 1)
+    # whole numbers always get two pairs, so that the columns of every row begin alike
+    work = root(radicand, max(2 + places, (len(str(radicand)) + 1) // 2))
+    return _finish(problem, work.text(), decimal_text(work.value, places), precision)
 
 
-def power(problem: Problem) -> str:
-    """Repeated multiplication; exact to the square, then to as many leading digits as the bounds ask for."""
+def nth_power(problem: Problem, precision: str = DEFAULT) -> str:
+    """``x^n``: nothing to do up to the first, exact columns for the square, leading digits from the third."""
     base, exponent = problem.operands
-    if exponent == 0:
-        return _finish(problem, f"{base}^0=1", "1")
-    if exponent == 1:
-        return _finish(problem, f"{base}^1={base}", str(base))
     places = _places(base)
     magnitude = abs(_units(base, places))
-    negative = base < 0 and exponent % 2 == 1 and magnitude > 0
+    if exponent == 0 or magnitude == 0:
+        answer = str(0**exponent)
+        return _finish(problem, f"{base}^{exponent}={answer}", answer, precision)
+    if exponent == 1:
+        return _finish(problem, f"{base}^1={base}", str(base), precision)
     if exponent == 2:
         work = multiply(magnitude, magnitude)
-        return _finish(problem, work.text(), decimal_text(work.value, 2 * places))
-    steps, product, scale = [], magnitude, places
-    for _ in range(exponent - 1):
-        product, scale, step = _leading_product(product, scale, magnitude, places)
-        steps.append(step)
-    return _finish(problem, "\n".join(steps), ("-" if negative else "") + _scientific(product, scale))
+        return _finish(problem, work.text(), decimal_text(work.value, 2 * places), precision)
+    negative = base < 0 and exponent % 2 == 1
+    number = scientific(magnitude, places)
+    keep = _EXACT_DIGITS if precision == EXACT else POWER_DIGITS
+    steps, result = power(number, exponent, keep)
+    head = f"{number.text()}^{exponent}"
+    answer = _written(result, keep, precision)
+    return _finish(
+        problem,
+        f"-({head})\n{steps}" if negative else f"{head}\n{steps}",
+        f"-{answer}" if negative and Decimal(answer) else answer,
+        precision,
+    )
 
 
-def _leading_product(a: int, a_scale: int, b: int, b_scale: int, keep: int = MANTISSA) -> tuple[int, int, str]:
-    """Multiply ``a·10**-a_scale`` by ``b·10**-b_scale``, keep the leading digits: integer, scale, and the step."""
-    work = multiply(a, b)
-    product, scale = work.value, a_scale + b_scale
-    excess = len(str(product)) - keep
-    if excess > 0:
-        product, scale = product // 10**excess, scale - excess
-    return product, scale, work.text()
+def function(problem: Problem, precision: str = DEFAULT) -> str:
+    """``a·x^b``: the power in mantissa and exponent, then the factor.
 
-
-def _scientific(mantissa: int, scale: int) -> str:
-    """``mantissa·10**-scale`` in the notation of the solutions: ``2.559974E+11``."""
-    text = str(mantissa)
-    exponent = len(text) - 1 - scale
-    return f"{text[0]}.{text[1:] or '0'}E{exponent:+d}"
-
-
-def function(problem: Problem) -> str:
-    """``a·x^b``: binary powers of ``x`` in mantissa and exponent, the factor ``a`` last."""
+    With ``2dp`` and ``x`` below 1, the work ends as soon as a power on the way leaves less than 0.01 of the value.
+    """
     x, factor, exponent = problem.operands
-    if x <= 0 or factor < 0:
-        raise StepError(f"x = {x} with factor {factor}: only positive function values are worked")
+    if x <= 0 or factor < 1 or exponent < 1:
+        raise StepError(f"{factor}·{x}^{exponent}: only positive function values are worked")
     places = _places(x)
-    # every squaring doubles the relative error of a cut, so longer powers keep more digits
-    keep = MANTISSA + len(str(exponent))
-    base, scale = _units(x, places), places
-    product, product_scale, steps = factor, 0, []
-    while exponent:
-        exponent, odd = divmod(exponent, 2)
-        if odd:
-            product, product_scale, step = _leading_product(product, product_scale, base, scale, keep)
-            steps.append(step)
-        if exponent:
-            base, scale, step = _leading_product(base, scale, base, scale, keep)
-            steps.append(step)
-    plain = 0 <= product_scale <= keep
-    answer = decimal_text(product, product_scale) if plain else _scientific(product, product_scale)
-    return _finish(problem, "\n".join(steps), answer)
+    number = scientific(_units(x, places), places)
+    keep = _EXACT_DIGITS if precision == EXACT else FUNCTION_DIGITS
+    steps, result = f"{number.text()}^{exponent}*{factor}", number
+    enough = -3 - len(str(factor)) if precision == TWO_DECIMALS and x < 1 else None
+    if exponent > 1:
+        chain, result = power(number, exponent, keep, enough=enough)
+        steps += f"\n{chain}"
+    if enough is not None and result.exponent <= enough:
+        return _finish(problem, steps, "0.00", precision)
+    if factor > 1:
+        rows, result = product(result, scientific(factor, 0), keep)
+        steps += f"\n*{factor}\n{rows}"
+    return _finish(problem, steps, _written(result, keep, precision), precision)
+
+
+def _written(number: Scientific, keep: int, precision: str) -> str:
+    """A result as its answer: written out while its digits reach to the point, else with an exponent."""
+    if not _PLAIN_FROM <= number.exponent < keep:
+        return number.text(sign="+")
+    places = max(0, number.places)
+    whole = number.digits * 10 ** max(0, -number.places)
+    if precision == TWO_DECIMALS and places > 2:
+        whole, places = whole // 10 ** (places - 2), 2
+    return decimal_text(whole, places)
 
 
 STEPS = {
@@ -216,7 +228,7 @@ STEPS = {
     "discount percentage": discount,
     "area computation": area,
     "sqrt computation": square_root,
-    "power computation": power,
+    "power computation": nth_power,
     "sales revenue": sales,
     "function computation": function,
 }

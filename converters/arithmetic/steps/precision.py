@@ -1,0 +1,93 @@
+"""To how many digits an answer is worked out, and what each choice promises of it.
+
+==========  ======================================================================  =========================
+precision   quotients and roots; powers from the third and function values          right under the rule
+==========  ======================================================================  =========================
+``exact``   as many digits as the solution is written with; all, or its 28          ``exact``, and the others
+``sig6``    six significant digits; 7 and 8 leading digits                          ``close`` and ``sig4``
+``2dp``     two decimals; 7 and 8 leading digits, ``0.00`` for less than 0.01       ``close``
+==========  ======================================================================  =========================
+
+Sums, differences, products and squares are exact in all of them: they are not longer for it than the columns that
+give them. Digits are cut off, not rounded: a row ends where its last column does. ``2dp`` is the default because it
+is the shortest that the rule ``close`` takes for every row: its absolute part is one hundredth.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Context, Decimal
+
+from converters.arithmetic.kinds import Problem, StepError, value
+
+EXACT, SIG6, TWO_DECIMALS = "exact", "sig6", "2dp"
+PRECISIONS = (EXACT, SIG6, TWO_DECIMALS)
+"""From the longest rows to the shortest: a row that is too long is shortened in this order."""
+
+SIGNIFICANT = 6
+_ABSOLUTE, _RELATIVE = Decimal("0.01"), Decimal("0.00001")
+_FLOAT_ERROR = Decimal("1e-15")
+_WIDE = Context(prec=80)
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+
+
+def solution_number(problem: Problem) -> str:
+    """The number of the solution, as it is written there."""
+    number: str = _NUMBER.findall(problem.solution)[-1]
+    return number
+
+
+def solution_places(problem: Problem) -> int:
+    """Decimals of the solution's number."""
+    return max(0, -int(Decimal(solution_number(problem)).as_tuple().exponent))
+
+
+def quotient_places(problem: Problem, a: int, b: int, precision: str) -> int:
+    """Decimals to which ``a / b`` is worked out, ``a`` and ``b`` not negative; fewer than asked for if it ends there.
+
+    ``2dp`` always has its two.
+    """
+    if precision == TWO_DECIMALS:
+        return 2
+    if precision == EXACT:
+        most = solution_places(problem)
+    else:
+        most = 0
+        while a and a * 10**most // b < 10 ** (SIGNIFICANT - 1):
+            most += 1
+    return next((places for places in range(most) if a * 10**places % b == 0), most)
+
+
+def root_places(problem: Problem, hundredths: int, precision: str) -> int:
+    """Decimals to which the root of a number of hundredths is worked out, at least one; as ``quotient_places``."""
+    if precision == TWO_DECIMALS:
+        return 2
+    if precision == EXACT:
+        most = max(1, solution_places(problem))
+    else:
+        most = 1
+        while hundredths and math.isqrt(hundredths * 100 ** (most - 1)) < 10 ** (SIGNIFICANT - 1):
+            most += 1
+    radicands = ((places, hundredths * 100 ** (places - 1)) for places in range(1, most))
+    return next((places for places, radicand in radicands if math.isqrt(radicand) ** 2 == radicand), most)
+
+
+def held(problem: Problem, worked: str, precision: str) -> str:
+    """Return the answer to write for a worked value: the value itself, or the solution's number if that is asked for.
+
+    Raises:
+        StepError: the value is not what the precision promises.
+    """
+    number, exact = Decimal(worked), value(problem)
+    if precision == EXACT:
+        given = Decimal(solution_number(problem))
+        # the solution's last digit is rounded where the worked one is cut off; Python's floats are off by a little more
+        allowed = max(Decimal(1).scaleb(int(given.as_tuple().exponent)), _FLOAT_ERROR * abs(given))
+        if _WIDE.subtract(number, given).copy_abs() > allowed:
+            raise StepError(f"worked answer {worked} is not {given}")
+        return solution_number(problem)
+    allowed = _RELATIVE * abs(exact) + (_ABSOLUTE if precision == TWO_DECIMALS else 0)
+    if _WIDE.subtract(number, exact).copy_abs() > allowed:
+        raise StepError(f"worked answer {worked} is not {exact}")
+    return worked
