@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -111,10 +111,12 @@ def test_a_template_whose_tokens_are_missing_is_one_line(talks, genuine):
 
 
 def test_help_is_quick():
-    start = time.perf_counter()
+    # processor time: a busy machine is no failure
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = run("show", "--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "examples:" in done.stdout
-    assert time.perf_counter() - start < 0.5
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_help_imports_nothing_heavy():
