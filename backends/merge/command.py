@@ -196,7 +196,7 @@ def _logits(
     kinds: set[str],
 ) -> dict[str, float] | str:
     """Compare logits where that can be done; returns the figures, or why there are none."""
-    from backends.merge.verify import TOLERANCE, compare_logits, prompts
+    from backends.merge.verify import compare_logits, prompts
 
     if args.no_verify:
         reason = "not compared (--no-verify)"
@@ -205,16 +205,17 @@ def _logits(
     elif tokenizer is None:
         reason = "not compared: there is no tokenizer"
     else:
-        check = compare_logits(folder, base.path, adapters, prompts(template, tokenizer), args.device)
-        limit = max(TOLERANCE[kind] for kind in kinds)
-        if not check.difference <= limit:
+        rows = prompts(template, tokenizer)
+        check = compare_logits(folder, base.path, adapters, rows, kinds, args.device)
+        if not check.difference <= check.limit:
             raise UserError(
                 f"logits of the merged model are {check.difference:.3g} standard deviations from the adapter's, "
-                f"{limit:g} is the most that rounding explains; nothing was written"
+                f"{check.limit:.3g} is the most that rounding explains; nothing was written"
             )
         say(
-            f"logits: merged − adapter at most {check.difference:.2g}, adapter − base {check.effect:.2g} (in standard "
-            f"deviations of the logits, {check.tokens} tokens); same first token in {check.same_first:.1%}"
+            f"logits: merged − adapter at most {check.difference:.2g}, adapter − base {check.effect:.2g}, rounding may "
+            f"be {check.limit:.2g} (standard deviations of the logits; {check.tokens} tokens, same first in "
+            f"{check.same_first:.1%})"
         )
         return {name: float(f"{value:.6g}") for name, value in vars(check).items()}
     say(f"logits: {reason}")
