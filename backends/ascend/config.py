@@ -210,7 +210,9 @@ def _legacy_names(raw: dict[str, Any], config: _Changes) -> None:
     notes = []
     kind = (raw.get("optimizer") or {}).get("type")
     if kind and kind != "AdamW":
-        notes.append(f"optimizer {kind} → AdamW")
+        # mindspore's AdamWeightDecay, under the first name, does not correct the moments' bias; AdamW does
+        note = " (with bias correction)" if kind in ("FP32StateAdamWeightDecay", "AdamWeightDecay") else ""
+        notes.append(f"optimizer {kind} → AdamW{note}")
     for callback in [*(raw.get("callbacks") or []), *(raw.get("eval_callbacks") or [])]:
         if callback.get("type") == "CheckpointMointor":
             notes.append("CheckpointMointor is CheckpointMonitor")
@@ -291,16 +293,17 @@ def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: _Changes) -> N
         "ignore_token_id": -100,
         "use_past": False,
         "checkpoint_name_or_path": "",
-        "compute_dtype": recipe.model.model_config.compute_dtype,
-        "param_init_type": recipe.model.model_config.param_init_type,
     }
+    if job.device == "npu":  # on the CPU both are float32, and that is said where the recipe has another
+        stated["compute_dtype"] = recipe.model.model_config.compute_dtype
+        stated["param_init_type"] = recipe.model.model_config.param_init_type
     if job.packed:
         model["arch"] = {"type": PACKED_MODEL}
     pet = stated.get("pet_config")
     if recipe.pet is None:
         stated.pop("pet_config", None)
         # trained weights are kept in float32, as on CUDA; the products have compute_dtype
-        stated["param_init_type"] = "float32"
+        config.set("model.model_config.param_init_type", "float32")
         return
     pet["pet_type"] = "lora"
     # mindformers would take the frozen weights' type; LoRA is trained in float32 on both backends

@@ -13,7 +13,7 @@ from mindformers.wrapper import MFTrainOneStepCell
 from mindspore import Tensor, mint, ops
 from mindspore.common import dtype as mstype
 
-CPU_STEP = "CPUTrainOneStepCell"
+from backends.ascend.step import DataParallelTrainOneStepCell
 
 _not_finite = ops.MultitypeFuncGraph("not_finite")
 
@@ -32,6 +32,11 @@ class CPUTrainOneStepCell(MFTrainOneStepCell):
     def get_overflow_status(self, status: Any, compute_output: Any) -> Any:
         """Whether a gradient is not finite; ``status`` is the register that only an Ascend card has."""
         return self._get_distributed_overflow_status_on_infnan_mode(_not_finite, compute_output)
+
+
+@MindFormerRegister.register(MindFormerModuleType.WRAPPER)
+class CPUDataParallelTrainOneStepCell(CPUTrainOneStepCell, DataParallelTrainOneStepCell):
+    """The same with several workers, whose tokens share one mean."""
 
 
 def use_cpu_argmax() -> None:

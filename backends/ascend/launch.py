@@ -88,7 +88,9 @@ def _follow(log: Path, process: subprocess.Popen) -> None:
                 handle.seek(place)
                 text = handle.read()
             place += len(text)
-            sys.stderr.write(text.decode("utf-8", errors="replace"))
+            # MindSpore's cluster reports its sockets whatever GLOG_v says
+            lines = text.decode("utf-8", errors="replace").splitlines(keepends=True)
+            sys.stderr.write("".join(line for line in lines if not line.startswith("[INFO] ")))
             sys.stderr.flush()
         if ended:
             return

@@ -135,6 +135,8 @@ def prepare(recipe: Recipe, run: Run, sizes: dict, device: str, resume: bool, wo
         speak(f"resumed from {checkpoint.path}: {checkpoint.step:,} steps done, {total - checkpoint.step:,} to go")
         if checkpoint.state["layout"] != layout_of(job):
             speak("workers or threads differ from before: the same run to rounding, not to the bit")
+        if recipe.pet is not None and recipe.pet.lora_dropout > 0:
+            speak("lora_dropout is drawn anew: a resumed run is not the uninterrupted one to the bit")
     name = processor() if device == "cpu" else "Ascend"
     write_environment(run, environment(device, name, dtype, job.threads, workers, ASCEND_PACKAGES), job.first_step)
     return write_job(job, data)
