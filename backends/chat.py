@@ -62,15 +62,29 @@ class Chat:
         generator: the model.
         limits: how long answers may and must be.
         system: the system text, if any.
+        positions: tokens of prompt and answer that the model was made for; None where it does not say.
     """
 
-    def __init__(self, files: CheckpointFiles, generator: Model, limits: Limits, system: str | None = None) -> None:
-        self.files, self.generator, self.limits = files, generator, limits
+    def __init__(
+        self,
+        files: CheckpointFiles,
+        generator: Model,
+        limits: Limits,
+        system: str | None = None,
+        positions: int | None = None,
+    ) -> None:
+        self.files, self.generator, self.limits, self.positions = files, generator, limits, positions
         self.turns: list[Turn] = []
+        self.asked = 0
         self.reset(system)
 
     def reset(self, system: str | None) -> None:
-        """Forget the turns and take a system text, or none."""
+        """Forget the turns and take a system text, or none.
+
+        Raises:
+            UserError: the template has no place for a system text; the conversation stays as it was.
+        """
+        check_system(self.files, system)
         self.turns = [Turn("system", system)] if system else []
 
     @property
@@ -82,15 +96,17 @@ class Chat:
         """Yield the answer piece by piece; what was yielded when the caller stops is what enters the conversation.
 
         Raises:
-            UserError: the template has no place for this turn; the conversation stays as it was.
+            UserError: the template has no place for this turn, or the model no positions; the conversation stays as it
+                was.
         """
         from mindrecord.encode import encode_prompts
 
         asked = [*self.turns, Turn("user", question)]
         prompt = encode_prompts([asked], self.files.template, self.files.tokenizer)[0]
+        limits = self._room(len(prompt))
         said = ""
         try:
-            for text, whole in self._texts(prompt):
+            for text, whole in self._texts(prompt, limits):
                 # a text that ends in U+FFFD ends inside a character: wait for its other bytes
                 if len(text) > len(said) and (whole or not text.endswith("\ufffd")):
                     said, piece = text, text[len(said) :]
@@ -98,25 +114,56 @@ class Chat:
         finally:
             self.turns = [*asked, Turn("assistant", said)]
 
-    def _texts(self, prompt: list[int]) -> Iterator[tuple[str, bool]]:
+    def _room(self, length: int) -> Limits:
+        """Return the limits of an answer after ``length`` tokens of conversation."""
+        if self.positions is None or length + self.limits.max_new <= self.positions:
+            return self.limits
+        room = self.positions - length
+        if room < max(1, self.limits.min_new):
+            raise UserError(
+                f"the conversation has {length} tokens of the {self.positions} that the model was made for; /reset "
+                "starts anew"
+            )
+        return Limits(room, self.limits.min_new)
+
+    def _texts(self, prompt: list[int], limits: Limits) -> Iterator[tuple[str, bool]]:
         """Yield the answer's text so far after every token, and whether it is whole."""
-        batch = self.generator.start({0: prompt}, self.files.stop_ids, self.limits)
+        # numbered, so that with --temperature the same question again draws anew
+        number = self.asked
+        self.asked += 1
+        batch = self.generator.start({number: prompt}, self.files.stop_ids, limits)
         while True:
             finished = batch.step()
-            ids = finished[0][1].ids if finished else batch.said(0)
+            ids = finished[0][1].ids if finished else batch.said(number)
             # models put a space before the answer that no reader wants
             yield self.files.tokenizer.decode(ids).lstrip(), bool(finished)
-            if finished:
-                if finished[0][1].finish_reason == "length":
-                    say(f"\n(cut after {self.limits.max_new} tokens; --max-new-tokens N allows more)")
-                return
+            if not finished:
+                continue
+            if finished[0][1].finish_reason == "length" and limits is self.limits:
+                say(f"\n(cut after {limits.max_new} tokens; --max-new-tokens N allows more)")
+            elif finished[0][1].finish_reason == "length":
+                say(f"\n(cut: the {self.positions} tokens that the model was made for are full; /reset starts anew)")
+            elif not ids:
+                say("(no answer: the model ended it at once; --min-new-tokens 1 forbids that)")
+            return
+
+
+def check_system(files: CheckpointFiles, system: str | None) -> None:
+    """Refuse a system text that the template has no place for.
+
+    Raises:
+        UserError: it has none.
+    """
+    if system:
+        files.template.prompt([Turn("system", system), Turn("user", "a\n\nb")])
 
 
 def run(args: argparse.Namespace) -> int:
     """Talk until the user leaves, or answer ``--prompt``."""
     sampling, limits = sampling_from(args), Limits(args.max_new_tokens, args.min_new_tokens)
     files = open_from(args)
-    chat = Chat(files, load_generator(files, args, sampling), limits, args.system)
+    check_system(files, args.system)  # before the weights are loaded, which can take minutes
+    chat = Chat(files, load_generator(files, args, sampling), limits, args.system, files.positions)
     if args.prompt is not None:
         _print_answer(chat, args.prompt)
         return 0
@@ -159,7 +206,7 @@ def _command(chat: Chat, line: str) -> None:
     elif word == "/system":
         chat.reset(rest.strip() or None)
     else:
-        say(HELP)
+        say(HELP if word == "/help" else f"unknown command {word}; {HELP}")
 
 
 def _print_answer(chat: Chat, question: str) -> None:

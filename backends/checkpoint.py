@@ -92,6 +92,12 @@ class CheckpointFiles:
         limit = audit["seq_length"]
         return audit["longest"] if limit is None else min(audit["longest"], limit + 1)
 
+    @property
+    def positions(self) -> int | None:
+        """Tokens of prompt and answer that the model was made for, as its configuration says."""
+        file = (self.base or self.path) / MODEL_CONFIG
+        return read_json(file).get("max_position_embeddings") if file.is_file() else None
+
     @cached_property
     def identity(self) -> dict[str, str | None]:
         """What answers depend on, as hashes: weights, base, template, tokenizer."""
