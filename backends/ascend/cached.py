@@ -16,6 +16,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
+from mindformers.modules.layers import FreqsMgr, RotaryEmbedding
 from mindspore import Tensor, nn, ops
 from mindspore.ops import operations as P
 
@@ -57,6 +58,7 @@ class _Pass(nn.Cell):
         self.products = P.BatchMatMul(transpose_b=True)
         self.weighted = P.BatchMatMul()
         self.softmax = P.Softmax()
+        self.rotate = RotaryEmbedding(self.d, ms.float32, use_rope_slice=True)
 
     def construct(
         self,
@@ -90,7 +92,7 @@ class _Pass(nn.Cell):
             query = attention.wq(y).reshape((b, n, self.h, self.d)).transpose((0, 2, 1, 3))
             key = attention.wk(y).reshape((b, n, self.k, self.d)).transpose((0, 2, 1, 3))
             value = attention.wv(y).reshape((b, n, self.k, self.d)).transpose((0, 2, 1, 3))
-            query, key = attention.apply_rotary_emb(query, key, (cos, sin, None))
+            query, key = self.rotate(query, key, (cos, sin, None))
             key, value = ops.concat((keys[i], key), 2), ops.concat((values[i], value), 2)
             all_keys += (key,)
             all_values += (value,)
@@ -125,7 +127,7 @@ class CachedForward:
     """Runs a network with numpy in and out.
 
     Args:
-        network: mindformers' Llama, in evaluation mode, built without ``use_past``.
+        network: mindformers' Llama, in evaluation mode.
     """
 
     def __init__(self, network: Any) -> None:
@@ -181,7 +183,8 @@ class CachedForward:
             )
             return logits.asnumpy(), Cache(keys, values)
         except (RuntimeError, MemoryError) as error:
-            _raise_if_full(error)
+            if full(error):
+                raise DeviceFull("the device has no memory left") from None
             raise
 
     def keep(self, cache: Cache, rows: np.ndarray) -> Cache:
@@ -194,7 +197,8 @@ class CachedForward:
             chosen = Tensor(rows.astype(np.int32))
             return Cache(*self._keep(chosen, ms.mutable(cache.keys), ms.mutable(cache.values)))
         except (RuntimeError, MemoryError) as error:
-            _raise_if_full(error)
+            if full(error):
+                raise DeviceFull("the device has no memory left") from None
             raise
 
     def _set_tables(self, frequencies: Any) -> None:
@@ -202,8 +206,6 @@ class CachedForward:
         self._cos, self._sin = frequencies.freqs_cos.asnumpy(), frequencies.freqs_sin.asnumpy()
 
     def _extend(self, positions: int) -> None:
-        from mindformers.modules.layers import FreqsMgr
-
         config = self.config
         frequencies = FreqsMgr(
             head_dim=self.d,
@@ -220,6 +222,6 @@ class CachedForward:
         return Tensor(shape=list(shape), dtype=dtype)
 
 
-def _raise_if_full(error: BaseException) -> None:
-    if isinstance(error, MemoryError) or FULL.search(str(error)):
-        raise DeviceFull("the device has no memory left") from None
+def full(error: BaseException) -> bool:
+    """Whether this is how MindSpore says that the memory does not suffice."""
+    return isinstance(error, MemoryError) or FULL.search(str(error)) is not None

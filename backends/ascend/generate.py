@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backends import answering
 from backends.generation import BATCH_TOKENS, GREEDY, Sampling
@@ -38,7 +38,7 @@ def load_generator(
     from backends.ascend.device import start
     from backends.ascend.model import model_config
 
-    model_config(files.base or files.path)  # what cannot be run is said before MindSpore is imported
+    sizes = model_config(files.base or files.path)  # what cannot be run is said before MindSpore is imported
     where = start(device, parameters=files.parameters["base"])
     if where == "cpu" and dtype not in ("auto", "float32"):
         raise UsageError(f"--dtype {dtype}: MindSpore's CPU build computes this model in float32 only")
@@ -46,8 +46,12 @@ def load_generator(
     from backends.ascend.cached import CachedForward
     from backends.ascend.decode import MindSporeGenerator
     from backends.ascend.model import load_network
+    from backends.ascend.paged import PagedGenerator, paged_settings
 
     below = f" on {files.base}" if files.base else ""
     say(f"loading {files.path}{below} ({kind}, {where}, MindSpore)")
-    forward = CachedForward(load_network(files, kind))
-    return MindSporeGenerator(forward, files.tokenizer.pad_id, batch_tokens=batch_tokens, sampling=sampling)
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "sampling": sampling}
+    if where == "npu":
+        network = load_network(files, kind, **paged_settings(batch_tokens, sizes["max_position_embedding"]))
+        return PagedGenerator(network, files.tokenizer.pad_id, **options)
+    return MindSporeGenerator(CachedForward(load_network(files, kind)), files.tokenizer.pad_id, **options)
