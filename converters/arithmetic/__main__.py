@@ -7,7 +7,7 @@ from pathlib import Path
 
 from converters.arithmetic.kinds import KINDS
 from converters.arithmetic.records import FORMATS
-from converters.arithmetic.steps import PLAIN, SPACED, choose_style, style_names
+from converters.arithmetic.steps import DIGITS, PLAIN, choose_style, style_names
 from converters.arithmetic.steps.precision import PRECISIONS
 from converters.arithmetic.workers import record_workers
 from converters.cli import UsageError, run_main, say
@@ -83,9 +83,10 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--digits",
-        choices=(PLAIN, SPACED),
+        choices=DIGITS,
         default=PLAIN,
-        help="spaced: every digit of the columns is a token of its own in every tokenizer (default: %(default)s)",
+        help="for tokenizers that take several digits as one token: cells has a space between the columns of products, "
+        "spaced one between any two digits (default: %(default)s)",
     )
     add_output_arguments(parser, formats=FORMATS, kind="eq solve")
     parser.add_argument(

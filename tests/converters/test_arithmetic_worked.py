@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.arithmetic.kinds import CHINESE, Problem, StepError, value
-from converters.arithmetic.steps import SPACED, Style, choose_style, digits, get_style, scientific, spaced
+from converters.arithmetic.steps import CELLS, SPACED, Style, choose_style, digits, get_style, scientific, spaced
 from converters.arithmetic.steps.worked import STEPS
 from converters.cli import UsageError
 from eval.grade import grade, parse
@@ -292,6 +292,14 @@ def test_spaced_digits_are_the_same_rows_with_no_two_digits_together(kind: str) 
         assert not any(re.search(r"\d\d", line) for line in lines if line.count("=") < 2 or ":" in line)
 
     check()
+
+
+def test_cells_of_two_digits_stay_together() -> None:
+    text = "-(45*81)\n1:0504\n8:4036;0,8,3,\n450/5:0540;5c4,0,\n12+34:2+4=6,1+3=4,\n61 45\n答案：1234:5678"
+    wanted = "-(45*81)\n1:05 04\n8:40 36;0,8,3,\n450/5:05 40;5c4,0,\n12+34:2+4=6,1+3=4,\n61 45\n答案：1234:5678"
+    assert spaced(text, CELLS) == wanted
+    steps = get_style(choose_style("worked", digits=CELLS))["area computation"]
+    assert steps(problem_of("area computation", (57, 84))) == "57*84\n4:28 22\n8:56 45;8,7,4,\n答案：4788 平方厘米"
 
 
 def test_running_sums_are_not_spaced() -> None:

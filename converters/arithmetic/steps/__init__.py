@@ -22,9 +22,13 @@ from converters.cli import UsageError, did_you_mean
 
 Write = Callable[[Problem], str]
 
-PLAIN, SPACED = "plain", "spaced"
+PLAIN, CELLS, SPACED = "plain", "cells", "spaced"
+DIGITS = (PLAIN, CELLS, SPACED)
+"""How the digits of columns stand: as written; a space between cells of two digits; a space between any two digits."""
 _EQUATIONS = re.compile(r"(\S+=\S+ )+\S+=\S+")
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)(?=\d)")
+_CELLS = re.compile(r"(?<=:)(?:\d\d)+(?=;|$)", re.MULTILINE)
+_BETWEEN_CELLS = re.compile(r"(?<=\d\d)(?=(?:\d\d)+$)")
 
 
 @dataclass(frozen=True)
@@ -84,24 +88,27 @@ def get_style(style: Style | str) -> dict[str, Write]:
     steps: dict[str, Callable[..., str]] = _module(style.name).STEPS
     if style.precision is not None:
         steps = {kind: partial(write, precision=style.precision) for kind, write in steps.items()}
-    if style.digits == SPACED:
-        return {kind: partial(_write_spaced, write) for kind, write in steps.items()}
+    if style.digits != PLAIN:
+        return {kind: partial(_write_spaced, write, style.digits) for kind, write in steps.items()}
     return steps
 
 
-def spaced(answer: str) -> str:
-    """Put a space between any two digits of the columns, so that each is a token of its own in every tokenizer.
+def spaced(answer: str, digits: str = SPACED) -> str:
+    """Put spaces into the columns of an answer, for tokenizers that take several digits as one token.
 
-    The answer itself stays as it is, and so do lines of whole equations, such as running sums: those are not worked
-    digit by digit.
+    With ``cells`` the two digits of a product's column stay together, and no token reaches from one column into the
+    next. With ``spaced`` every digit is a token of its own. The answer itself stays as it is, and so do lines of whole
+    equations, such as running sums: those are not worked digit by digit.
     """
     work, marker, value = answer.rpartition(ANSWER)
+    if digits == CELLS:
+        return _CELLS.sub(lambda cells: _BETWEEN_CELLS.sub(" ", cells[0]), work) + marker + value
     lines = [line if _EQUATIONS.fullmatch(line) else _BETWEEN_DIGITS.sub(" ", line) for line in work.split("\n")]
     return "\n".join(lines) + marker + value
 
 
-def _write_spaced(write: Write, problem: Problem) -> str:
-    return spaced(write(problem))
+def _write_spaced(write: Write, digits: str, problem: Problem) -> str:
+    return spaced(write(problem), digits)
 
 
 def _module(name: str) -> ModuleType:
