@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,16 @@ def row_length(path: Path) -> int:
 
 
 def _row_length(layout: Layout) -> int:
+    _check_columns(layout)
+    return len(_decode(layout, 0, 1)[0][0])
+
+
+def _check_columns(layout: Layout) -> None:
     if not layout.trainable:
         found = ", ".join(f"{name} ({column['type']})" for name, column in layout.columns.items())
         raise UserError(f"{layout.path}: its columns are {found}; wanted are int32 arrays {' and '.join(COLUMNS)}")
     if not layout.rows:
         raise UserError(f"{layout.path}: holds no rows")
-    return len(_decode(layout, 0, 1)[0][0])
 
 
 def read_rows(path: Path, start: int = 0, end: int | None = None) -> TokenRows:
@@ -103,31 +108,36 @@ def read_rows(path: Path, start: int = 0, end: int | None = None) -> TokenRows:
 
     Raises:
         UsageError: there is no such file, or no row ``start``.
-        UserError: the file is not whole, is damaged, or has other columns.
+        UserError: the file is not whole, is damaged, has other columns, or holds other rows than its sidecar says.
     """
     layout = read_layout(path)
-    length = _row_length(layout)
+    _check_columns(layout)
     end = layout.rows if end is None else min(end, layout.rows)
     if start >= layout.rows:
         raise UsageError(f"{path}: there is no row {start}; it has rows 0 to {layout.rows - 1}")
     file = sidecar_of(path)
-    pad_id = read_json(file).get("pad_id") if file.is_file() else None
-    ids = [np.empty((0, length), np.int32)]
-    labels = [np.empty((0, length), np.int32)]
-    if end > start:
-        for page_ids, page_labels in _pages(layout, start, end):
-            ids.append(page_ids)
-            labels.append(page_labels)
-    input_ids, targets = np.concatenate(ids), np.concatenate(labels)
-    keep = input_ids != pad_id if pad_id is not None else np.ones(input_ids.shape, bool)
-    names = [str(i) for i in range(start, start + len(input_ids))]
-    return TokenRows(input_ids[keep], targets[keep], row_offsets(keep.sum(axis=1)), names)
+    sidecar = read_json(file) if file.is_file() else {}
+    pad_id = sidecar.get("pad_id")
+    ids, labels = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+    lengths = [np.empty(0, np.int64)]
+    for page_ids, page_labels in _pages(layout, start, end):
+        keep = page_ids != pad_id if pad_id is not None else np.ones(page_ids.shape, bool)
+        ids.append(page_ids[keep])
+        labels.append(page_labels[keep])
+        lengths.append(keep.sum(axis=1))
+    names = [str(i) for i in range(start, max(start, end))]
+    rows = TokenRows(np.concatenate(ids), np.concatenate(labels), row_offsets(np.concatenate(lengths)), names)
+    if (start, end) == (0, layout.rows) and sidecar.get("rows_sha256", rows.sha256) != rows.sha256:
+        raise UserError(f"{path}: its rows are not those that {file.name} speaks of; copy or write all three again")
+    return rows
 
 
-def _pages(layout: Layout, start: int, end: int) -> list[list[NDArray[np.int32]]]:
-    pages = [page for page in layout.header["page"] if page["page_type"] == "BLOB_DATA"]
-    cuts = [(max(start, page["start_row_id"]), min(end, page["end_row_id"])) for page in pages]
-    return [_decode(layout, first, last) for first, last in cuts if first < last]
+def _pages(layout: Layout, start: int, end: int) -> Iterator[list[NDArray[np.int32]]]:
+    for page in layout.header["page"]:
+        if page["page_type"] == "BLOB_DATA":
+            first, last = max(start, page["start_row_id"]), min(end, page["end_row_id"])
+            if first < last:
+                yield _decode(layout, first, last)
 
 
 def _decode(layout: Layout, start: int, end: int) -> list[NDArray[np.int32]]:

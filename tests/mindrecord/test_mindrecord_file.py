@@ -151,6 +151,21 @@ def test_spoilt_files(tmp_path, spoil, message):
     assert str(tmp_path) in str(caught.value)
 
 
+def test_a_number_that_changed(tmp_path):
+    """The file is whole and its index fits, but an id in it is another."""
+    path = tmp_path / "x.mindrecord"
+    write(path, make_rows([32] * 9))
+    header_size = read_layout(path).header["header_size"]
+    with path.open("rb+") as handle:
+        # row, column, number of elements, widths: then the first id
+        handle.seek(header_size + 8 + 8 + 4 + 8)
+        before = handle.read(1)[0]
+        handle.seek(-1, 1)
+        handle.write(bytes([before ^ 1]))
+    with pytest.raises(UserError, match=r"its rows are not those that x\.mindrecord\.json speaks of"):
+        read_rows(path)
+
+
 def test_another_run(tmp_path):
     path = tmp_path / "x.mindrecord"
     write(path, template={"name": "bare", "hash": "b" * 64}, tokenizer={"source": "T", "hash": "c" * 64})
