@@ -1,0 +1,146 @@
+"""Join the checkpoints of several cards into one, by MindSpore's own transform: ``python -m backends.ascend unshard``.
+
+Training with a model cut over cards leaves ``rank_0 … rank_3``, a piece of every weight each, and strategy files that
+say how the pieces lie. One file of whole weights is what everything else here reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+
+from backends.ascend.device import first_line, silence
+from backends.ascend.weights import NO_WEIGHTS
+from backends.ckpt import CkptWriter, open_weights
+from backends.exchange.files import check_output_file
+from backends.tensors import ShardWriter
+from converters.cli import UsageError, UserError, say
+from converters.files import atomic
+
+FORMATS = ("safetensors", "ckpt")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``unshard``."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="directory with rank_0, rank_1, …")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="FILE", help="the whole weights, .ckpt or .safetensors"
+    )
+    parser.add_argument(
+        "--strategy",
+        type=Path,
+        metavar="PATH",
+        help="strategy file, or the directory of all of them (default: `strategy` in DIR or beside it)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """``unshard``: write one file of whole weights; optimizer copies are left behind.
+
+    Raises:
+        UsageError: there are no ranks, no strategy, or the output's name says no format.
+        UserError: MindSpore cannot join the pieces.
+    """
+    check_output_file(args.out)
+    files = newest_files(args.folder)
+    strategies = strategy_files(args.folder, args.strategy)
+    left, kept = unshard(args.folder, files, strategies, args.out)
+    say(f"{args.out}: {kept} weights of {len(files)} ranks joined; {left} optimizer copies and counters left behind")
+    return 0
+
+
+def newest_files(folder: Path) -> list[Path]:
+    """The newest checkpoint of every rank.
+
+    Raises:
+        UsageError: there are no ranks.
+        UserError: a rank is missing or has no checkpoint.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such directory")
+    ranks = {int(path.name[5:]): path for path in folder.glob("rank_*") if path.name[5:].isdigit()}
+    if not ranks:
+        raise UsageError(f"{folder}: no rank_0, rank_1, … there")
+    missing = [f"rank_{rank}" for rank in range(max(ranks) + 1) if rank not in ranks]
+    if missing:
+        raise UserError(
+            f"{folder}: {', '.join(missing)} of {max(ranks) + 1} is missing; copy those of all machines"
+        )
+    chosen = []
+    for rank in sorted(ranks):
+        found = [file for kind in FORMATS for file in ranks[rank].glob(f"*.{kind}")]
+        if not found:
+            raise UserError(f"{ranks[rank]}: no .ckpt or .safetensors there")
+        chosen.append(max(found, key=lambda file: (file.stat().st_mtime, file.name)))
+    if len({file.suffix for file in chosen}) > 1:
+        raise UserError(f"{folder}: some ranks hold .ckpt, some .safetensors files; they are not of one checkpoint")
+    return chosen
+
+
+def strategy_files(folder: Path, given: Path | None) -> list[Path]:
+    """The strategy files that belong to a checkpoint.
+
+    Raises:
+        UsageError: there are none.
+    """
+    places = [given] if given is not None else [folder / "strategy", folder.parent / "strategy"]
+    for place in places:
+        if place.is_file():
+            return [place]
+        found = sorted(place.glob("*strategy*.ckpt")) + sorted(place.glob("*strategy*.json"))
+        if found:
+            return found
+    raise UsageError(f"{' and '.join(map(str, places))}: no strategy files there; name them with --strategy PATH")
+
+
+def unshard(folder: Path, files: list[Path], strategies: list[Path], out: Path) -> tuple[int, int]:
+    """Join the pieces.
+
+    Returns:
+        How many tensors were left behind (optimizer copies, counters), and how many were written.
+    """
+    silence()
+    import mindspore as ms
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # pieces and whole lie beside the output for a while: a temporary folder elsewhere may be too small
+    with tempfile.TemporaryDirectory(prefix=".tmp-unshard-", dir=out.parent) as scratch:
+        source, target, strategy = Path(scratch) / "source", Path(scratch) / "target", Path(scratch) / "strategy"
+        for rank, file in enumerate(files):
+            (source / f"rank_{rank}").mkdir(parents=True)
+            (source / f"rank_{rank}" / file.name).symlink_to(file.resolve())
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                merged = strategies[0]
+                if len(strategies) > 1:
+                    merged = Path(scratch) / f"merged{strategies[0].suffix}"
+                    strategy.mkdir()
+                    for file in strategies:
+                        (strategy / file.name).symlink_to(file.resolve())
+                    ms.merge_pipeline_strategys(str(strategy), str(merged))
+                kind = files[0].suffix.removeprefix(".")
+                ms.transform_checkpoints(str(source), str(target), "whole", str(merged), None, 1, kind)
+        except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+            raise UserError(f"{folder}: MindSpore cannot join the ranks ({first_line(error)})") from error
+        (whole,) = (file for file in target.rglob("*") if file.suffix == files[0].suffix)
+        return _write(whole, out)
+
+
+def _write(whole: Path, out: Path) -> tuple[int, int]:
+    tensors = open_weights(whole)
+    names = [name for name in tensors.names() if not any(part in name for part in NO_WEIGHTS)]
+    with atomic(out) as temporary:
+        if out.suffix == ".ckpt":
+            with CkptWriter(temporary) as ckpt:
+                for name in names:
+                    ckpt.add(name, tensors.read(name))
+        else:
+            with ShardWriter(
+                out.parent, max_shard_bytes=None, metadata={"format": "ms"}, stem=temporary.stem
+            ) as safetensors:
+                for name in names:
+                    safetensors.add(name, tensors.read(name))
+    return len(tensors) - len(names), len(names)
