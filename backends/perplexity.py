@@ -10,8 +10,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from backends import checkpoint
 from backends.asking import add_device_arguments, conditions_from, load_generator, open_from
 from backends.base import BackendName
@@ -89,7 +87,7 @@ def evaluate(files: CheckpointFiles, args: argparse.Namespace) -> dict[str, Any]
         say(f"{args.data}: {without} of {len(rows)} rows have no supervised token and are not measured")
     conditions = conditions_from(args)
     generator = load_generator(files, args)
-    losses = np.zeros(len(rows))
+    losses: dict[int, float] = {}
     with progress(total=len(asked), desc="rows") as bar:
         for index, loss in generator.losses(asked):
             if not math.isfinite(loss):
@@ -97,7 +95,7 @@ def evaluate(files: CheckpointFiles, args: argparse.Namespace) -> dict[str, Any]
             losses[index] = loss
             bar.update()
     tokens = sum(supervised.values())
-    nll = math.fsum(losses.tolist()) / tokens
+    nll = math.fsum(losses.values()) / tokens
     figures = {"nll": nll, "perplexity": math.exp(nll), "tokens": tokens, "rows": len(asked), "dropped": dropped}
     hashes = {**files.identity, "data": sha256_file(args.data)[:16], "rows": rows.sha256[:16], **conditions}
     return {"results": {"perplexity": figures}, "hashes": hashes, "ckpt": str(args.ckpt), "file": str(args.data)}
