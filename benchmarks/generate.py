@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="of torch (default: its own choice)")
     parser.add_argument("--out", type=Path, help="write the JSON there as well")
     args = parser.parse_args()
+    # the package mindrecord, not the benchmark of that name beside this file
+    sys.path.insert(0, str(ROOT))
     result = measure(args)
     text = json.dumps(result, indent=2)
     print(text)
