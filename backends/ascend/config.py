@@ -7,10 +7,13 @@ decides (steps, warm-up), what contest-era files call by older names, and what h
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
-from backends.ascend.job import Job
+from backends.ascend.changes import Changes
+from backends.ascend.job import RANKS, Job
 from backends.recipe import Recipe
+from backends.resume import kept_checkpoints
 from backends.schedule import warmup_steps
 from converters.cli import UserError
 
@@ -46,14 +49,17 @@ def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[s
     """
     check_recipe(recipe, job.device, job.workers)
     raw = copy.deepcopy(recipe.raw)
-    config = _Changes(raw)
+    config = Changes(raw)
     raw.pop("data", None)
     _legacy_names(raw, config)
     steps_per_epoch = job.rows // recipe.runner_config.batch_size
     layout = parallel_layout(recipe, job.workers)
+    config.set("run_mode", "finetune")  # by it mindformers fills in what a recipe leaves out
     config.set("seed", recipe.seed)
     config.set("output_dir", str(job.folder))
-    config.set("load_checkpoint", str(job.start))
+    start = Path(job.start)
+    # a worker reads a directory: of whole weights, to take its piece, or its own part of rank_0, rank_1 …
+    config.set("load_checkpoint", str({"one": start, "data": start.parent / RANKS, "recipe": start.parent}[layout]))
     config.set("load_ckpt_format", "safetensors")
     config.set("use_legacy", True)  # the networks and checkpoints that LoRA works with
     config.set("use_legacy_format", True)
@@ -160,52 +166,7 @@ def _share(recipe: Recipe, workers: int) -> int:
     return batch // copies
 
 
-class _Changes:
-    """Sets keys of the configuration and remembers which of the recipe's own values were replaced."""
-
-    def __init__(self, raw: dict[str, Any]) -> None:
-        self.raw = raw
-        self.changed: list[str] = []
-        self.said: list[str] = []
-
-    def set(self, path: str, value: Any) -> None:
-        """Set one key, quietly."""
-        *sections, key = path.split(".")
-        place = self.raw
-        for section in sections:
-            if not isinstance(place.get(section), dict):
-                place[section] = {}
-            place = place[section]
-        place[key] = value
-
-    def replace(self, path: str, value: Any) -> None:
-        """Set one key; a line tells if the recipe has another value."""
-        place: Any = self.raw
-        for key in path.split("."):
-            place = place.get(key) if isinstance(place, dict) else None
-        if place is not None and place != value:
-            self.changed.append(f"{path.removeprefix('model.model_config.')} {place} → {value}")
-        self.set(path, value)
-
-    def drop(self, path: str) -> None:
-        """Remove one key; a line tells if the recipe has it."""
-        *sections, key = path.split(".")
-        place: Any = self.raw
-        for section in sections:
-            place = (place or {}).get(section)
-        if isinstance(place, dict) and key in place:
-            del place[key]
-            self.changed.append(f"{path} left out")
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-    def lines(self, device: str) -> list[str]:
-        """What is not as the recipe has it."""
-        return [*self.said, *([f"for the {device.upper()}: {', '.join(self.changed)}"] if self.changed else [])]
-
-
-def _legacy_names(raw: dict[str, Any], config: _Changes) -> None:
+def _legacy_names(raw: dict[str, Any], config: Changes) -> None:
     """Understand what mindformers 1.1 called otherwise."""
     notes = []
     kind = (raw.get("optimizer") or {}).get("type")
@@ -269,7 +230,7 @@ def _dataset(recipe: Recipe, raw: dict[str, Any], job: Job) -> None:
     raw["train_dataset_task"] = {"type": "CausalLanguageModelDataset", "dataset_config": dataset}
 
 
-def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: _Changes) -> None:
+def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: Changes) -> None:
     model = raw.setdefault("model", {})
     model.setdefault("arch", {"type": "LlamaForCausalLM"})
     stated = model.setdefault("model_config", {})
@@ -312,7 +273,7 @@ def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: _Changes) -> N
     pet["lora_alpha"] = int(alpha) if float(alpha).is_integer() else alpha
 
 
-def _parallel(recipe: Recipe, raw: dict[str, Any], config: _Changes, job: Job, layout: str) -> None:
+def _parallel(recipe: Recipe, raw: dict[str, Any], config: Changes, job: Job, layout: str) -> None:
     raw.setdefault("micro_batch_interleave_num", 1)
     raw.setdefault("moe_config", None)
     if raw["moe_config"] is None:
@@ -322,6 +283,19 @@ def _parallel(recipe: Recipe, raw: dict[str, Any], config: _Changes, job: Job, l
         raw.setdefault("parallel", {}).setdefault("parallel_mode", 1)
         raw["parallel"].setdefault("full_batch", True)
         raw["parallel"].setdefault("gradients_mean", False)
+        callback = recipe.checkpoint_callback
+        every, keep = int(callback.get("save_checkpoint_steps", -1)), kept_checkpoints(recipe)
+        raw["callbacks"].append(
+            {
+                "type": "CheckpointMonitor",
+                "prefix": callback.get("prefix", "llama"),
+                "save_checkpoint_steps": every if every > 0 else max(1, job.steps // keep),
+                "keep_checkpoint_max": keep,
+                "integrated_save": False,
+                "async_save": False,
+                "checkpoint_format": "safetensors",
+            }
+        )
         return
     config.replace("use_parallel", layout == "data")
     for key in ("data_parallel", "model_parallel", "pipeline_stage", "micro_batch_num"):
@@ -341,7 +315,7 @@ def _parallel(recipe: Recipe, raw: dict[str, Any], config: _Changes, job: Job, l
         raw["calculate_per_token_loss"] = True
 
 
-def _device(raw: dict[str, Any], config: _Changes, job: Job) -> None:
+def _device(raw: dict[str, Any], config: Changes, job: Job) -> None:
     context = raw.setdefault("context", {})
     context["mode"] = 0
     if job.device == "npu":

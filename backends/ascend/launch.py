@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from backends.ascend.config import check_recipe, parallel_layout, shards
-from backends.ascend.job import Job, read_job
+from backends.ascend.job import Job, link_start, read_job
 from backends.recipe import Recipe, load_recipe
-from backends.run import Run
+from backends.run import Run, read_log
 from converters.cli import UserError, say
 
 CLUSTER_SECONDS = 600
@@ -28,6 +28,7 @@ def launch(run: Run, file: Path) -> None:
     program = Path(sys.executable).with_name("msrun")
     if not program.is_file():
         raise UserError(f"{program}: no such file: msrun comes with mindspore (pip install -e '.[ascend]')")
+    link_start(job)
     logs = job.folder / "workers"
     logs.mkdir(parents=True, exist_ok=True)
     for old in logs.glob("*.log"):
@@ -55,8 +56,29 @@ def launch(run: Run, file: Path) -> None:
         except KeyboardInterrupt:
             process.wait()
             raise
-    if process.returncode or run.result is None:
+    failed = process.returncode != 0
+    if not failed and parallel_layout(run.recipe, job.workers) == "recipe":
+        _join(run, job)
+    if failed or run.result is None:
         raise UserError(f"{_reason(logs)}; the workers' logs are in {logs}")
+
+
+def _join(run: Run, job: Job) -> None:
+    """Make the product of a model that lies in pieces: the last checkpoint of every card, joined."""
+    from backends.ascend.sizes import lora_shapes, parameter_shapes
+    from backends.ascend.unshard import newest_files, strategy_files, unshard
+    from backends.ascend.worker import finish
+    from backends.ckpt import open_weights
+    from backends.exchange.layout import check_shapes
+
+    pieces, whole = job.folder / "checkpoint", job.folder / "joined.safetensors"
+    unshard(pieces, newest_files(pieces), strategy_files(pieces, job.folder / "strategy"), whole)
+    tensors = open_weights(whole)
+    wanted = lora_shapes(job.sizes, run.recipe) or parameter_shapes(job.sizes)
+    found = {name: tensors.shape(name) for name in tensors.names() if name in wanted}
+    check_shapes(found, wanted, whole, "the recipe's model")
+    finish(run, run.recipe, job, {name: tensors.read(name) for name in wanted}, read_log(run.log))
+    whole.unlink()
 
 
 def msrun_arguments(job: Job, logs: Path, port: int) -> list[str]:
@@ -88,9 +110,9 @@ def _follow(log: Path, process: subprocess.Popen) -> None:
                 handle.seek(place)
                 text = handle.read()
             place += len(text)
-            # MindSpore's cluster reports its sockets whatever GLOG_v says
+            # MindSpore's cluster reports its sockets whatever GLOG_v says; a worker's error becomes this command's
             lines = text.decode("utf-8", errors="replace").splitlines(keepends=True)
-            sys.stderr.write("".join(line for line in lines if not line.startswith("[INFO] ")))
+            sys.stderr.write("".join(line for line in lines if not line.startswith(("[INFO] ", "error: "))))
             sys.stderr.flush()
         if ended:
             return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from backends.ascend.config import check_recipe
+from backends.ascend.config import check_recipe, parallel_layout
 from backends.ascend.device import choose, cpu_threads, speak
 from backends.ascend.job import FOLDER, Job, layout_of, write_job
 from backends.ascend.records import data_file, read_training_rows
@@ -53,6 +53,11 @@ def train(path: str | None, overrides: list[str], *, device: str, resume: bool, 
     trainable = sum(math.prod(shape) for shape in lora_shapes(sizes, recipe).values()) or parameters
     target = choose(device, parameters)
     check_recipe(recipe, target, workers)
+    if (run.path / "recipe.yaml").is_file() and parallel_layout(recipe, workers) == "recipe":
+        raise UserError(
+            f"{run.path}: a run whose model is cut over cards cannot be resumed; `unshard` joins what is in "
+            f"{run.path}/{FOLDER}/checkpoint, and load_checkpoint=FILE output_dir=DIR starts from it"
+        )
     speak(f"parameters: {trainable:,} trainable; the base has {parameters:,} (ratio {trainable / parameters:.6f})")
     job = prepare(recipe, run, sizes, target, resume, workers)
     if workers > 1:

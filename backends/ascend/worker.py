@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from backends.ascend.config import mindformers_config
+import numpy as np
+
+from backends.ascend.config import mindformers_config, parallel_layout
 from backends.ascend.device import rank, silence, speak, start
 from backends.ascend.job import Job, RowFigures, layout_of, read_job, remove_start
+from backends.ascend.state import save_moments, trained_values
 from backends.recipe import Recipe
 from backends.record import TrainLog
 from backends.resume import checkpoint_steps, remove_old_checkpoints, write_result
@@ -41,8 +44,13 @@ def work(file: Path) -> None:
     finally:
         if log is not None:
             log.close()
-    if rank() == 0 and log is not None:
-        _finish(run, recipe, job, monitor.optimizer, log.rows)
+    if log is not None and not is_cut(recipe, job):
+        finish(run, recipe, job, trained_values(monitor.optimizer), log.rows)
+
+
+def is_cut(recipe: Recipe, job: Job) -> bool:
+    """Whether the model lies in pieces on several cards, so that no worker can write a product."""
+    return parallel_layout(recipe, job.workers) == "recipe"
 
 
 def _train(config: dict[str, Any], monitor: Any, job: Job) -> None:
@@ -103,7 +111,8 @@ def _monitor(run: Run, recipe: Recipe, job: Job, figures: RowFigures) -> tuple[A
         shuffle=recipe.shuffle,
         resumed=checkpoint,
         log=log,
-        saving=checkpoint_steps(recipe, job.steps),
+        # of a model in pieces, mindformers writes the checkpoints
+        saving=set() if is_cut(recipe, job) else checkpoint_steps(recipe, job.steps),
         save=save,
     )
     return monitor, log
@@ -114,7 +123,6 @@ def save_checkpoint(run: Run, recipe: Recipe, job: Job, optimizer: Any, step: in
     import json
 
     from backends.ascend.product import save_weights
-    from backends.ascend.state import save_moments, trained_values
 
     with run.writing_checkpoint(step) as folder:
         save_weights(trained_values(optimizer), recipe, job, folder)
@@ -132,11 +140,10 @@ def save_checkpoint(run: Run, recipe: Recipe, job: Job, optimizer: Any, step: in
     remove_old_checkpoints(run, recipe)
 
 
-def _finish(run: Run, recipe: Recipe, job: Job, optimizer: Any, rows: list[dict[str, Any]]) -> None:
+def finish(run: Run, recipe: Recipe, job: Job, values: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> None:
+    """Write the product, then the result, which says that the run is finished."""
     from backends.ascend.product import save_product
-    from backends.ascend.state import trained_values
 
-    values = trained_values(optimizer)
     save_product(values, recipe, job, run.path)
     write_result(run, recipe, rows, sum(value.size for value in values.values()), speak)
     remove_start(run)

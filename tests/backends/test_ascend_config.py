@@ -112,6 +112,13 @@ def test_four_cards_share_a_model_as_the_recipe_says(contest, tmp_path):
     assert config["parallel"]["full_batch"] is True
     assert config["runner_config"]["batch_size"] == 64
     assert config["auto_trans_ckpt"] is True
+    assert config["load_checkpoint"] == "/data"
+    monitor = config["callbacks"][-1]
+    assert (monitor["type"], monitor["save_checkpoint_steps"], monitor["prefix"]) == (
+        "CheckpointMonitor",
+        1400,
+        "llama3_8b",
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", "npu"])
@@ -122,6 +129,7 @@ def test_workers_share_the_rows_of_a_step(tmp_path, device):
     assert config["train_dataset"]["data_loader"]["step_rows"] == 64
     assert config["calculate_per_token_loss"] is True
     assert config["parallel"]["gradients_mean"] is False
+    assert config["load_checkpoint"] == "/data/ranks"
     assert "DataParallel" in config["runner_wrapper"]["type"]
 
 
