@@ -1,0 +1,125 @@
+r"""When an answer refuses, when it is right, and what a set of answers comes to: pure text and counts, no framework.
+
+An answer refuses when it says, in Chinese or English, that there is no answer, that it cannot be found or given, or
+that the text does not hold it: the ten sentences of the data and what models say in their place. Answers are compared
+as letters and digits alone, full-width as plain, without case: *exact* is the same, *contained* has the label in it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from converters.webqa import ANSWERED, NO_ANSWER, REFUSED, plain
+
+EMPTY = "empty"
+_SUBJECT = "(?:回答|解答|答案|信息|线索|内容|问题|资料|依据|结论)"
+_REFUSAL = re.compile(
+    # it cannot be answered, found, concluded …
+    rf"(?:无法|不能|难以|没法|未能|没能|没办法|不可能)[^。！？\n]{{0,14}}(?:回答|解答|找到|得出|确定|判断|得知|知道|{_SUBJECT})"
+    # nothing is found
+    rf"|(?:找不到|没有找到|未找到|找不出|没找到)[^。！？\n]{{0,16}}{_SUBJECT}"
+    # the text does not mention, hold or give it
+    rf"|(?:没有|未|不|并无)[^。！？\n]{{0,8}}(?:提到|提及|提供|包含|给出|说明|涉及|有关|相关|关于)[^。！？\n]{{0,12}}{_SUBJECT}"
+    # the answer is not there
+    r"|答案[^。！？\n]{0,8}(?:不可得|不在|未知|不存在)"
+    rf"|^\W*{NO_ANSWER.replace('_', '[_ ]')}\b"
+    r"|\b(?:cannot|can't|can not|could not|couldn't|unable to)\b[^.!?\n]{0,20}\b(?:answer|find|determine)\b"
+    r"|\b(?:not (?:mentioned|provided|contained|given|stated))\b",
+    re.IGNORECASE,
+)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text says that it has no answer."""
+    return bool(_REFUSAL.search(unicodedata.normalize("NFKC", text)))
+
+
+def side_of(text: str) -> str:
+    """What a text is: answered, refused, or empty."""
+    if not text.strip():
+        return EMPTY
+    return REFUSED if is_refusal(text) else ANSWERED
+
+
+def grade(predict: str, label: str) -> dict[str, Any]:
+    """Grade an answer: on which side it and its label are, and whether it is the label or has it inside.
+
+    Where the label refuses, every refusal is right in full; where it does not, a refusal is wrong.
+    """
+    wanted, given = side_of(label), side_of(predict)
+    if wanted == REFUSED:
+        right = given == REFUSED
+        return {"wanted": wanted, "given": given, "correct": {"exact": right, "contained": right}}
+    ours, theirs = plain(predict) or predict.strip(), plain(label) or label.strip()
+    exact = given == ANSWERED and ours == theirs
+    return {
+        "wanted": wanted,
+        "given": given,
+        "correct": {"exact": exact, "contained": exact or (given == ANSWERED and theirs in ours)},
+    }
+
+
+@dataclass
+class Counts:
+    """Rows by what was wanted and what was given; among those answered on both sides, the right ones."""
+
+    confusion: dict[str, dict[str, int]] = field(
+        default_factory=lambda: {side: dict.fromkeys((ANSWERED, REFUSED, EMPTY), 0) for side in (ANSWERED, REFUSED)}
+    )
+    exact: int = 0
+    contained: int = 0
+    right: int = 0
+    """Exact answers, and refusals where the label refuses."""
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> Counts:
+        """Count graded rows."""
+        counts = cls()
+        for row in rows:
+            counts.confusion[row["wanted"]][row["given"]] += 1
+            counts.right += row["correct"]["exact"]
+            if row["wanted"] == ANSWERED:
+                counts.exact += row["correct"]["exact"]
+                counts.contained += row["correct"]["contained"]
+        return counts
+
+    def labelled(self, side: str) -> int:
+        """Rows whose label is on this side."""
+        return sum(self.confusion[side].values())
+
+    @property
+    def n(self) -> int:
+        """All rows."""
+        return self.labelled(ANSWERED) + self.labelled(REFUSED)
+
+    @property
+    def both_answered(self) -> int:
+        """Rows that have an answer and were answered."""
+        return self.confusion[ANSWERED][ANSWERED]
+
+    def measures(self) -> dict[str, tuple[int, int]]:
+        """Each measure as a count and what it is out of."""
+        answerable, unanswerable = self.labelled(ANSWERED), self.labelled(REFUSED)
+        return {
+            "side": (self.both_answered + self.confusion[REFUSED][REFUSED], self.n),
+            "right": (self.right, self.n),
+            "exact": (self.exact, self.both_answered),
+            "contained": (self.contained, self.both_answered),
+            "refused_needlessly": (self.confusion[ANSWERED][REFUSED], answerable),
+            "answered_without_evidence": (self.confusion[REFUSED][ANSWERED], unanswerable),
+        }
+
+
+MEANING = {
+    "side": "answered or refused as the label does",
+    "right": "the exact answer, or a refusal where the label refuses",
+    "exact": "the label itself, of the rows that have an answer and were answered",
+    "contained": "has the label inside, of the same rows",
+    "refused_needlessly": "of the rows that have an answer",
+    "answered_without_evidence": "of the rows that have none",
+}
+"""What each of :meth:`Counts.measures` is."""
