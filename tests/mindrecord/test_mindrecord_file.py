@@ -272,6 +272,20 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         write(tmp_path / "x.mindrecord")
 
 
+def test_killed_while_writing(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, 'tests/mindrecord'); from pathlib import Path\n"
+        "from test_mindrecord_file import write, make_rows\n"
+        f"write(Path({str(tmp_path)!r}) / 'x.mindrecord', make_rows([32] * 200_000))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    while process.poll() is None and not list(tmp_path.glob(".tmp-*/x.mindrecord")):
+        pass
+    process.kill()
+    assert process.wait() != 0
+    assert not list(tmp_path.glob("x.mindrecord*"))
+
+
 def test_stopped_while_writing(tmp_path, monkeypatch):
     """The three files come under their names at the end only, the data file last."""
     path = tmp_path / "x.mindrecord"
