@@ -91,15 +91,20 @@ def sampling_from(args: argparse.Namespace) -> Sampling:
     return Sampling(args.temperature, args.top_p, args.top_k, args.repetition_penalty, args.seed)
 
 
-def limits_from(args: argparse.Namespace, files: CheckpointFiles) -> Limits:
-    """Return the options of :func:`add_limit_arguments`; answers may be as long as what the run was trained on."""
+def limits_from(args: argparse.Namespace, files: CheckpointFiles | None = None) -> Limits:
+    """Return the options of :func:`add_limit_arguments`; answers may be as long as what the run was trained on.
+
+    Raises:
+        UsageError: the limits cannot be meant.
+    """
     longest = args.max_new_tokens
     if longest is None:
-        longest = max(MAX_NEW_TOKENS, files.longest_row or 0)
+        longest = max(MAX_NEW_TOKENS, (files.longest_row if files is not None else None) or 0)
         say(f"answers may have {longest} tokens (--max-new-tokens)")
-    if args.min_new_tokens:
-        say(f"no answer may end before {args.min_new_tokens} tokens (--min-new-tokens)")
-    return Limits(longest, args.min_new_tokens)
+    limits = Limits(longest, args.min_new_tokens)
+    if limits.min_new:
+        say(f"no answer may end before {limits.min_new} tokens (--min-new-tokens)")
+    return limits
 
 
 def open_from(args: argparse.Namespace) -> CheckpointFiles:

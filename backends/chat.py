@@ -16,6 +16,7 @@ from backends.asking import (
     add_device_arguments,
     add_limit_arguments,
     add_sampling_arguments,
+    limits_from,
     load_generator,
     open_from,
     sampling_from,
@@ -160,7 +161,7 @@ def check_system(files: CheckpointFiles, system: str | None) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Talk until the user leaves, or answer ``--prompt``."""
-    sampling, limits = sampling_from(args), Limits(args.max_new_tokens, args.min_new_tokens)
+    sampling, limits = sampling_from(args), limits_from(args)
     files = open_from(args)
     check_system(files, args.system)  # before the weights are loaded, which can take minutes
     chat = Chat(files, load_generator(files, args, sampling), limits, args.system, files.positions)

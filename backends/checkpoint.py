@@ -16,8 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.exchange.cache import hf_directory, is_mindformers_file
-from backends.exchange.files import find_recipe
 from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, Run
 from converters.cli import UsageError, UserError, say
 from converters.files import read_json
@@ -153,6 +151,8 @@ def open_checkpoint(
         UsageError: nothing can be loaded there, or no template is known.
         UserError: the base or the tokenizer is missing, or the template is not the trained one.
     """
+    from backends.exchange.cache import hf_directory, is_mindformers_file
+    from backends.exchange.files import find_recipe
     from mindrecord.tokenizer import load_tokenizer
 
     folder = Path(path)
@@ -180,6 +180,8 @@ def open_checkpoint(
 
 def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
     """Return the frozen model's directory: the one given, else the one recorded."""
+    from backends.exchange.cache import hf_directory, is_mindformers_file
+
     recorded = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if given is None and not recorded and run is not None:
         from backends.recipe import load_recipe

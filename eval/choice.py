@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.generation import Answer, Limits
+from backends.generation import Answer
 from converters.cli import UsageError, UserError, progress, run_main, say
 from eval.choice_rules import UNPARSED, Choices, Scores
 
@@ -147,15 +147,15 @@ def ask(
         load: loads the model; not called when every answer is there.
     """
     from backends.answer_log import AnswerLog, answer_missing
-    from backends.asking import conditions_from
+    from backends.asking import conditions_from, limits_from
     from converters.files import sha256_file
     from eval.choice_files import graded
     from mindrecord.encode import encode_prompts
 
     turns = [question.turns for question in task.questions]
     prompts = dict(enumerate(encode_prompts(turns, files.template, files.tokenizer)))
-    limits = Limits(args.max_new_tokens, args.min_new_tokens)
     generate = args.way == "generate"
+    limits = limits_from(args) if generate else None
     identity = {
         **files.identity,
         "data": sha256_file(task.path)[:16],
@@ -163,7 +163,7 @@ def ask(
         "choices": list(task.choices.names),
         "way": args.way,
         **conditions_from(args),
-        **({"max_new_tokens": limits.max_new, "min_new_tokens": limits.min_new} if generate else {}),
+        **({"max_new_tokens": limits.max_new, "min_new_tokens": limits.min_new} if limits else {}),
     }
     about = {"ckpt": str(files.path), "data": str(task.path), "parameters": files.parameters}
     log = AnswerLog(folder / "predictions.jsonl", identity, about, overwrite=args.overwrite)
@@ -174,7 +174,7 @@ def ask(
         basis = {"idx": index, "id": question.id, "prompt": prompt, "predict": predict, "label": question.label}
         return {**graded(basis, task.choices), **more}
 
-    if generate:
+    if limits:
 
         def written(index: int, answer: Answer) -> dict[str, Any]:
             text = files.tokenizer.decode(answer.ids).strip()

@@ -17,7 +17,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.generation import Answer, Limits
+from backends.generation import Answer
 from converters.cli import GateNotPassed, UsageError, UserError, format_table, run_main, say
 from eval.squad_rules import PROTOCOLS
 
@@ -118,7 +118,7 @@ def evaluate(args: argparse.Namespace, load: Loader | None = None) -> int:
     from eval.squad_rules import load_jieba
     from mindrecord.encode import encode_prompts
 
-    limits = Limits(args.max_new_tokens, args.min_new_tokens)
+    limits = asking.limits_from(args)
     protocols = _protocols(args.protocol)
     data = args.data or SHIPPED
     if args.data is None:
