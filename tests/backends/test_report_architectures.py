@@ -1,9 +1,9 @@
 """Every architecture of the reports, tiny and with random weights, through its recipe: trained, graded, merged."""
 
 import json
-import shutil
 
 import pytest
+from report_models import CASES, settings, write_model, write_rows
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -14,60 +14,21 @@ from backends.cuda.__main__ import main  # noqa: E402
 from backends.recipe import DEFAULT_RECIPE  # noqa: E402
 from backends.run import Run, read_log  # noqa: E402
 
-SIZES = {
-    "vocab_size": 304,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 2,
-}
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"]
-# recipe, its template or another, the architecture, and what distinguishes its network
-CASES = {
-    "qwen2.5": ("qwen2_5_3b_rte", "chatml", "qwen2", {"tie_word_embeddings": True}),
-    "qwen1.5": ("qwen1_8b_novel", "chatml", "qwen2", {"num_key_value_heads": 4, "tie_word_embeddings": False}),
-    "gemma": ("gemma_2b_cola", "alpaca", "gemma", {"head_dim": 16, "num_key_value_heads": 1}),
-    "gemma-it": ("gemma_2b_qqp", "gemma", "gemma", {"head_dim": 16, "num_key_value_heads": 1}),
-    "llama2": ("llama2_7b_webqa", "llama2", "llama", {"num_key_value_heads": 4, "tie_word_embeddings": False}),
-}
 by_case = pytest.mark.parametrize("case", CASES)
 
 
 @pytest.fixture(scope="module")
 def models(tiny_tokenizer, tmp_path_factory):
     """Model directories by case."""
-    from tokenizers import Tokenizer
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     folder = tmp_path_factory.mktemp("models")
-    tokenizer = Tokenizer.from_file(str(tiny_tokenizer / "tokenizer.json"))
-    tokenizer.add_special_tokens(SPECIAL)
-    for case, (_, _, model_type, changes) in CASES.items():
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(model_type, **(SIZES | changes))
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder / case)
-        tokenizer.save(str(folder / case / "tokenizer.json"))
-        shutil.copy(tiny_tokenizer / "tokenizer_config.json", folder / case)
+    for case in CASES:
+        write_model(case, tiny_tokenizer, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """Alpaca rows that a tiny model learns in a few steps: the answer stands in the question."""
-    path = tmp_path_factory.mktemp("rows") / "rows.json"
-    answers = [("yes", "no")[number % 3 == 0] for number in range(48)]
-    table = [
-        {"instruction": "Say it.", "input": f"{number} {answer * 2}", "output": answer}
-        for number, answer in enumerate(answers)
-    ]
-    path.write_text(json.dumps(table), encoding="utf-8")
-    return path
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.json")
 
 
 @pytest.fixture(scope="module")
@@ -77,22 +38,9 @@ def train(models, rows, tmp_path_factory):
 
     def run(case, *changes):
         if (case, changes) not in done:
-            name, template, _, _ = CASES[case]
             folder = tmp_path_factory.mktemp("run") / case
-            recipe = DEFAULT_RECIPE.parent / f"{name}.yaml"
-            settings = {
-                "load_checkpoint": models / case,
-                "data.train": rows,
-                "data.template": template,
-                "output_dir": folder,
-                "runner_config.epochs": 6,
-                "model.model_config.seq_length": 256,
-                "runner_config.batch_size": 8,
-                "lr_schedule.learning_rate": 0.02,
-                "lr_schedule.warmup_ratio": 0.1,
-                "model.model_config.pet_config.lora_dropout": 0.0,
-            }
-            words = [f"{key}={value}" for key, value in settings.items()]
+            recipe = DEFAULT_RECIPE.parent / f"{CASES[case][0]}.yaml"
+            words = settings(case, models, rows, folder)
             assert main(["train", str(recipe), *words, *changes, "--device", "cpu"]) == 0
             done[case, changes] = Run.open(folder)
         return done[case, changes]
@@ -185,9 +133,9 @@ def test_report_002_from_tsv_to_its_score(models, tmp_path, monkeypatch, capsys)
         "instruction",
     ]
 
-    settings = ["data.train=pre_data/QQP/QQP_train.json", "output_dir=run", "runner_config.batch_size=8"]
-    settings += ["runner_config.epochs=6", "lr_schedule.learning_rate=0.01", f"load_checkpoint={models / 'gemma'}"]
-    main(["train", str(DEFAULT_RECIPE.parent / "gemma_2b_qqp.yaml"), *settings, "--device", "cpu"])
+    words = ["data.train=pre_data/QQP/QQP_train.json", "output_dir=run", "runner_config.batch_size=8"]
+    words += ["runner_config.epochs=6", "lr_schedule.learning_rate=0.01", f"load_checkpoint={models / 'gemma'}"]
+    main(["train", str(DEFAULT_RECIPE.parent / "gemma_2b_qqp.yaml"), *words, "--device", "cpu"])
     words = ["--data", "pre_data/QQP/QQP_dev.json", "--choices", "0,1", "--limit", "10", "--out", "result_QQP.txt"]
     assert choice.main(["--ckpt", "run", *words, "--device", "cpu"]) == 0
     answers = (tmp_path / "result_QQP.txt").read_text().split()
