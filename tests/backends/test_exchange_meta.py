@@ -2,12 +2,15 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from exchange_files import random_bits
 
+from backends.exchange import hf_to_mindformers
 from backends.exchange.llama2c import llama2c_source, write_tokenizer
 from backends.exchange.meta import halves_from_pairs, meta_source
 from backends.exchange.models import write_hf, write_mindformers
@@ -279,18 +282,16 @@ def test_a_trained_model_in_metas_shards_gives_the_same_bits(stories, tmp_path):
 
 
 @pytest.mark.backend
-def test_the_stories_model_tells_its_story_after_conversion(stories, tmp_path):
-    """There and back through mindformers, then greedy through the command."""
-    import subprocess
-    import sys
-
-    from backends.exchange import hf_to_mindformers
-
+@pytest.mark.parametrize("backend", ["cuda", "ascend"])
+def test_the_stories_model_tells_its_story_on_both_backends(stories, tmp_path, backend):
+    """There and back through mindformers' file, then greedy through the command."""
+    if backend == "ascend":
+        pytest.importorskip("mindformers")
     write_hf(llama2c_source(stories / "stories260K.bin"), tmp_path / "hf")
     write_tokenizer(stories / "tok512.bin", tmp_path / "hf")
     hf_to_mindformers(tmp_path / "hf", tmp_path / "stories.ckpt")
-    command = [sys.executable, "-m", "backends.cuda", "generate", "--ckpt", str(tmp_path / "stories.ckpt")]
-    command += ["--template", "bare", "--prompt", "Once upon a time", "--max-new-tokens", "60", "--device", "cpu"]
+    command = [sys.executable, "-m", f"backends.{backend}", "generate", "--ckpt", str(tmp_path / "stories.ckpt")]
+    command += ["--template", "bare", "--prompt", "Once upon a time", "--max-new-tokens", "50", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert ("Once upon a time" + done.stdout).startswith(STORY)
