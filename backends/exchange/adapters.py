@@ -257,8 +257,12 @@ def recorded_config(
         )
     else:
         return peft_config(found.rank, alpha, 0.0, found.modules, ""), None
-    if alpha is not None and alpha != config["lora_alpha"]:
-        raise UserError(f"{file}: {where} says lora_alpha {config['lora_alpha']}: leave --lora-alpha out")
+    stated = _config_of_recipe(recipe)["lora_alpha"] if recipe is not None else alpha
+    if stated is not None and stated != config["lora_alpha"]:
+        source = recipe or "--lora-alpha"
+        raise UserError(
+            f"{file}: {where} says lora_alpha {config['lora_alpha']}, {source} says {stated:g}: leave that out"
+        )
     if found.rank != config["r"] or found.modules != sorted(config["target_modules"]):
         raise UserError(
             f"{file}: rank {found.rank} of {', '.join(found.modules)}, but {where} says rank {config['r']} of "

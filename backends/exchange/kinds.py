@@ -170,13 +170,13 @@ def _source(path: Path, kind: Kind, options: Options) -> Iterator[Source]:
         return
     with TemporaryDirectory() as temporary:
         home = Path(temporary)
-        if source.home is not None:
-            copy_companions(source.home, home, without=TOKENIZER_FILES)
+        for known in source.homes:
+            copy_companions(known, home, without=TOKENIZER_FILES)
         if options.tokenizer.is_file() and options.tokenizer.suffix == ".bin":
             write_tokenizer(options.tokenizer, home)
         else:
             _copy_tokenizer(options.tokenizer, home)
-        yield replace(source, home=home)
+        yield replace(source, homes=(home,))
 
 
 def _copy_tokenizer(given: Path, home: Path) -> None:

@@ -86,7 +86,7 @@ def llama2c_source(file: Path) -> Source:
         hf_name(name): Item(tensors.shape(name), "F32", turned(partial(tensors.read, name), name, config))
         for name in tensors.names()
     }
-    return make_source(file, config, file, items, None)
+    return make_source(file, config, file, items)
 
 
 def write_tokenizer(file: Path, folder: Path) -> None:

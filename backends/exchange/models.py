@@ -74,13 +74,13 @@ class Source:
         path: where it is from.
         config: its Hugging Face configuration.
         items: weights by Hugging Face name, in the model's order.
-        home: directory with tokenizer and template, if there is one.
+        homes: directories with tokenizer and template; what a later one holds is taken before an earlier one's.
     """
 
     path: Path
     config: dict[str, Any]
     items: dict[str, Item]
-    home: Path | None
+    homes: tuple[Path, ...]
 
     @property
     def layout(self) -> Layout:
@@ -89,7 +89,7 @@ class Source:
 
 
 def make_source(
-    path: Path, config: dict[str, Any], config_path: str | Path, items: dict[str, Item], home: Path | None
+    path: Path, config: dict[str, Any], config_path: str | Path, items: dict[str, Item], *homes: Path
 ) -> Source:
     """Check the weights against the configuration and put them in the model's order.
 
@@ -104,7 +104,7 @@ def make_source(
         say(f"{path}: {HEAD} is the embedding once more and was left out (tie_word_embeddings)")
     expected = layout.shapes()
     check_shapes({name: item.shape for name, item in items.items()}, expected, path, str(config_path))
-    return Source(path, config, {name: items[name] for name in expected}, home)
+    return Source(path, config, {name: items[name] for name in expected}, homes)
 
 
 def hf_source(folder: Path) -> Source:
@@ -149,9 +149,14 @@ def mindformers_source(file: Path, config: str | Path | None = None, *, with_lor
     tensors = open_weights(file)
     names = weight_names(tensors, with_lora=with_lora)
     items = {hf: Item(tensors.shape(mf), tensors.dtype(mf), partial(tensors.read, mf)) for hf, mf in names.items()}
-    kept = beside(file)
-    home = kept if kept.is_dir() else found if found.is_dir() else found.parent
-    return make_source(file, read_model_config(found), found, items, home)
+    # a run's own template and tokenizer come before those of the model that it started from
+    run, kept = find_recipe(file), beside(file)
+    homes = [
+        found if found.is_dir() else found.parent,
+        *([run.parent] if run else []),
+        *([kept] if kept.is_dir() else []),
+    ]
+    return make_source(file, read_model_config(found), found, items, *homes)
 
 
 def _recorded_config(file: Path) -> Path | None:
@@ -228,8 +233,8 @@ def write_mindformers(source: Source, out: Path, dtype: str | None = None) -> No
             f"{layout.hidden} / {layout.heads}"
         )
     with writing_weights(out, {}) as (writer, sidecar):
-        if source.home is not None:
-            copy_companions(source.home, sidecar, without=(MODEL_CONFIG,))
+        for home in source.homes:
+            copy_companions(home, sidecar, without=(MODEL_CONFIG,))
         write_json(sidecar / MODEL_CONFIG, _with_dtype(source, dtype))
         for name, item in _shown(source, out.name):
             writer.add(to_mindformers(name), convert_dtype(item.read(), dtype, name))
@@ -252,8 +257,8 @@ def write_hf(
         finish: adds to the directory before it gets its name.
     """
     with writing_directory(out_folder) as temporary:
-        if source.home is not None:
-            copy_companions(source.home, temporary, without=(MODEL_CONFIG,))
+        for home in source.homes:
+            copy_companions(home, temporary, without=(MODEL_CONFIG,))
         write_json(temporary / MODEL_CONFIG, _with_dtype(source, dtype))
         with ShardWriter(temporary, max_shard_bytes=max_shard_bytes) as writer:
             for name, item in _shown(source, out_folder.name):

@@ -72,8 +72,10 @@ def test_another_alpha_than_the_recorded_one_is_refused(tmp_path):
     write_adapter(tmp_path / "peft")
     adapter_to_mindformers(tmp_path / "peft", tmp_path / "x.ckpt")
     adapter_to_peft(tmp_path / "x.ckpt", tmp_path / "same", alpha=16)
-    with pytest.raises(UserError, match="says lora_alpha 16: leave --lora-alpha out"):
+    with pytest.raises(UserError, match="says lora_alpha 16, --lora-alpha says 8: leave that out"):
         adapter_to_peft(tmp_path / "x.ckpt", tmp_path / "out", alpha=8)
+    with pytest.raises(UserError, match=r"says lora_alpha 16, .*other\.yaml says 6: leave that out"):
+        adapter_to_peft(tmp_path / "x.ckpt", tmp_path / "out", recipe=write_recipe(tmp_path / "other.yaml"))
 
 
 def write_recipe(file, **pet):

@@ -287,8 +287,11 @@ def test_the_run_around_a_file_gives_the_configuration(tmp_path, mindformers):
 
 def test_a_fine_tunes_sizes_are_those_of_its_start(tmp_path, hf, mindformers):
     write_recipe(tmp_path / "run/recipe.yaml", load_checkpoint=hf, hidden_size=4096)
+    (tmp_path / "run/template.json").write_text('{"name": "the run is in another template than its start"}')
     mindformers_to_hf(write_ckpt(tmp_path / "run/x.ckpt", mindformers), tmp_path / "out")
     assert read_all(tmp_path / "out") == read_all(hf)
+    assert (tmp_path / "out/template.json").read_bytes() == (tmp_path / "run/template.json").read_bytes()
+    assert (tmp_path / "out/tokenizer.json").read_bytes() == (hf / "tokenizer.json").read_bytes()
 
 
 def test_without_a_configuration_it_is_asked_for(tmp_path, mindformers):
