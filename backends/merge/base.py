@@ -145,6 +145,8 @@ def check_recorded(base: Base, adapters: Sequence[Adapter], *, allow: bool) -> N
     for adapter in adapters:
         recorded = adapter.base_fingerprint
         named = Path(adapter.base_name) if adapter.base_name else None
+        if recorded is None and named is not None and named.resolve() == base.path.resolve():
+            continue
         if recorded is None and named is not None and (named / MODEL_CONFIG).is_file():
             recorded = open_base(named).fingerprint
         if recorded is None:

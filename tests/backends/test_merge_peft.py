@@ -213,6 +213,43 @@ def test_a_merged_directory_is_a_checkpoint_and_an_ordinary_model(adapters, tiny
     assert text.startswith("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nwhy?")
 
 
+@pytest.mark.parametrize("family", ["Qwen2", "Gemma"])
+def test_other_families_merge_as_well(tiny_tokenizer, tmp_path, family):
+    """Qwen2 has biases on q, k and v; Gemma ties its head without saying so in config.json."""
+    import transformers
+
+    settings = {
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+    }
+    torch.manual_seed(0)
+    base = tmp_path / "base"
+    config = getattr(transformers, f"{family}Config")(**settings)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    for file in tiny_tokenizer.iterdir():
+        shutil.copy(file, base)
+    targets = ["q_proj", "v_proj", "up_proj"]
+    tuned = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets)
+    )
+    with torch.no_grad():
+        for key, parameter in tuned.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(0, 0.3)
+    tuned.save_pretrained(tmp_path / "adapter")
+    words = ["--base", str(base), "--adapter", str(tmp_path / "adapter"), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    wanted = beside(base, tmp_path / "adapter")
+    found = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
 def test_a_tied_head_under_an_adapter_answers_as_peft_does(tiny_llama, tmp_path):
     from transformers import LlamaConfig
 
@@ -235,3 +272,34 @@ def test_a_tied_head_under_an_adapter_answers_as_peft_does(tiny_llama, tmp_path)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert not merged.config.tie_word_embeddings
     assert (logits(merged) - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+def test_a_run_merges_into_the_base_that_it_was_trained_on_and_no_other(tiny_llama, make_recipe, tmp_path, capsys):
+    from backends.cuda.train import train
+    from backends.tensors import ShardWriter, open_tensors
+
+    recipe = make_recipe(**{"load_checkpoint": str(tiny_llama), "runner_config.epochs": 1})
+    run = train(str(recipe), [], device="cpu", dtype="auto", resume=False)
+    capsys.readouterr()
+    words = ["--adapter", str(run), "--base"]
+    assert main([*words, str(tiny_llama), "--out", str(tmp_path / "out")]) == 0
+    assert "note:" not in capsys.readouterr().err
+    for name in ("template.json", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (run / name).read_bytes()
+    step = next((run / "checkpoints").iterdir())
+    assert (
+        main(["--adapter", str(step), "--base", str(tiny_llama), "--no-verify", "--out", str(tmp_path / "step")]) == 0
+    )
+    assert (tmp_path / "step" / "template.json").is_file()
+
+    tuned = tmp_path / "tuned"
+    shutil.copytree(tiny_llama, tuned)
+    tensors = open_tensors(tiny_llama)
+    held = {name: tensors.read(name) for name in tensors}
+    held["model.norm.weight"] = held["model.norm.weight"] * np.float32(1.01)
+    with ShardWriter(tuned) as writer:
+        for name, values in held.items():
+            writer.add(name, values)
+    with pytest.raises(UserError, match="another base; --allow-base-mismatch"):
+        main([*words, str(tuned), "--out", str(tmp_path / "wrong")])
+    assert not (tmp_path / "wrong").exists()
