@@ -16,7 +16,12 @@ from converters.arithmetic.steps import get_style
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "steps.md").read_text(encoding="utf-8")
-STYLES = {"worked": "## `worked`\n", "seed": "`seed`:\n", "decompose": "\n`decompose`, where"}
+STYLES = {
+    "worked": "## `worked`\n",
+    "compact": "## `compact`\n",
+    "seed": "`seed`:\n",
+    "decompose": "\n`decompose`, where",
+}
 
 
 def examples(style: str) -> list[tuple[str, str]]:

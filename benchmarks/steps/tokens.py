@@ -83,7 +83,8 @@ def variants() -> dict[str, tuple[str, str | None, str]]:
             found[f"{style} {precision}"] = (style, precision, "plain")
         if not precision_names(style):
             found[style] = (style, None, "plain")
-    found |= {f"worked 2dp, {digits}": ("worked", "2dp", digits) for digits in (CELLS, SPACED)}
+    for style in ("compact", "worked"):
+        found |= {f"{style} 2dp, {digits}": (style, "2dp", digits) for digits in (CELLS, SPACED)}
     return found
 
 

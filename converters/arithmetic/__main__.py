@@ -79,7 +79,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         help="digits that answers are worked out to: all of the solution's; six significant ones; two decimals, or "
-        "seven leading digits of large powers (default: 2dp for worked, sig6 for decompose; other styles have but one)",
+        "seven leading digits of large powers (default: 2dp; sig6 for decompose; raw and seed have but one)",
     )
     parser.add_argument(
         "--digits",

@@ -15,6 +15,7 @@ at is read off the cells, not computed a second time, so a wrong cell shows as a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 ANSWER = "\n答案："
@@ -111,6 +112,16 @@ def _reduce(total: list[int], row: list[int]) -> tuple[str, list[int]]:
     return "".join(cells), result
 
 
+def take_away(remainder: list[int], divisor: list[int], digit: int) -> tuple[str, list[int]]:
+    """Cells of ``remainder - divisor * digit``, product first, and what is left; a remainder has a digit more."""
+    cells, product = _times_digit(divisor, digit)
+    differences, rest = _reduce(remainder, product)
+    return f"{cells};{differences}", rest
+
+
+TakeAway = Callable[[list[int], list[int], int], tuple[str, list[int]]]
+
+
 def multiply(a: int, b: int) -> Work:
     """Write ``a * b``, one row a digit of ``b`` from the right, each added to the running total at once.
 
@@ -132,10 +143,11 @@ def multiply(a: int, b: int) -> Work:
     return Work(f"{a}*{b}", "\n" + "\n".join(rows), _number(final + total))
 
 
-def divide(a: int, b: int, places: int) -> Work:
+def divide(a: int, b: int, places: int, taken: TakeAway = take_away) -> Work:
     """Write ``a / b`` by long division to ``places`` decimals, cut off; the value is ``a * 10**places // b``.
 
-    A row is ``remainder/digit`` and, where the digit is not 0, ``:product cells;difference cells``.
+    A row is ``remainder/digit`` and, where the digit is not 0, ``:product cells;difference cells``, or what ``taken``
+    writes in their place.
 
     Raises:
         ZeroDivisionError: ``b`` is 0.
@@ -153,20 +165,19 @@ def divide(a: int, b: int, places: int) -> Work:
         digit = remainder // b
         row = f"{remainder:0{width + 1}}/{digit}"
         if digit:
-            cells, product = _times_digit(b_digits, digit)
-            differences, rest = _reduce(_digits(remainder, width + 1), product)
-            row += f":{cells};{differences}"
+            cells, rest = taken(_digits(remainder, width + 1), b_digits, digit)
+            row += f":{cells}"
             remainder = _number(rest)
         quotient = 10 * quotient + digit
         rows.append(row)
     return Work(f"{a}/{b}", "\n" + "\n".join(rows), quotient)
 
 
-def root(a: int, pairs: int) -> Work:
+def root(a: int, pairs: int, taken: TakeAway = take_away) -> Work:
     """Write the square root of ``a`` digit by digit, ``a`` taken as ``pairs`` pairs of digits; value: its floor.
 
     A row is ``remainder/divisor*digit`` where the divisor is twice the root so far followed by the digit, then, where
-    the digit is not 0, ``:product cells;difference cells``.
+    the digit is not 0, ``:product cells;difference cells``, or what ``taken`` writes in their place.
     """
     text = str(a).zfill(2 * pairs)
     if len(text) > 2 * pairs:
@@ -181,9 +192,8 @@ def root(a: int, pairs: int) -> Work:
         width = 2 if position == 0 else position + 3
         row = f"{remainder:0{width}}/{divisor:0{max(1, width - 1)}}*{digit}"
         if digit:
-            cells, product = _times_digit(_digits(divisor, width - 1), digit)
-            differences, rest = _reduce(_digits(remainder, width), product)
-            row += f":{cells};{differences}"
+            cells, rest = taken(_digits(remainder, width), _digits(divisor, width - 1), digit)
+            row += f":{cells}"
             remainder = _number(rest)
         result = 10 * result + digit
         rows.append(row)

@@ -44,6 +44,17 @@ def product(a: Scientific, b: Scientific, keep: int) -> tuple[str, Scientific]:
     a_digits, b_digits = _digits(a.digits), _digits(b.digits)
     size = len(a_digits)
     dropped = max(0, min(size - 1, size + len(b_digits) - keep - GUARD))
+    rows, found = joint_rows(a_digits, b_digits, dropped)
+    leading = "".join(map(str, reversed(found))).lstrip("0")[:keep]
+    result = Scientific(int(leading.rstrip("0")), a.exponent + b.exponent + (found[-1] > 0))
+    return f"{rows}\n={result.text()}", result
+
+
+def joint_rows(a_digits: list[int], b_digits: list[int], dropped: int = 0) -> tuple[str, list[int]]:
+    """Rows of a product in which each cell is product and running total, and the digits they arrive at.
+
+    All digits are from the right; the ``dropped`` lowest columns of the product are left out.
+    """
     rows: list[str] = []
     final: list[int] = []
     total: list[int] = []
@@ -59,9 +70,7 @@ def product(a: Scientific, b: Scientific, keep: int) -> tuple[str, Scientific]:
             cells.append(f"{cell:02}")
         total.append(carry)
         rows.append(f"{digit}:{''.join(cells)}")
-    leading = "".join(map(str, reversed(final + total))).lstrip("0")[:keep]
-    result = Scientific(int(leading.rstrip("0")), a.exponent + b.exponent + (total[-1] > 0))
-    return "\n".join(rows) + f"\n={result.text()}", result
+    return "\n".join(rows), final + total
 
 
 def halvings(exponent: int) -> list[int]:

@@ -9,12 +9,15 @@ value is not what its precision promises is refused.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from decimal import Decimal
+from typing import NamedTuple
 
 from converters.arithmetic.kinds import Problem, StepError, value
 from converters.arithmetic.steps import precision as precisions
 from converters.arithmetic.steps.digits import (
     ANSWER,
+    Work,
     add,
     decimal_text,
     divide,
@@ -29,6 +32,18 @@ from converters.arithmetic.steps.scientific import Scientific, power, product, s
 
 PRECISIONS = precisions.PRECISIONS
 DEFAULT = TWO_DECIMALS
+
+
+class Columns(NamedTuple):
+    """How products, quotients and roots are written."""
+
+    multiply: Callable[[int, int], Work] = multiply
+    divide: Callable[[int, int, int], Work] = divide
+    root: Callable[[int, int], Work] = root
+
+
+FULL = Columns()
+"""Products of single digits in one row of cells, their sum with the running total in another."""
 COLUMNS = True
 """Its lines are digit columns, which can be spaced."""
 POWER_DIGITS, FUNCTION_DIGITS = 7, 8
@@ -72,7 +87,7 @@ def _signed_sum(a: int, b: int) -> tuple[str, int]:
     return work.text(negative=negative), -work.value if negative else work.value
 
 
-def direct(problem: Problem, precision: str = DEFAULT) -> str:
+def direct(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """``a + b``, ``a - b``, ``a * b`` or ``a / b``."""
     a, operator, b = problem.operands
     places = _places(a, b)
@@ -81,36 +96,38 @@ def direct(problem: Problem, precision: str = DEFAULT) -> str:
         steps, total = _signed_sum(whole_a, whole_b if operator == "+" else -whole_b)
         return _finish(problem, steps, decimal_text(total, places), precision)
     if operator == "/":
-        return _quotient(problem, whole_a, whole_b, precision)
-    work = multiply(abs(whole_a), abs(whole_b))
+        return _quotient(problem, whole_a, whole_b, precision, columns)
+    work = columns.multiply(abs(whole_a), abs(whole_b))
     negative = (whole_a < 0) != (whole_b < 0) and work.value > 0
     answer = decimal_text(-work.value if negative else work.value, 2 * places)
     return _finish(problem, work.text(negative=negative), answer, precision)
 
 
-def equation(problem: Problem, precision: str = DEFAULT) -> str:
+def equation(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """``m x + n = 0``: the constant moves over, then one division."""
     m, n = problem.operands
-    return _quotient(problem, -n, m, precision, before="x=")
+    return _quotient(problem, -n, m, precision, columns, before="x=")
 
 
-def _quotient(problem: Problem, numerator: int, divisor: int, precision: str, before: str = "") -> str:
+def _quotient(
+    problem: Problem, numerator: int, divisor: int, precision: str, columns: Columns, before: str = ""
+) -> str:
     """One division; the sign is settled in its head."""
     a, b = abs(numerator), abs(divisor)
     places = quotient_places(problem, a, b, precision)
-    work = divide(a, b, places)
+    work = columns.divide(a, b, places)
     negative = (numerator < 0) != (divisor < 0) and work.value > 0
     answer = decimal_text(-work.value if negative else work.value, places)
     return _finish(problem, before + work.text(negative=negative), answer, precision)
 
 
-def mean(problem: Problem, precision: str = DEFAULT) -> str:
+def mean(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """Running sum, then one division."""
     numbers = problem.operands
-    return _quotient(problem, sum(numbers), len(numbers), precision, before=running_sum(list(numbers)) + "\n")
+    return _quotient(problem, sum(numbers), len(numbers), precision, columns, before=running_sum(list(numbers)) + "\n")
 
 
-def fraction(problem: Problem, precision: str = DEFAULT) -> str:
+def fraction(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """Greatest common divisor, then both parts divided by it."""
     p, q = problem.operands
     common = math.gcd(p, q)
@@ -119,45 +136,45 @@ def fraction(problem: Problem, precision: str = DEFAULT) -> str:
     return f"{simplification(p, q)}{ANSWER}{p // common}/{q // common}"
 
 
-def area(problem: Problem, precision: str = DEFAULT) -> str:
+def area(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """Length by width."""
-    work = multiply(*problem.operands)
+    work = columns.multiply(*problem.operands)
     return _finish(problem, work.text(), str(work.value), precision, " 平方厘米")
 
 
-def mass(problem: Problem, precision: str = DEFAULT) -> str:
+def mass(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """Density by volume."""
-    work = multiply(*problem.operands)
+    work = columns.multiply(*problem.operands)
     return _finish(problem, work.text(), str(work.value), precision, " 克")
 
 
-def discount(problem: Problem, precision: str = DEFAULT) -> str:
+def discount(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """Difference of the prices, then a hundred times it by the old price."""
     old, new = problem.operands
     steps, difference = _signed_sum(old, -new)
-    return _quotient(problem, 100 * difference, old, precision, before=steps + "\n")
+    return _quotient(problem, 100 * difference, old, precision, columns, before=steps + "\n")
 
 
-def sales(problem: Problem, precision: str = DEFAULT) -> str:
+def sales(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """The rise in hundredths, added to last year's sales in hundredths."""
     old, percent = problem.operands
-    rise = multiply(old, percent)
+    rise = columns.multiply(old, percent)
     total = add(100 * old, rise.value)
     return _finish(problem, f"{rise.text()}\n{total.text()}", decimal_text(total.value, 2), precision)
 
 
-def square_root(problem: Problem, precision: str = DEFAULT) -> str:
+def square_root(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """Root digit by digit."""
     (number,) = problem.operands
     hundredths = _units(number, 2)
     places = root_places(problem, hundredths, precision)
     radicand = hundredths * 100 ** (places - 1)
     # whole numbers always get two pairs, so that the columns of every row begin alike
-    work = root(radicand, max(2 + places, (len(str(radicand)) + 1) // 2))
+    work = columns.root(radicand, max(2 + places, (len(str(radicand)) + 1) // 2))
     return _finish(problem, work.text(), decimal_text(work.value, places), precision)
 
 
-def nth_power(problem: Problem, precision: str = DEFAULT) -> str:
+def nth_power(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """``x^n``: nothing to do up to the first, exact columns for the square, leading digits from the third."""
     base, exponent = problem.operands
     places = _places(base)
@@ -168,7 +185,7 @@ def nth_power(problem: Problem, precision: str = DEFAULT) -> str:
     if exponent == 1:
         return _finish(problem, f"{base}^1={base}", str(base), precision)
     if exponent == 2:
-        work = multiply(magnitude, magnitude)
+        work = columns.multiply(magnitude, magnitude)
         return _finish(problem, work.text(), decimal_text(work.value, 2 * places), precision)
     negative = base < 0 and exponent % 2 == 1
     number = scientific(magnitude, places)
@@ -184,7 +201,7 @@ def nth_power(problem: Problem, precision: str = DEFAULT) -> str:
     )
 
 
-def function(problem: Problem, precision: str = DEFAULT) -> str:
+def function(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """``a·x^b``: the power in mantissa and exponent, then the factor.
 
     With ``2dp`` and ``x`` below 1, the work ends as soon as a power on the way leaves less than 0.01 of the value.

@@ -1,0 +1,46 @@
+"""``compact``: as ``worked``, with half the cells: product and running total share one.
+
+A cell of a product is what the running total has in this column, plus the product of two digits, plus what is carried:
+tens (carried) and ones (the new total), as ``worked`` has it for powers only. A cell of a quotient or a root is the
+remainder's digit less the product of two digits less what is borrowed: what is borrowed from the next column, and the
+digit that is left. A product takes half the tokens for it, and each cell has four digits to look up in place of three
+and two.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from converters.arithmetic.steps import worked
+from converters.arithmetic.steps.digits import Work, divide, root
+from converters.arithmetic.steps.scientific import joint_rows
+
+PRECISIONS, DEFAULT, COLUMNS = worked.PRECISIONS, worked.DEFAULT, worked.COLUMNS
+
+
+def multiply(a: int, b: int) -> Work:
+    """Write ``a * b``, one row a digit of ``b`` from the right: ``digit:cells``."""
+    rows, found = joint_rows(_digits(a), _digits(b))
+    return Work(f"{a}*{b}", f"\n{rows}", int("".join(map(str, reversed(found)))))
+
+
+def take_away(remainder: list[int], divisor: list[int], digit: int) -> tuple[str, list[int]]:
+    """Cells of ``remainder - divisor * digit``, and what is left; digits from the right, a remainder has one more."""
+    cells, rest, borrow = [], [], 0
+    for x, y in zip(remainder, [*divisor, 0], strict=True):
+        borrow, left = divmod(y * digit + borrow - x, 10)
+        borrow, left = borrow + (left > 0), -left % 10
+        rest.append(left)
+        cells.append(f"{borrow}{left}")
+    if borrow:
+        raise ValueError("a remainder became negative")
+    return "".join(cells), rest
+
+
+def _digits(value: int) -> list[int]:
+    return [int(char) for char in reversed(str(value))]
+
+
+_JOINT = worked.Columns(multiply, partial(divide, taken=take_away), partial(root, taken=take_away))
+
+STEPS = {kind: partial(write, columns=_JOINT) for kind, write in worked.STEPS.items()}
