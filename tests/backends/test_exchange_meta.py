@@ -2,22 +2,29 @@
 
 import json
 import os
+import re
+import shlex
+import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from exchange_files import random_bits
+from exchange_files import random_bits, read_all, write_adapter, write_ckpt, write_hf_model
 
 from backends.exchange import hf_to_mindformers
+from backends.exchange.__main__ import main
 from backends.exchange.llama2c import llama2c_source, write_tokenizer
 from backends.exchange.meta import halves_from_pairs, meta_source
 from backends.exchange.models import write_hf, write_mindformers
+from backends.names import peft_to_mindformers
 from backends.tensors import open_tensors
 from converters.cli import UsageError, UserError
 
-STORIES = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared/data")) / "stories"
+ROOT = Path(__file__).resolve().parents[2]
+STORIES = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared/data")) / "stories"
 STORY = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
     "One day, she saw a big, red ball."
@@ -296,3 +303,37 @@ def test_the_stories_model_tells_its_story_on_both_backends(stories, tmp_path, b
     assert done.returncode == 0, done.stderr
     assert ("Once upon a time" + done.stdout).startswith(STORY)
     assert "converting into" in done.stderr
+
+
+def write_vocabulary(file):
+    """Write a vocabulary of llama2.c that has bytes only."""
+    pieces = ["<unk>", "\n<s>\n", "\n</s>\n", *(f"<0x{byte:02X}>" for byte in range(256))]
+    data = b"".join(struct.pack("<fi", 0.0, len(piece)) + piece.encode() for piece in pieces)
+    file.write_bytes(struct.pack("<i", 6) + data)
+
+
+@pytest.mark.backend
+def test_the_pages_commands_run_as_they_stand(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs/exchange.md").read_text(encoding="utf-8")
+    commands = re.search(r"```bash\n(.*?)```", page, re.S)[1].splitlines()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "yaml").symlink_to(ROOT / "yaml")
+    write_hf_model(tmp_path / "llama3-8b", dtype="bfloat16")
+    write_adapter(tmp_path / "RUN", rank=8)
+    (tmp_path / "rank_0").mkdir()
+    arrays = write_adapter(tmp_path / "trained", rank=8)
+    lora = {peft_to_mindformers(name): array for name, array in arrays.items()}
+    write_ckpt(tmp_path / "rank_0/lora-5_200.ckpt", lora)
+    (tmp_path / "Meta-Llama-3-8B").mkdir()
+    write_meta(tmp_path / "Meta-Llama-3-8B/original")
+    write_llama2c(tmp_path / "stories260K.bin", vocab=259)
+    write_vocabulary(tmp_path / "tok512.bin")
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        assert words[:3] == ["python", "-m", "backends.exchange"]
+        if words[-1] == "llama3-8b":
+            shutil.rmtree(tmp_path / "llama3-8b")
+        assert main(words[3:]) == 0
+    assert read_all(tmp_path / "adapter") == read_all(tmp_path / "trained")
+    assert "LoRA: rank 8, alpha 16, scaling 2" in capsys.readouterr().out
+    assert len(commands) == 7
