@@ -16,14 +16,14 @@ from typing import Any
 from converters.webqa import ANSWERED, NO_ANSWER, REFUSED, plain
 
 EMPTY = "empty"
-_SUBJECT = "(?:回答|解答|答案|信息|线索|内容|问题|资料|依据|结论)"
+_SUBJECT = "(?:解答|答案|信息|线索|内容|问题|资料|依据|结论)"
 _REFUSAL = re.compile(
     # it cannot be answered, found, concluded …
-    rf"(?:无法|不能|难以|没法|未能|没能|没办法|不可能)[^。！？\n]{{0,14}}(?:回答|解答|找到|得出|确定|判断|得知|知道|{_SUBJECT})"
+    r"(?:无法|不能|难以|没法|未能|没能|没办法|不可能)[^。！？\n]{0,14}(?:回答|解答|找到|得出|确定|判断|得知)"
     # nothing is found
     rf"|(?:找不到|没有找到|未找到|找不出|没找到)[^。！？\n]{{0,16}}{_SUBJECT}"
     # the text does not mention, hold or give it
-    rf"|(?:没有|未|不|并无)[^。！？\n]{{0,8}}(?:提到|提及|提供|包含|给出|说明|涉及|有关|相关|关于)[^。！？\n]{{0,12}}{_SUBJECT}"
+    rf"|(?:没有|未|并无|不(?=提供|包含|涉及))[^。！？\n]{{0,8}}(?:提到|提及|提供|包含|给出|说明|涉及|有关|相关|关于)[^。！？\n]{{0,12}}{_SUBJECT}"
     # the answer is not there
     r"|答案[^。！？\n]{0,8}(?:不可得|不在|未知|不存在)"
     rf"|^\W*{NO_ANSWER.replace('_', '[_ ]')}\b"
