@@ -67,7 +67,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """examples:
   python -m converters.arithmetic convert train.json -o out.jsonl --rows 100000 --multiple-of 8 --seed 0
   python -m converters.arithmetic convert raw.jsonl -o train.jsonl --steps worked --holdout 200 --holdout-out test.jsonl
-  python -m converters.arithmetic convert raw.jsonl -o train.jsonl --steps worked --precision sig6 \\
+  python -m converters.arithmetic convert raw.jsonl -o train.jsonl --steps worked \\
       --max-tokens 256 --tokenizer models/tiny --template bare
   zcat raw.jsonl.gz | python -m converters.arithmetic convert - -o out.json --format array --balance uniform --rows 8000
 """
