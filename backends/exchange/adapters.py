@@ -49,6 +49,10 @@ PLAIN = {
 }
 
 
+class UnknownScaling(UserError):
+    """Nothing says with which alpha a LoRA was trained."""
+
+
 @dataclass(frozen=True)
 class LoraShapes:
     """What the matrices of an adapter say about it.
@@ -240,44 +244,59 @@ def recorded_config(
     """Return ``adapter_config.json`` of a mindformers LoRA file, and the directory that recorded it, if one did.
 
     Raises:
-        UserError: what is recorded does not fit the matrices, or nothing is and no ``alpha`` was given.
+        UnknownScaling: nothing is recorded and no ``alpha`` was given.
+        UserError: what is recorded does not fit the matrices, or contradicts what was given.
     """
-    home = beside(file)
-    from_recipe = recipe or find_recipe(file)
+    home, around = beside(file), find_recipe(file)
+    of_recipe = _config_of_recipe(recipe) if recipe is not None else None
+    if recipe is not None and of_recipe is None:
+        raise UserError(f"{recipe}: no pet_config there; it trains every weight")
+    config: dict[str, Any] | None = None
     if METADATA_KEY in tensors.metadata:
-        config, where = json.loads(tensors.metadata[METADATA_KEY]), f"the metadata of {file}"
+        where = f"the metadata of {file}"
+        try:
+            config = _plain(json.loads(tensors.metadata[METADATA_KEY]), where)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}: not JSON ({error})") from error
     elif (home / ADAPTER_CONFIG).is_file():
-        config, where = read_json(home / ADAPTER_CONFIG), str(home / ADAPTER_CONFIG)
-    elif from_recipe is not None:
-        config, where = _config_of_recipe(from_recipe), str(from_recipe)
-    elif alpha is None:
-        raise UserError(
-            f"{file}: nothing says its lora_alpha (no metadata, no {home.name}, no recipe.yaml above it): name the "
-            "recipe that trained it (--config FILE), or the number (--lora-alpha N)"
-        )
-    else:
+        where = str(home / ADAPTER_CONFIG)
+        config = _plain(read_json(where), where)
+    elif of_recipe is not None:
+        config, where = of_recipe, str(recipe)
+    elif around is not None:
+        config, where = _config_of_recipe(around), str(around)
+    if config is None:
+        if alpha is None:
+            raise UnknownScaling(
+                f"{file}: nothing says its lora_alpha (no metadata, no {home.name}, no recipe.yaml of a LoRA above it): "
+                "name the recipe that trained it (--config FILE), or the number (--lora-alpha N)"
+            )
         return peft_config(found.rank, alpha, 0.0, found.modules, ""), None
-    stated = _config_of_recipe(recipe)["lora_alpha"] if recipe is not None else alpha
+    stated = of_recipe["lora_alpha"] if of_recipe is not None else alpha
     if stated is not None and stated != config["lora_alpha"]:
         source = recipe or "--lora-alpha"
         raise UserError(
             f"{file}: {where} says lora_alpha {config['lora_alpha']}, {source} says {stated:g}: leave that out"
         )
-    if found.rank != config["r"] or found.modules != sorted(config["target_modules"]):
+    targets = config.get("target_modules")
+    # PEFT also takes an expression, or whole paths; the matrices themselves say what it chose
+    modules = sorted({name.split(".")[-1] for name in targets}) if isinstance(targets, list) else found.modules
+    if found.rank != config["r"] or found.modules != modules:
         raise UserError(
             f"{file}: rank {found.rank} of {', '.join(found.modules)}, but {where} says rank {config['r']} of "
-            f"{', '.join(sorted(config['target_modules']))}"
+            f"{', '.join(modules)}"
         )
-    return config, home if home.is_dir() else from_recipe.parent if from_recipe is not None else None
+    return config, home if home.is_dir() else around.parent if around is not None else None
 
 
-def _config_of_recipe(file: Path) -> dict[str, Any]:
+def _config_of_recipe(file: Path) -> dict[str, Any] | None:
+    """Return the configuration of the LoRA that a recipe trains; None if it trains every weight."""
     from backends.recipe import load_recipe
 
     recipe = load_recipe(file)
-    if recipe.pet is None:
-        raise UserError(f"{file}: no pet_config there; it trains every weight")
     pet = recipe.pet
+    if pet is None:
+        return None
     return peft_config(pet.lora_rank, pet.lora_alpha, pet.lora_dropout, hf_modules(pet), recipe.load_checkpoint)
 
 
@@ -291,16 +310,20 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     file = folder / ADAPTER_CONFIG
     if not file.is_file() or not (folder / ADAPTER_WEIGHTS).is_file():
         raise UsageError(f"{folder}: no {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} there; a PEFT adapter is expected")
-    config = read_json(file)
+    return _plain(read_json(file), str(file))
+
+
+def _plain(config: Any, where: str) -> dict[str, Any]:
+    """Check that a configuration is of a LoRA that both sides have."""
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise UserError(f"{file}: peft_type is not LORA")
+        raise UserError(f"{where}: peft_type is not LORA")
     for key, plain in PLAIN.items():
         value = config.get(key)
         if value and value not in plain:
-            raise UserError(f"{file}: {key} is {value!r}, which mindformers' LoRA has not; merge the adapter instead")
+            raise UserError(f"{where}: {key} is {value!r}, which mindformers' LoRA has not; merge the adapter instead")
     for key in ("r", "lora_alpha"):
         if not isinstance(config.get(key), int | float):
-            raise UserError(f"{file}: {key}: found {config.get(key)!r}, expected a number")
+            raise UserError(f"{where}: {key}: found {config.get(key)!r}, expected a number")
     return config
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from backends.ckpt import open_weights
-from backends.exchange.adapters import lora_shapes, recorded_config
+from backends.exchange.adapters import UnknownScaling, lora_shapes, recorded_config
 from backends.names import is_lora, mindformers_to_peft
 from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from backends.tensors import Tensors
-from converters.cli import UserError, format_table
+from converters.cli import format_table
 from converters.files import read_json
 
 
@@ -96,9 +96,7 @@ def inspect(path: Path) -> Report:
     found = lora_shapes(shapes, path)
     try:
         config, _ = recorded_config(path, tensors, found)
-    except UserError as error:
-        if "nothing says its lora_alpha" not in str(error):
-            raise
+    except UnknownScaling:
         config = {}
     return Report(path, tensors, _summary(found.rank, found.layers, found.modules, config))
 

@@ -110,6 +110,39 @@ def test_a_recipe_of_another_lora_is_refused(tmp_path, foreign, pet, problem):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_trained_every_weight_says_no_scaling(tmp_path, foreign):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.yaml").write_text("load_checkpoint: base\n")
+    file = write_ckpt(tmp_path / "run/x.ckpt", foreign)
+    with pytest.raises(UserError, match="nothing says its lora_alpha"):
+        adapter_to_peft(file, tmp_path / "out")
+    adapter_to_peft(file, tmp_path / "out", alpha=3)
+    with pytest.raises(UserError, match="no pet_config there"):
+        adapter_to_peft(file, tmp_path / "out2", recipe=tmp_path / "run/recipe.yaml")
+
+
+def test_targets_as_an_expression_come_back(tmp_path):
+    write_adapter(tmp_path / "peft", target_modules=r".*\.(q|v)_proj")
+    adapter_to_mindformers(tmp_path / "peft", tmp_path / "x.ckpt")
+    adapter_to_peft(tmp_path / "x.ckpt", tmp_path / "again")
+    before, after = ((tmp_path / name / "adapter_config.json").read_text() for name in ("peft", "again"))
+    assert json.loads(after) == json.loads(before)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "problem"),
+    [("{", "not JSON"), ("[]", "peft_type is not LORA"), ('{"peft_type": "LORA", "r": 2}', "lora_alpha: found None")],
+)
+def test_a_damaged_record_is_said(tmp_path, foreign, recorded, problem):
+    file = write_safetensors(tmp_path / "x.safetensors", foreign, {"adapter_config": recorded})
+    with pytest.raises(UserError, match=f"the metadata of .*{problem}"):
+        adapter_to_peft(file, tmp_path / "out")
+    (tmp_path / "y.ckpt.hf").mkdir()
+    (tmp_path / "y.ckpt.hf/adapter_config.json").write_text(recorded)
+    with pytest.raises(UserError, match=rf"adapter_config\.json: .*{problem}"):
+        adapter_to_peft(write_ckpt(tmp_path / "y.ckpt", foreign), tmp_path / "out")
+
+
 def test_what_is_no_lora_is_left_out_and_counted(tmp_path, foreign, capsys):
     copies = {f"adam_m.{name}": array for name, array in foreign.items()}
     base = {"model.norm_out.weight": np.ones(16, np.float32), "global_step": np.array(3)}
