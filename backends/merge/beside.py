@@ -14,7 +14,7 @@ from backends.merge.numbers import NAMES
 from backends.merge.serving import jinja, modelfile
 from backends.run import MODEL_CONFIG
 from converters.cli import UserError, say
-from converters.files import read_json, write_json, write_text
+from converters.files import read_json, sha256_file, write_json, write_text
 from converters.template import Template, get_template
 
 if TYPE_CHECKING:
@@ -78,17 +78,15 @@ def tokenizer_home(adapters: Sequence[Adapter], base: Path | None) -> Path | Non
     Raises:
         UserError: two adapters bring different ones.
     """
-    from mindrecord.tokenizer import load_tokenizer
-
     homes = [home for home in dict.fromkeys([adapter.home for adapter in adapters]) if _has_tokenizer(home)]
-    hashes = {home: load_tokenizer(home).hash for home in homes}
+    hashes = {home: _tokenizer_hash(home) for home in homes}
     if len(set(hashes.values())) > 1:
         first, second = list(hashes)[:2]
         raise UserError(f"{first} and {second} were trained with different tokenizers; their sum has no meaning")
     folder = base if base is not None and base.is_dir() else None
     if folder is not None and _has_tokenizer(folder):
         # the base's own files are the more complete ones
-        if not homes or load_tokenizer(folder).hash == hashes[homes[0]]:
+        if not homes or _tokenizer_hash(folder) == hashes[homes[0]]:
             return folder
         say(f"note: {homes[0]} was trained with another tokenizer than {folder} has; the trained one goes along")
     return homes[0] if homes else folder
@@ -98,8 +96,18 @@ def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
+def _tokenizer_hash(folder: Path) -> str:
+    from mindrecord.tokenizer import load_tokenizer
+
+    try:
+        return load_tokenizer(folder).hash
+    except UserError:
+        # of a kind that is not read here (SentencePiece): the same only if the files are
+        return "".join(sha256_file(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file())
+
+
 def copy_tokenizer(home: Path | None, folder: Path) -> Tokenizer | None:
-    """Copy the tokenizer's files and return it; None, said, where there is none that can be read."""
+    """Copy the tokenizer's files and return it; None, said, where there is none that is read here."""
     if home is None or not _has_tokenizer(home):
         say("note: there is no tokenizer beside the base or the adapters; none goes along")
         return None
@@ -108,7 +116,11 @@ def copy_tokenizer(home: Path | None, folder: Path) -> Tokenizer | None:
     for name in TOKENIZER_FILES:
         if (home / name).is_file():
             shutil.copyfile(home / name, folder / name)
-    return load_tokenizer(folder)
+    try:
+        return load_tokenizer(folder)
+    except UserError as error:
+        say(f"note: the tokenizer goes along but cannot be used here ({error})")
+        return None
 
 
 def write_template(template: Template | None, tokenizer: Tokenizer | None, folder: Path, *, served: bool) -> None:
@@ -116,7 +128,7 @@ def write_template(template: Template | None, tokenizer: Tokenizer | None, folde
     if template is None:
         return
     write_json(folder / "template.json", template.to_json())
-    if tokenizer is None or not served:
+    if not served:
         return
     config = folder / "tokenizer_config.json"
     if config.is_file():
@@ -124,6 +136,9 @@ def write_template(template: Template | None, tokenizer: Tokenizer | None, folde
         if content.pop("chat_template", None) is not None:
             write_json(config, content)
     write_text(folder / "chat_template.jinja", jinja(template))
+    if tokenizer is None:
+        say("note: no Modelfile without a tokenizer, which names the stop tokens")
+        return
     text = modelfile(template, tokenizer)
     if text is None:
         say(f"note: template {template.name} cannot be said in Ollama's syntax; no Modelfile was written")

@@ -203,7 +203,7 @@ def _logits(
     elif base.mindformers or args.format == "pth" or any(adapter.path.is_file() for adapter in adapters):
         reason = "not compared: transformers and peft do not read these forms"
     elif tokenizer is None:
-        reason = "not compared: there is no tokenizer"
+        reason = "not compared: there is no tokenizer to write prompts with"
     else:
         rows = prompts(template, tokenizer)
         check = compare_logits(folder, base.path, adapters, rows, kinds, args.device)

@@ -241,3 +241,32 @@ def test_every_module_of_a_llama_can_be_merged(tmp_path):
     adapter = write_adapter(tmp_path / "adapter", targets=[module.split(".")[1] for module in SHAPES])
     merge("--base", base, "--adapter", adapter, "--out", tmp_path / "out")
     assert len(json.loads((tmp_path / "out" / "merge.json").read_text())["changes"]) == 14
+
+
+def test_a_tokenizer_that_is_not_read_here_goes_along(tmp_path, capsys):
+    base = write_base(tmp_path / "base")
+    (base / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    adapter = write_adapter(tmp_path / "adapter", base=base)
+    (adapter / "tokenizer.model").write_bytes((base / "tokenizer.model").read_bytes())
+    merge("--base", base, "--adapter", adapter, "--out", tmp_path / "out")
+    assert "the tokenizer goes along but cannot be used here" in capsys.readouterr().err
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == (base / "tokenizer.model").read_bytes()
+    assert (tmp_path / "out" / "chat_template.jinja").is_file()
+    assert not (tmp_path / "out" / "Modelfile").exists()
+
+
+def test_the_template_and_the_tokenizer_go_along(tmp_path, tiny_tokenizer):
+    base = write_base(tmp_path / "base", tokenizer=tiny_tokenizer)
+    config = json.loads((base / "tokenizer_config.json").read_text()) | {"chat_template": "of the base's authors"}
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    (base / "LICENSE").write_text("terms")
+    adapter = write_adapter(tmp_path / "adapter", base=base, template="llama3")
+    merge("--base", base, "--adapter", adapter, "--out", tmp_path / "out")
+    found = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"tokenizer.json", "template.json", "chat_template.jinja", "Modelfile", "LICENSE", "merge.json"} <= found
+    assert "chat_template" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert 'PARAMETER stop "<|eot_id|>"' in (tmp_path / "out" / "Modelfile").read_text()
+    adapter = write_adapter(tmp_path / "stranger", base=base, template=None)
+    merge("--base", base, "--adapter", adapter, "--out", tmp_path / "plain")
+    assert not (tmp_path / "plain" / "template.json").exists()
+    assert "chat_template" in json.loads((tmp_path / "plain" / "tokenizer_config.json").read_text())
