@@ -268,7 +268,7 @@ def recorded_config(
     if config is None:
         if alpha is None:
             raise UnknownScaling(
-                f"{file}: nothing says its lora_alpha (no metadata, no {home.name}, no recipe.yaml of a LoRA above it): "
+                f"{file}: nothing says its lora_alpha (no metadata, no {home.name}, no recipe.yaml of a LoRA above): "
                 "name the recipe that trained it (--config FILE), or the number (--lora-alpha N)"
             )
         return peft_config(found.rank, alpha, 0.0, found.modules, ""), None
