@@ -152,9 +152,9 @@ def prompts(monkeypatch):
     seen = []
     original = Chat._texts
 
-    def texts(self, prompt):
+    def texts(self, prompt, limits):
         seen.append(self.files.tokenizer.decode(prompt, skip_special=False))
-        return original(self, prompt)
+        return original(self, prompt, limits)
 
     monkeypatch.setattr(Chat, "_texts", texts)
     return seen
@@ -217,8 +217,8 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(adapter, typed, prompts,
 
 
 def test_pieces_join_to_the_answer_and_break_no_character(adapter, monkeypatch):
-    from backends.checkpoint import open_checkpoint
     from backends.chat import Chat
+    from backends.checkpoint import open_checkpoint
     from backends.generation import Answer, Limits
 
     files = open_checkpoint(adapter)
