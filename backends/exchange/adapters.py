@@ -248,6 +248,8 @@ def recorded_config(
         UserError: what is recorded does not fit the matrices, or contradicts what was given.
     """
     home, around = beside(file), find_recipe(file)
+    # the product of the run that the file lies in says where its base is on this machine
+    product = around.with_name(ADAPTER_CONFIG) if around is not None else None
     of_recipe = _config_of_recipe(recipe) if recipe is not None else None
     if recipe is not None and of_recipe is None:
         raise UserError(f"{recipe}: no pet_config there; it trains every weight")
@@ -263,6 +265,8 @@ def recorded_config(
         config = _plain(read_json(where), where)
     elif of_recipe is not None:
         config, where = of_recipe, str(recipe)
+    elif product is not None and product.is_file():
+        config, where = _plain(read_json(product), str(product)), str(product)
     elif around is not None:
         config, where = _config_of_recipe(around), str(around)
     if config is None:

@@ -91,6 +91,9 @@ def test_the_recipe_around_or_named_gives_the_scaling(tmp_path, foreign):
     adapter_to_peft(write_ckpt(tmp_path / "run/checkpoint/rank_0/x.ckpt", foreign), tmp_path / "out")
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert (config["lora_alpha"], config["lora_dropout"], config["base_model_name_or_path"]) == (6, 0.1, "base")
+    write_adapter(tmp_path / "run", base="/where/it/is", lora_alpha=6)
+    adapter_to_peft(tmp_path / "run/checkpoint/rank_0/x.ckpt", tmp_path / "out1")
+    assert json.loads((tmp_path / "out1/adapter_config.json").read_text())["base_model_name_or_path"] == "/where/it/is"
     named = write_recipe(tmp_path / "other.yaml", lora_alpha=3)
     adapter_to_peft(write_ckpt(tmp_path / "x.ckpt", foreign), tmp_path / "out2", recipe=named)
     assert json.loads((tmp_path / "out2/adapter_config.json").read_text())["lora_alpha"] == 3
