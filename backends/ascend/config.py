@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.ascend.changes import Changes
-from backends.ascend.job import RANKS, Job
+from backends.ascend.job import Job
 from backends.recipe import Recipe
 from backends.resume import kept_checkpoints
 from backends.schedule import warmup_steps
@@ -58,9 +58,9 @@ def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[s
     config.set("seed", recipe.seed)
     config.set("output_dir", str(job.folder))
     start = Path(job.start)
-    # a worker reads a directory: of whole weights, to take its piece, or its own part of rank_0, rank_1 …
-    config.set("load_checkpoint", str({"one": start, "data": start.parent / RANKS, "recipe": start.parent}[layout]))
-    config.set("load_ckpt_format", "safetensors")
+    # cut over cards, weights are read from their directory, a piece for each card
+    config.set("load_checkpoint", str(start.parent if layout == "recipe" else start))
+    config.set("load_ckpt_format", start.suffix.removeprefix("."))
     config.set("use_legacy", True)  # the networks and checkpoints that LoRA works with
     config.set("use_legacy_format", True)
     config.set("auto_trans_ckpt", layout == "recipe")

@@ -1,7 +1,7 @@
 """What MindSpore's CPU build lacks, put in its place; imported after :func:`backends.ascend.device.start`.
 
-Two things are missing there: the overflow check of mindformers' training step, which is an instruction of the Ascend
-910, and a kernel for ``mint.argmax``.
+Three things are missing there: the overflow check of mindformers' training step, which is an instruction of the Ascend
+910, and kernels for ``mint.argmax`` and for the barrier of several workers.
 """
 
 from __future__ import annotations
@@ -37,6 +37,16 @@ class CPUTrainOneStepCell(MFTrainOneStepCell):
 @MindFormerRegister.register(MindFormerModuleType.WRAPPER)
 class CPUDataParallelTrainOneStepCell(CPUTrainOneStepCell, DataParallelTrainOneStepCell):
     """The same with several workers, whose tokens share one mean."""
+
+
+def skip_cpu_barrier() -> None:
+    """Let mindformers read a checkpoint without its barrier, which has no CPU kernel.
+
+    Its workers would wait there for a file that one of them puts in place; here the file is whole before they start.
+    """
+    from mindformers.trainer import utils
+
+    utils.barrier = lambda: None
 
 
 def use_cpu_argmax() -> None:

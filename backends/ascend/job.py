@@ -23,7 +23,6 @@ from backends.run import Run
 from converters.files import atomic, read_json, write_json
 
 FOLDER = "mindformers"
-RANKS = "ranks"
 
 
 @dataclass(frozen=True)
@@ -96,15 +95,6 @@ def read_job(file: Path) -> tuple[Job, RowFigures]:
     job = Job(**read_json(file))
     with np.load(file.parent / "rows.npz", allow_pickle=False) as arrays:
         return job, RowFigures(arrays["tokens"], arrays["supervised"], arrays["names"])
-
-
-def link_start(job: Job) -> None:
-    """Let every worker with a model of its own find the same file as its part."""
-    start = Path(job.start)
-    for rank in range(job.workers):
-        link = start.parent / RANKS / f"rank_{rank}" / start.name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(start)
 
 
 def remove_start(run: Run) -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from backends.ascend.config import check_recipe, parallel_layout, shards
-from backends.ascend.job import Job, link_start, read_job
+from backends.ascend.job import Job, read_job
 from backends.recipe import Recipe, load_recipe
 from backends.run import Run, read_log
 from converters.cli import UserError, say
@@ -28,7 +28,6 @@ def launch(run: Run, file: Path) -> None:
     program = Path(sys.executable).with_name("msrun")
     if not program.is_file():
         raise UserError(f"{program}: no such file: msrun comes with mindspore (pip install -e '.[ascend]')")
-    link_start(job)
     logs = job.folder / "workers"
     logs.mkdir(parents=True, exist_ok=True)
     for old in logs.glob("*.log"):

@@ -114,6 +114,7 @@ def prepare(recipe: Recipe, run: Run, sizes: dict, device: str, resume: bool, wo
     run.remove_unfinished()
     if checkpoint is None:
         write_run_start(run, recipe, data, base)
+    form = "ckpt" if parallel_layout(recipe, workers) == "data" else "safetensors"
     stored = "float32" if device == "cpu" else recipe.model.model_config.param_init_type
     threads = max(1, cpu_threads() // workers) if device == "cpu" else cpu_threads()
     folder = run.path / FOLDER
@@ -128,7 +129,7 @@ def prepare(recipe: Recipe, run: Run, sizes: dict, device: str, resume: bool, wo
         first_step=checkpoint.step if checkpoint else 0,
         checkpoint=str(checkpoint.path.resolve()) if checkpoint else None,
         data=str(data_file(recipe, data, folder).resolve()),
-        start=str(write_start(recipe, sizes, folder / "start", stored).resolve()),
+        start=str(write_start(recipe, sizes, folder / "start", stored, form).resolve()),
         base=str(Path(recipe.load_checkpoint).resolve()) if recipe.load_checkpoint else "",
         pad_id=data.tokenizer.pad_id,
         bos_id=data.tokenizer.bos_id,

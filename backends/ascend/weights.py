@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from backends.ascend.sizes import lora_shapes, parameter_shapes
-from backends.ckpt import open_weights
+from backends.ckpt import CkptWriter, open_weights
 from backends.exchange.layout import check_shapes
 from backends.lora import initial_lora_a
 from backends.names import is_lora, to_mindformers
@@ -28,7 +28,7 @@ STORED_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 NO_WEIGHTS = ("rotary_emb.inv_freq", "adam_m.", "adam_v.", "global_step", "epoch_num", "step_num", "loss_scale")
 
 
-def write_start(recipe: Recipe, sizes: dict[str, Any], folder: Path, dtype: str) -> Path:
+def write_start(recipe: Recipe, sizes: dict[str, Any], folder: Path, dtype: str, form: str = "safetensors") -> Path:
     """Write base and LoRA as mindformers reads them; the file is whole or absent.
 
     Args:
@@ -36,6 +36,7 @@ def write_start(recipe: Recipe, sizes: dict[str, Any], folder: Path, dtype: str)
         sizes: as :func:`backends.ascend.sizes.model_sizes`.
         folder: becomes the directory of the file.
         dtype: float32, bfloat16 or float16: the type of the frozen weights. What is trained is float32.
+        form: safetensors, or ckpt: several workers with a whole model each read no other.
 
     Raises:
         UserError: a weight is missing, unknown or of another shape.
@@ -44,14 +45,20 @@ def write_start(recipe: Recipe, sizes: dict[str, Any], folder: Path, dtype: str)
     kind = numpy_types()[STORED_TYPES[dtype if recipe.pet is not None else "float32"]]
     source = _checked(recipe, shapes, lora) if recipe.load_checkpoint else _drawn(recipe, shapes)
     held = set()
-    with writing_directory(folder) as temporary, ShardWriter(temporary, max_shard_bytes=None, stem=START) as writer:
+    with writing_directory(folder) as temporary, _writer(temporary, form) as writer:
         for name, values in source:
             held.add(name)
             writer.add(name, values.astype(np.float32 if name in lora else kind, copy=False))
         for name, values in initial_lora(recipe.seed, lora):
             if name not in held:
                 writer.add(name, values)
-    return folder / f"{START}.safetensors"
+    return folder / f"{START}.{form}"
+
+
+def _writer(folder: Path, form: str) -> CkptWriter | ShardWriter:
+    if form == "ckpt":
+        return CkptWriter(folder / f"{START}.ckpt")
+    return ShardWriter(folder, max_shard_bytes=None, stem=START)
 
 
 def initial_lora(seed: int, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:

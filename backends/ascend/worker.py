@@ -56,23 +56,25 @@ def is_cut(recipe: Recipe, job: Job) -> bool:
 def _train(config: dict[str, Any], monitor: Any, job: Job) -> None:
     """Hand the configuration to mindformers' own Trainer."""
     import contextlib
+    import importlib
     import io
 
     from mindformers.core.context import build_context
     from mindformers.tools.register import MindFormerConfig
     from mindformers.trainer import Trainer
 
-    import backends.ascend.dataset
-    import backends.ascend.step
     import yaml
 
-    if job.packed:
-        import backends.ascend.packed
+    # what mindformers is to find in its registry
+    for name in ("dataset", "step", *(["packed"] if job.packed else []), *(["cpu"] if job.device == "cpu" else [])):
+        importlib.import_module(f"backends.ascend.{name}")
     if job.device == "cpu":
-        import backends.ascend.cpu  # noqa: F401 - registers the CPU's training step
+        from backends.ascend.cpu import skip_cpu_barrier
+
+        skip_cpu_barrier()
+    # every worker writes the same: none waits for another
     file = job.folder / "config.yaml"
-    if rank() == 0:
-        write_text(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     # read from a file, mindformers fills in the sections that a recipe may leave out
     settings = MindFormerConfig(str(file))
     try:

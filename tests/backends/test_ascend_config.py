@@ -129,7 +129,6 @@ def test_workers_share_the_rows_of_a_step(tmp_path, device):
     assert config["train_dataset"]["data_loader"]["step_rows"] == 64
     assert config["calculate_per_token_loss"] is True
     assert config["parallel"]["gradients_mean"] is False
-    assert config["load_checkpoint"] == "/data/ranks"
     assert "DataParallel" in config["runner_wrapper"]["type"]
 
 
@@ -256,6 +255,18 @@ def test_the_start_holds_base_and_lora(base_file, tmp_path):
     assert np.array_equal(start.read(f"{name}a"), initial_lora_a(recipe.seed, 1, "wv", 8, 32))
     assert not start.read(f"{name}b").any()
     assert len([name for name in start.names() if "lora" in name]) == 8
+
+
+def test_without_a_base_weights_are_drawn_from_the_seed(contest, tmp_path):
+    sizes = model_sizes(contest)
+    first, again = (
+        open_tensors(write_start(contest, sizes, tmp_path / folder, "float32")) for folder in ("first", "again")
+    )
+    for name in parameter_shapes(sizes):
+        assert np.array_equal(first.read(name), again.read(name))
+    assert (first.read("model.norm_out.weight") == 1).all()
+    assert 0.019 < first.read("lm_head.weight").std() < 0.021
+    assert not np.array_equal(first.read("lm_head.weight"), first.read("model.tok_embeddings.embedding_weight"))
 
 
 LORA = "model.layers.0.attention.wq.mindpet_delta_lora_a"
