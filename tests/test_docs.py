@@ -46,7 +46,7 @@ def site(tmp_path: Path) -> Path:
     (tmp_path / "me_test.ann.json").write_text(json.dumps(webqa))
     chapters = [
         f"第{i}章 山路\n"
-        + "".join(f"　　这是第{i}章第{j}段，少年走在山路上。“你去哪里？”老人问。\n" for j in range(20))
+        + "".join(f"　　这是第{i}章第{j}段，少年走在山路上。“你去哪里？”老人问。\n" for j in range(40))
         for i in range(1, 9)
     ]
     (tmp_path / "novel.txt").write_text("\n".join(chapters), encoding="gb18030")
@@ -77,7 +77,7 @@ def test_the_small_run_works(page: str, site: Path, monkeypatch: pytest.MonkeyPa
         if words[2] == "backends.cuda" and words[3] == "train":
             # few rows say as much about the commands
             data = next(word for word in words if word.startswith("data.train=")).removeprefix("data.train=")
-            shorten(Path(data), 64)
+            shorten(Path(data), 32)
         run(words, monkeypatch)
         done += 1
     assert done >= 3
