@@ -12,6 +12,7 @@ from typing import Any
 
 from backends.ascend.changes import Changes
 from backends.ascend.job import Job
+from backends.lora import target_layers
 from backends.recipe import Recipe
 from backends.resume import kept_checkpoints
 from backends.schedule import warmup_steps
@@ -260,17 +261,24 @@ def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: Changes) -> No
         stated["param_init_type"] = recipe.model.model_config.param_init_type
     if job.packed:
         model["arch"] = {"type": PACKED_MODEL}
-    pet = stated.get("pet_config")
+    pet = stated.get("pet_config") or {}
     if recipe.pet is None:
         stated.pop("pet_config", None)
         # trained weights are kept in float32, as on CUDA; the products have compute_dtype
         config.set("model.model_config.param_init_type", "float32")
         return
-    pet["pet_type"] = "lora"
-    # mindformers would take the frozen weights' type; LoRA is trained in float32 on both backends
-    pet["param_init_type"] = "float32"
     alpha = recipe.pet.lora_alpha
-    pet["lora_alpha"] = int(alpha) if float(alpha).is_integer() else alpha
+    # every key is written out: mindformers has defaults of its own, such as a dropout of 0.01
+    stated["pet_config"] = pet | {
+        "pet_type": "lora",
+        "lora_rank": recipe.pet.lora_rank,
+        "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
+        "lora_dropout": recipe.pet.lora_dropout,
+        "target_modules": "|".join(f".*{name}" for name in target_layers(recipe.pet)),
+        "exclude_layers": None,
+        # mindformers would take the frozen weights' type; LoRA is trained in float32 on both backends
+        "param_init_type": "float32",
+    }
 
 
 def _parallel(recipe: Recipe, raw: dict[str, Any], config: Changes, job: Job, layout: str) -> None:

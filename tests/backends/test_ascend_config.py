@@ -105,6 +105,20 @@ def test_on_a_card_the_recipe_stays_as_it_is(tmp_path):
     assert not any(line.startswith("for the NPU") for line in notes)
 
 
+def test_what_a_recipe_leaves_out_is_not_left_to_mindformers(tmp_path):
+    pet = "model.model_config.pet_config={pet_type: lora, target_modules: 'q_proj|w1', exclude_layers: [w1]}"
+    config, _ = completed(load_recipe(CONTEST, [*SMALL, pet]), tmp_path)
+    assert config["model"]["model_config"]["pet_config"] == {
+        "pet_type": "lora",
+        "lora_rank": 8,
+        "lora_alpha": 16,
+        "lora_dropout": 0.0,  # mindformers' own default is 0.01
+        "target_modules": ".*wq",
+        "exclude_layers": None,
+        "param_init_type": "float32",
+    }
+
+
 def test_four_cards_share_a_model_as_the_recipe_says(contest, tmp_path):
     config, _ = completed(contest, tmp_path, device="npu", workers=4)
     assert config["use_parallel"] is True
