@@ -57,6 +57,7 @@ def test_rte_is_asked_as_report_000_asks_it(tmp_path: Path) -> None:
             "idx": 7,
         },
     ]
+    assert [one.id for one in read_conversations(tmp_path / "out.json")] == ["0", "7"]
 
 
 def test_json_rows_with_numbers_give_the_same(tmp_path: Path) -> None:
