@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from backends.checkpoint import CheckpointFiles
 
 MODEL_TYPES = ("llama", "qwen2")
+NEEDED = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "rms_norm_eps",
+)
 ROTARY_BUFFER = ".rotary_emb.inv_freq"  # old Llama files carry it; it is computed from the configuration
 
 
@@ -56,10 +64,12 @@ def model_config(folder: Path) -> dict[str, Any]:
             f"{file}: model_type {kind!r}; the ascend backend runs {' and '.join(MODEL_TYPES)} (mindformers' Llama), "
             "--backend cuda runs this one"
         )
+    if absent := [key for key in NEEDED if not config.get(key)]:
+        raise UserError(f"{file}: no {', '.join(absent)} there")
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     bias = bool(config.get("attention_bias"))
     wanted = {
-        "hidden_act": ("silu",),
+        "hidden_act": (None, "silu"),
         "mlp_bias": (None, False),
         "use_sliding_window": (None, False),
         "head_dim": (None, hidden // heads),

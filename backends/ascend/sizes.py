@@ -23,6 +23,8 @@ def model_sizes(recipe: Recipe) -> dict[str, Any]:
     folder = Path(recipe.load_checkpoint)
     if recipe.load_checkpoint and (folder / MODEL_CONFIG).is_file():
         sizes = model_config(folder)
+        if sizes["extend_method"] != "None":
+            return sizes  # mindformers refuses a scaling whose original positions are more than these
         # a table of rotary angles for the longest row is enough
         return sizes | {"max_position_embedding": recipe.model.model_config.seq_length}
     config = recipe.model.model_config

@@ -167,6 +167,7 @@ def change(folder, **values):
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; mindformers' Llama has 'silu' only"),
         ({"use_sliding_window": True}, "use_sliding_window is True"),
+        ({"vocab_size": None, "rms_norm_eps": None}, r"config\.json: no vocab_size, rms_norm_eps there"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rotary scaling 'linear'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rotary scaling 'yarn'"),
     ],
@@ -176,6 +177,27 @@ def test_models_that_mindformers_cannot_compute_are_refused_in_one_line(model, v
     with pytest.raises(UserError, match=message) as caught:
         model_config(model)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_configuration_may_leave_out(model):
+    whole = model_config(model)
+    optional = ("hidden_act", "mlp_bias", "head_dim", "attention_bias", "rope_scaling", "tie_word_embeddings")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({key: config[key] for key in config if key not in optional}))
+    assert model_config(model) == whole
+
+
+def test_angles_are_scaled_by_a_table_longer_than_the_rows(model):
+    from backends.ascend.sizes import model_sizes
+    from backends.recipe import load_recipe
+
+    def table():
+        recipe = load_recipe("yaml/demo.yaml", [f"load_checkpoint={model}", "model.model_config.seq_length=8"])
+        return model_sizes(recipe)["max_position_embedding"]
+
+    assert table() == 8
+    change(model, rope_scaling=LLAMA3_ROPE)
+    assert table() == SIZES["max_position_embeddings"]
 
 
 def test_both_spellings_of_the_rotary_base_are_read(model):
