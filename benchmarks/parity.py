@@ -1,6 +1,6 @@
 """One recipe on both backends, on the CPU: two loss curves on one plot, and how far apart they are.
 
-    python -m benchmarks.parity --out DIR                      # the small base, arithmetic rows, 60 steps
+    python -m benchmarks.parity --out DIR                      # the small base, arithmetic rows, 26 steps
     python -m benchmarks.parity --out DIR --base DIR2 --rows 320
 
 Writes DIR/cuda and DIR/ascend (run directories), DIR/parity.png and DIR/parity.json. Runs that are there are not
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where runs and figures go")
     parser.add_argument("--base", default="models/tiny", metavar="DIR", help="model directory (default: %(default)s)")
     parser.add_argument("--data", type=Path, metavar="FILE", help="conversations (default: arithmetic rows are made)")
-    parser.add_argument("--rows", type=int, default=640, help="rows to make (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=220, help="rows to make (default: %(default)s)")
     parser.add_argument("--seq-length", type=int, default=128, help="longest row in tokens (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="further settings of yaml/demo.yaml")
@@ -37,6 +37,7 @@ def main() -> None:
         f"load_checkpoint={args.base}",
         f"data.train={data}",
         f"runner_config.batch_size={BATCH}",
+        "runner_config.epochs=2",
         f"model.model_config.seq_length={args.seq_length}",
         f"lr_schedule.learning_rate={args.learning_rate}",
         *args.overrides,

@@ -78,8 +78,8 @@ def _train(config: dict[str, Any], monitor: Any, job: Job) -> None:
     # read from a file, mindformers fills in the sections that a recipe may leave out
     settings = MindFormerConfig(str(file))
     try:
-        # the whole configuration is printed before the first step
-        with contextlib.redirect_stdout(io.StringIO()):
+        # the configuration is printed before the first step; a graph that cannot be compiled is dumped where we are
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.chdir(job.folder):
             build_context(settings)
             Trainer(args=settings, callbacks=[monitor]).train()
     except UserError:

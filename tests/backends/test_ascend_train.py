@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -204,3 +205,16 @@ def test_every_parameter_is_trained_without_lora(recipe, tmp_path):
     from transformers import AutoModelForCausalLM
 
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "ascend").num_parameters() > 30000
+
+
+def test_doctor_takes_two_steps(tmp_path):
+    run = [sys.executable, "-m", "backends.ascend", "doctor", "--device"]
+    done = subprocess.run([*run, "cpu"], capture_output=True, text=True, env=environment(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "two LoRA steps of a tiny model: loss" in done.stdout
+    assert done.stdout.endswith("ok\n")
+    assert list(tmp_path.iterdir()) == []
+    done = subprocess.run([*run, "npu"], capture_output=True, text=True, env=environment(), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "CANN" in done.stdout
+    assert "no Ascend card; looked for /dev/davinci0" in done.stderr
