@@ -21,8 +21,10 @@ from converters.cli import UserError
 ADAMW = ("AdamW", "FP32StateAdamWeightDecay", "AdamWeightDecay", "FusedAdamW")
 LOADER = "StepOrderDataset"
 PACKED_MODEL = "PackedLlamaForCausalLM"  # of backends.ascend.packed
-# callbacks that mindformers gets; CheckpointMonitor's settings are honoured by this backend's own writer
+# callbacks that mindformers gets …
 KEPT_CALLBACKS = ("MFLossMonitor", "SummaryMonitor", "ProfileMonitor")
+# … and those whose settings this backend honours itself, or of which it speaks elsewhere
+OWN_CALLBACKS = ("CheckpointMonitor", "CheckpointMointor", "ObsMonitor")
 # clips nothing, and has the norm computed: mindformers reports it only where it clips
 NO_CLIPPING = 1e30
 CPU_MODEL = {
@@ -82,9 +84,7 @@ def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[s
     _dataset(recipe, raw, job)
     _model(recipe, raw, job, config)
     raw.setdefault("metric", {"type": "PerplexityMetric"})
-    raw["callbacks"] = [one for one in raw.get("callbacks") or [] if one.get("type") in KEPT_CALLBACKS]
-    if not raw["callbacks"]:
-        raw["callbacks"] = [{"type": "MFLossMonitor"}]
+    _callbacks(raw, config)
     _parallel(recipe, raw, config, job, layout)
     _device(raw, config, job)
     _step(recipe, raw, job, layout)
@@ -182,6 +182,16 @@ def _legacy_names(raw: dict[str, Any], config: Changes) -> None:
             notes.append("ObsMonitor left out (Huawei's cloud storage)")
     if notes:
         config.say(f"names of mindformers 1.x: {', '.join(dict.fromkeys(notes))}")
+
+
+def _callbacks(raw: dict[str, Any], config: Changes) -> None:
+    """Keep the callbacks that report; checkpoints and the log are this backend's own."""
+    kinds = [callback.get("type") for callback in raw.get("callbacks") or []]
+    odd = [kind for kind in kinds if kind not in (*KEPT_CALLBACKS, *OWN_CALLBACKS)]
+    if odd:
+        config.say(f"callbacks left out: {', '.join(odd)}")
+    kept = [callback for callback in raw.get("callbacks") or [] if callback.get("type") in KEPT_CALLBACKS]
+    raw["callbacks"] = kept or [{"type": "MFLossMonitor"}]
 
 
 def _optimizer(recipe: Recipe, raw: dict[str, Any], steps: int, steps_per_epoch: int) -> None:
@@ -283,9 +293,8 @@ def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: Changes) -> No
 
 def _parallel(recipe: Recipe, raw: dict[str, Any], config: Changes, job: Job, layout: str) -> None:
     raw.setdefault("micro_batch_interleave_num", 1)
-    raw.setdefault("moe_config", None)
-    if raw["moe_config"] is None:
-        raw.pop("moe_config")
+    if raw.get("moe_config") is None:
+        raw.pop("moe_config", None)
     if layout == "recipe":
         config.replace("use_parallel", True)
         raw.setdefault("parallel", {}).setdefault("parallel_mode", 1)

@@ -160,6 +160,13 @@ def test_without_clipping_the_norm_is_still_computed(tmp_path):
     assert wrapper["max_grad_norm"] >= 1e30
 
 
+def test_a_callback_that_is_left_out_is_named(tmp_path):
+    recipe = load_recipe(CONTEST, [*SMALL, "callbacks=[{type: MFLossMonitor}, {type: StressDetectCallBack}]"])
+    config, notes = completed(recipe, tmp_path)
+    assert config["callbacks"] == [{"type": "MFLossMonitor"}]
+    assert "callbacks left out: StressDetectCallBack" in notes
+
+
 def test_the_recipe_itself_is_not_changed(contest, tmp_path):
     before = copy.deepcopy(contest.raw)
     completed(contest, tmp_path)
