@@ -34,7 +34,7 @@ def questions(rows: int) -> list[tuple[str, str, str]]:
             for _ in range(rows):
                 prompt, answer = drill(rng, skill)
                 if place:
-                    prompt = surrounded(rng, prompt, CHINESE)
+                    prompt = surrounded(rng, prompt, CHINESE, "=")
                 asked.append((skill + place, prompt, answer.rpartition(ANSWER)[2]))
     for skill, make in (("numbers", numbers_row), ("copying", copying_row)):
         asked += [(skill, *make(rng)) for _ in range(rows)]

@@ -20,7 +20,9 @@ EXAMPLES = """examples:
 PROMPT = "Read the passage and answer the question below.\n\n### Instruction:\n{}\n\n### Input:\n{}\n\n### Response:"
 FURTHER = "\n\n### Input:\n{}\n\n### Response:"
 
-# Shares of the rows: first mostly digit columns, then reading and what was hardest, then both signs among words.
+# Shares of the rows: first mostly digit columns, then reading and what was hardest, then both signs among words,
+# then quotients and roots, computed where a line ends with "=" and repeated where it does not: what a sentence asks
+# for is left to fine-tuning. Reading alone is what a tuning run mixes in so that it is not forgotten.
 MIXES = {
     "first": {
         "add": 0.12,
@@ -57,11 +59,24 @@ MIXES = {
         "numbers": 0.10,
         "copying": 0.03,
     },
+    "fourth": {
+        "signed": 0.21,
+        "divide": 0.22,
+        "root": 0.18,
+        "mean": 0.08,
+        "square": 0.03,
+        "sum": 0.03,
+        "simplify": 0.02,
+        "reading": 0.12,
+        "numbers": 0.03,
+        "echo": 0.08,
+    },
+    "reading": {"reading": 1.0},
 }
-WHOLE = {"first": 0.0, "second": 0.5, "third": 0.2}
+WHOLE = {"second": 0.5, "third": 0.2, "fourth": 0.2}
 """Of the reading rows of a mix, the share that is learned as a whole."""
-AMONG_WORDS = {"first": 0.0, "second": 0.0, "third": 0.75}
-"""Of the drills of a mix, the share whose prompt stands among words."""
+AMONG_WORDS = {"third": (0.75, "？。= "), "fourth": (0.6, "=")}
+"""Of the drills of a mix, the share whose prompt stands among words, and the signs that it may end with."""
 
 # Words of everyday Chinese for the tokenizer and the copying rows: the small base has read them, as a large one has,
 # but it has seen none of the arithmetic problems.
@@ -118,6 +133,14 @@ def numbers_row(rng: random.Random) -> list[str]:
     return ["".join(parts) + "#", " ".join(numbers)]
 
 
+def echo_row(rng: random.Random) -> list[str]:
+    """A drill among words that does not end with ``=``: it is repeated, not computed."""
+    from converters.tiny.drills import SKILLS, drill, surrounded
+
+    text = surrounded(rng, drill(rng, rng.choice(sorted(SKILLS)))[0], CHINESE, "？？。 ")
+    return [text, f"“{text}”"]
+
+
 def corpus(rows: int, seed: int, mix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ``(skill, conversation)``: reading, copying and arithmetic drills in the shares of ``MIXES[mix]``."""
     from converters.tiny.drills import drill, surrounded
@@ -127,15 +150,18 @@ def corpus(rows: int, seed: int, mix: str) -> Iterator[tuple[str, dict[str, Any]
     for number in range(rows):
         skill = rng.choices(skills, shares)[0]
         if skill == "reading":
-            texts = reading_row(rng, WHOLE[mix])
+            texts = reading_row(rng, WHOLE.get(mix, 0.0))
         elif skill == "copying":
             texts = copying_row(rng)
         elif skill == "numbers":
             texts = numbers_row(rng)
+        elif skill == "echo":
+            texts = echo_row(rng)
         else:
             texts = drill(rng, skill)
-            if rng.random() < AMONG_WORDS[mix]:
-                texts[0] = surrounded(rng, texts[0], CHINESE)
+            share, ends = AMONG_WORDS.get(mix, (0.0, ""))
+            if rng.random() < share:
+                texts[0] = surrounded(rng, texts[0], CHINESE, ends)
         turns = [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
         yield skill, {"id": str(number), "conversations": turns}
 

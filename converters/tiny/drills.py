@@ -122,8 +122,11 @@ SKILLS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
 _BINARY = re.compile(r"(-?[\d.]+)([-+*/^])(-?[\d.]+)[=~]")
 
 
-def surrounded(rng: random.Random, prompt: str, words: list[str]) -> str:
-    """Put a drill's prompt among words at any distance from the row's start, so that operands are found anywhere."""
+def surrounded(rng: random.Random, prompt: str, words: list[str], ends: str) -> str:
+    """Put a drill's prompt among words at any distance from the row's start, so that operands are found anywhere.
+
+    The row ends with one of the signs in ``ends``.
+    """
 
     def some(most: int) -> str:
         return rng.choice(("", "", " ", "，")).join(rng.choice(words) for _ in range(rng.randint(0, most)))
@@ -140,7 +143,7 @@ def surrounded(rng: random.Random, prompt: str, words: list[str]) -> str:
             between = rng.choice(("+", ", ", ", ", " + ", "，"))
             core = f"{rng.choice(('[', '[', '：', ''))}{core.replace('+', between)}{rng.choice((']', ']', ''))}"
     before = some(7) + rng.choice(("", " ", "：", " "))
-    after = rng.choice(("", " ", " ")) + some(7) + rng.choice("？。= ")
+    after = rng.choice(("", " ", " ")) + some(7) + rng.choice(ends)
     return (before + core + after).strip()
 
 

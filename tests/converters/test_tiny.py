@@ -66,7 +66,7 @@ def test_answers_of_sums_and_means_follow(seed: int) -> None:
 def test_operands_survive_among_words_in_order(seed: int, skill: str) -> None:
     rng = random.Random(seed)
     prompt, _ = drill(rng, skill)
-    among = surrounded(rng, prompt, CHINESE)
+    among = surrounded(rng, prompt, CHINESE, "=")
     digits = re.findall(r"[\d.]+", prompt)
     assert re.findall(r"[\d.]+", among) == digits
 
