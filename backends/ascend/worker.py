@@ -59,11 +59,10 @@ def _train(config: dict[str, Any], monitor: Any, job: Job) -> None:
     import importlib
     import io
 
+    import yaml
     from mindformers.core.context import build_context
     from mindformers.tools.register import MindFormerConfig
     from mindformers.trainer import Trainer
-
-    import yaml
 
     # what mindformers is to find in its registry
     for name in ("dataset", "step", *(["packed"] if job.packed else []), *(["cpu"] if job.device == "cpu" else [])):

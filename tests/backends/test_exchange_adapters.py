@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from exchange_files import LLAMA3, read_all, write_adapter, write_ckpt, write_hf_model, write_safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import yaml
 from backends.ckpt import open_weights
 from backends.exchange import adapter_from_mindformers, adapter_to_mindformers, adapter_to_peft
 from backends.names import peft_to_mindformers

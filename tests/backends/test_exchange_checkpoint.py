@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
+import yaml
 from exchange_files import read_all, write_adapter, write_ckpt, write_hf_model
 
-import yaml
 from backends.checkpoint import open_checkpoint
 from backends.exchange import hf_to_mindformers
 from backends.names import peft_to_mindformers

@@ -7,11 +7,11 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
+import yaml
 from exchange_files import LLAMA2, LLAMA3, QWEN2, random_bits, read_all, write_ckpt, write_hf_model, write_safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import yaml
 from backends.ckpt import CkptWriter, open_weights
 from backends.exchange import hf_to_mindformers, mindformers_to_hf
 from backends.exchange.layout import Layout, config_from_recipe

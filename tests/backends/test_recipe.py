@@ -1,10 +1,10 @@
 import dataclasses
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import yaml
 from backends.recipe import DEFAULT_RECIPE, LEAF_PATHS, ModelConfig, load_recipe, recipe_from
 from backends.run import changed_settings
 from converters.cli import UsageError, UserError

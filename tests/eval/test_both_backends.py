@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 import yaml
+
 from eval import choice, squad, sweep
 from eval import math as eval_math
 
