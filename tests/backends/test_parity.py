@@ -177,8 +177,7 @@ def test_each_adapter_works_in_the_other_backend(runs, trained_by, tmp_path):
     from backends.cuda.model import load_model
 
     draw = np.random.default_rng(0)
-    ids = draw.integers(6, 300, (4, 32)).astype(np.int32)
-    ids[:, 0] = 0
+    ids = draw.integers(6, 300, (4, 32)).astype(np.int32)  # no pad among them: mindformers masks it wherever it stands
     np.save(tmp_path / "ids.npy", ids)
     arguments = [runs / trained_by, tmp_path / "ids.npy", tmp_path / "logits.npy"]
     done = subprocess.run(
