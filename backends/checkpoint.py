@@ -149,7 +149,8 @@ def open_checkpoint(
 
     Raises:
         UsageError: nothing can be loaded there, or no template is known.
-        UserError: the base or the tokenizer is missing, or the template is not the trained one.
+        UserError: the base or the tokenizer is missing, the base has other weights than the run was trained on, or the
+            template is not the trained one.
     """
     from backends.exchange.cache import hf_directory, is_mindformers_file
     from backends.exchange.files import find_recipe
@@ -189,10 +190,25 @@ def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
         recorded = load_recipe(run / "recipe.yaml").load_checkpoint
     named = given or recorded
     if named and is_mindformers_file(Path(named)):
+        _check_base(folder, run, [Path(named)], given)
         return hf_directory(Path(named))
     if not named or not (Path(named) / MODEL_CONFIG).is_file():
         raise UserError(f"{folder}: its base {named or '(not recorded)'} is not there; name it with --base DIR")
+    _check_base(folder, run, weight_files(Path(named)), given)
     return Path(named)
+
+
+def _check_base(folder: Path, run: Path | None, weights: list[Path], given: str | None) -> None:
+    """Refuse a base whose weights are not those that the run was trained on; one named with ``--base`` is said."""
+    file = run / "data.json" if run is not None else None
+    trained = read_json(file).get("base") if file is not None and file.is_file() else None
+    found = fingerprint(weights)
+    if trained is None or trained == found:
+        return
+    both = f"{folder} was trained on weights {trained}, {weights[0].parent} has {found}"
+    if given is None:
+        raise UserError(f"{both}: put the former back, or take the latter all the same with --base {weights[0].parent}")
+    say(f"note: {both}; taken all the same, as --base says")
 
 
 def _choose_template(homes: Iterable[Path], name: str | None, allow_mismatch: bool) -> Template:

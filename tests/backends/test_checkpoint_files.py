@@ -166,3 +166,14 @@ def test_large_files_are_sampled_to_the_last_byte(tmp_path, monkeypatch):
         assert fingerprint([file]) != first
     file.write_bytes(content + b"x")
     assert fingerprint([file]) != first
+
+
+def test_a_base_that_changed_since_the_training_is_refused_unless_it_is_named(adapter, base, capsys):
+    (adapter / "recipe.yaml").write_text(f"load_checkpoint: {base}\n")
+    (adapter / "data.json").write_text(json.dumps({"base": fingerprint([base / "model.safetensors"])}))
+    assert open_checkpoint(adapter).base == base
+    safetensors(base / "model.safetensors", {"a": [10, 20], "b": [5]}, fill=1)
+    with pytest.raises(UserError, match=r"was trained on weights [0-9a-f]{16}, .* has [0-9a-f]{16}: .* --base"):
+        open_checkpoint(adapter)
+    assert open_checkpoint(adapter, base=str(base)).base == base
+    assert "taken all the same" in capsys.readouterr().err
