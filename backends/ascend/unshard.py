@@ -66,9 +66,7 @@ def newest_files(folder: Path) -> list[Path]:
         raise UsageError(f"{folder}: no rank_0, rank_1, … there")
     missing = [f"rank_{rank}" for rank in range(max(ranks) + 1) if rank not in ranks]
     if missing:
-        raise UserError(
-            f"{folder}: {', '.join(missing)} of {max(ranks) + 1} is missing; copy those of all machines"
-        )
+        raise UserError(f"{folder}: {', '.join(missing)} of {max(ranks) + 1} is missing; copy those of all machines")
     chosen = []
     for rank in sorted(ranks):
         found = [file for kind in FORMATS for file in ranks[rank].glob(f"*.{kind}")]

@@ -6,10 +6,9 @@ Nothing here imports more than the standard library: worker processes do this wo
 from __future__ import annotations
 
 import json
-import mmap
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from json.encoder import encode_basestring as quoted
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from converters.rejected import RowError
 from converters.rowfile import record_tail
 
 FORMATS = (*rowfile.FORMATS, "problems")
+LINE_BYTES = 256
+"""Enough for most lines; a longer one is read again. (A mapping is quicker, but counts the file in every process.)"""
 NOT_UTF8 = "\0"
 """Begins a line whose bytes were not UTF-8; no JSON does."""
 
@@ -30,18 +31,19 @@ _PLAIN = ("{", "problem", ": ", ", ", "solution", ": ", "}")
 
 def read_lines(path: Path, offsets: Iterable[int]) -> Iterator[str]:
     """Read the lines that start at these offsets in bytes, in any order."""
-    state = path.stat()
-    data = _mapped(path, state.st_ino, state.st_size, state.st_mtime_ns)
-    find, size = data.find, len(data)
-    for offset in offsets:
-        end = find(b"\n", offset)
-        yield data[offset : end if end >= 0 else size].decode().removesuffix("\r")
-
-
-@lru_cache(maxsize=1)  # one mapping a process: pages are entered once, not for each chunk of lines
-def _mapped(path: Path, *state: int) -> mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    file = os.open(path, os.O_RDONLY)
+    try:
+        for offset in offsets:
+            size = LINE_BYTES
+            while True:
+                data = os.pread(file, size, offset)
+                end = data.find(b"\n")
+                if end >= 0 or len(data) < size:
+                    break
+                size *= 8
+            yield (data[:end] if end >= 0 else data).decode().removesuffix("\r")
+    finally:
+        os.close(file)
 
 
 def read_row(text: str) -> tuple[str, str]:
