@@ -50,7 +50,7 @@ def test_every_command_of_the_readme_knows_its_options() -> None:
         words = shlex.split(command)
         if words[:2] != ["python", "-m"]:
             continue
-        subcommand = [words[3]] if words[2] in ("converters.arithmetic", "backends.cuda", "mindrecord") else []
+        subcommand = [words[3]] if words[2] in ("converters.arithmetic", "backends.cuda", "backends.ascend", "mindrecord") else []
         done = subprocess.run(
             [sys.executable, "-m", words[2], *subcommand, "--help"],
             cwd=ROOT,

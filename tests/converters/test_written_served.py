@@ -75,9 +75,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_pairs_written_and_scored_by_a_served_model(served: str, tmp_path: Path) -> None:
     text = tmp_path / "novel.txt"
     text.write_text("甲走在山路上。\n12+34=\n乙说：走吧。\n", encoding="utf-8")
-    # the small base knows sums: it goes on with one, and its score is one
-    (tmp_path / "generate.txt").write_text("12+34={passage}")
-    (tmp_path / "judge.txt").write_text("{completion}\n1+2=")
+    # the small base computes where a line ends with = or ~: it goes on with a sum, and its score is a fraction's part
+    (tmp_path / "generate.txt").write_text("{passage}\n12+34=")
+    (tmp_path / "judge.txt").write_text("{completion} 6/2~")
     out = tmp_path / "out.json"
     command = [str(text), "-o", str(out), "--generator", served, "--judge", served, "--generator-model", "tiny"]
     command += ["--writes", "continuation", "--context", "5,12", "--max-tokens", "16", "--concurrency", "1"]
