@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+WITH_SUBCOMMANDS = ("converters.arithmetic", "backends.cuda", "backends.ascend", "mindrecord")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -50,7 +51,7 @@ def test_every_command_of_the_readme_knows_its_options() -> None:
         words = shlex.split(command)
         if words[:2] != ["python", "-m"]:
             continue
-        subcommand = [words[3]] if words[2] in ("converters.arithmetic", "backends.cuda", "backends.ascend", "mindrecord") else []
+        subcommand = [words[3]] if words[2] in WITH_SUBCOMMANDS else []
         done = subprocess.run(
             [sys.executable, "-m", words[2], *subcommand, "--help"],
             cwd=ROOT,
