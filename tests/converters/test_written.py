@@ -391,6 +391,8 @@ def test_interrupting_leaves_no_output(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             stderr=subprocess.PIPE,
             text=True,
+            # a shell starts what it puts in the background with SIGINT ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not asked:
