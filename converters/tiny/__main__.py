@@ -187,7 +187,9 @@ def write_tokenizer(args: argparse.Namespace) -> None:
 
     texts = [turn["value"] for _, row in corpus(20_000, args.seed, "first") for turn in row["conversations"]]
     # the words come twice as often as in the text, so that each becomes one token before rare names do
-    tokenizer = train_tokenizer([*texts, *(word for word in CHINESE for _ in range(2000))], args.vocab_size)
+    tokenizer = train_tokenizer(
+        [*texts, *(word for word in CHINESE for _ in range(2000))], args.vocab_size, args.digits
+    )
     save_tokenizer(tokenizer, Path(args.out))
     say(f"{args.out}: {tokenizer.get_vocab_size()} tokens")
 
@@ -217,6 +219,12 @@ def main(argv: list[str] | None) -> int:
     sub.set_defaults(run=write_corpus)
     tokenizer = commands.add_parser("tokenizer", help="byte-level BPE with digits alone")
     tokenizer.add_argument("--vocab-size", type=int, default=1024, help="tokens (int, default %(default)s)")
+    tokenizer.add_argument(
+        "--digits",
+        choices=("one", "groups"),
+        default="one",
+        help="a number's digits: each one a token, or groups of up to three, as Llama 3 has them (default %(default)s)",
+    )
     tokenizer.set_defaults(run=write_tokenizer)
     reading = commands.add_parser("reading", help="passages and questions in SQuAD's shape")
     reading.add_argument("--paragraphs", type=int, default=300, help="passages (int, default %(default)s)")

@@ -1,13 +1,15 @@
 """The small base's tokenizer: byte-level BPE where every digit and every sign stands alone.
 
 Digits alone, because a model cannot add columns that it cannot see; signs alone, so that a step has the same number
-of tokens whatever its digits are. The special tokens carry Llama 3's names, so that its templates apply.
+of tokens whatever its digits are. The special tokens carry Llama 3's names, so that its templates apply. With
+``digits="groups"`` digits come in groups of up to three from the left, as Llama 3 takes them, each of them one token.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,25 @@ SPECIAL = (
     "<|reserved_special_token_2|>",
 )
 BOS, EOS, PAD = SPECIAL[:3]
+DIGITS = {"one": r"\p{N}", "groups": r"\p{N}{1,3}"}
+"""What of a number is one token."""
+OFTEN = 2000
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """Train on ``texts`` and return a ``tokenizers.Tokenizer`` whose ids 0–7 are the special tokens."""
+def train_tokenizer(texts: Iterable[str], vocab_size: int, digits: str = "one") -> Any:
+    """Train on ``texts`` and return a ``tokenizers.Tokenizer`` whose ids 0–7 are the special tokens.
+
+    Args:
+        texts: what its words are made from.
+        vocab_size: tokens; groups of digits alone need 1,110 of them.
+        digits: a key of ``DIGITS``.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r" ?\p{L}+|\p{N}|\s|[^\s\p{L}\p{N}]"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(rf" ?\p{{L}}+|{DIGITS[digits]}|\s|[^\s\p{{L}}\p{{N}}]"), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -44,6 +55,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
+    if digits == "groups":
+        # so often that every group is a token before any rare word is
+        groups = (f"{number:0{width}d}" for width in (2, 3) for number in range(10**width))
+        texts = chain(texts, (group for group in groups for _ in range(OFTEN)))
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
