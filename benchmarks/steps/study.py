@@ -57,13 +57,26 @@ class Arm:
     """A space between the columns of products, so that a column of two digits is a token."""
     reading: float = 0.0
     """Reading rows, as a share of the arithmetic rows, on top of them."""
+    adapter: str = "all-16"
+    """Which layers the adapter is on, and its rank: a key of ``ADAPTERS``."""
 
 
+ADAPTERS = {
+    "all-16": [],  # as yaml/demo.yaml has it
+    "attention-16": ["model.model_config.pet_config.target_modules=.*wq|.*wk|.*wv|.*wo"],
+    "qv-8": [
+        "model.model_config.pet_config.target_modules=.*wq|.*wv",
+        "model.model_config.pet_config.lora_rank=8",
+        "model.model_config.pet_config.lora_alpha=16",
+    ],
+}
 STYLES = ("raw", "seed", "decompose", "worked")
 ARMS = [
     *(Arm(f"lora-{style}", style, "lora") for style in (*STYLES, "compact")),
     Arm("lora-worked-reading-5", "worked", "lora", reading=0.05),
     Arm("lora-worked-reading-20", "worked", "lora", reading=0.20),
+    Arm("lora-worked-attention-16", "worked", "lora", adapter="attention-16"),
+    Arm("lora-worked-qv-8", "worked", "lora", adapter="qv-8"),
     *(Arm(f"scratch-{style}", style, "scratch") for style in STYLES),
     *(Arm(f"groups-{style}", style, "scratch", "groups") for style in STYLES),
     Arm("groups-worked-cells", "worked", "scratch", "groups", cells=True),
@@ -168,6 +181,7 @@ def train(arm: Arm, folder: Path, files: list[Path], tokenizer: str, batch: int,
         f"callbacks=[{{type: MFLossMonitor}}, {MONITOR}]",
     ]
     recipe = "yaml/demo.yaml" if arm.start == "lora" else "yaml/tiny_base.yaml"
+    settings += ADAPTERS[arm.adapter]
     if arm.start == "scratch":
         vocabulary = len(json.loads((Path(tokenizer) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
         settings += [f"data.tokenizer={tokenizer}", f"model.model_config.vocab_size={vocabulary}"]
