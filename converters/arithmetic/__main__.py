@@ -7,7 +7,7 @@ from pathlib import Path
 
 from converters.arithmetic.kinds import KINDS
 from converters.arithmetic.records import FORMATS
-from converters.arithmetic.steps import DIGITS, PLAIN, choose_style, style_names
+from converters.arithmetic.steps import DEFAULT, DIGITS, PLAIN, choose_style, style_names
 from converters.arithmetic.steps.precision import PRECISIONS
 from converters.arithmetic.workers import record_workers
 from converters.cli import UsageError, run_main, say
@@ -73,7 +73,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
 """
     parser.add_argument("raw", metavar="RAW", help="raw rows: JSONL or a JSON array, .gz too, - for stdin")
     parser.add_argument(
-        "--steps", choices=style_names(), default="seed", help="style of the answers (default: %(default)s)"
+        "--steps", choices=style_names(), default=DEFAULT, help="style of the answers (default: %(default)s)"
     )
     parser.add_argument(
         "--precision",

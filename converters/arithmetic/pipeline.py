@@ -16,7 +16,7 @@ import numpy as np
 from converters import sample
 from converters.arithmetic.kinds import ENGLISH, KINDS
 from converters.arithmetic.records import TOO_LONG, Writing
-from converters.arithmetic.steps import Style, choose_style
+from converters.arithmetic.steps import DEFAULT, Style, choose_style
 from converters.arithmetic.survey import Counts, Survey, by_kind, survey
 from converters.arithmetic.workers import MakeRecords
 from converters.cli import UserError, progress
@@ -36,7 +36,7 @@ LONG = 500_000
 class Options(OutputOptions):
     """What ``convert`` is asked for."""
 
-    style: Style = field(default_factory=lambda: choose_style("seed"))
+    style: Style = field(default_factory=lambda: choose_style(DEFAULT))
     limit: Limit | None = None
     """The longest row that is written; longer ones are shortened, or else left out."""
     keep_english: bool = False

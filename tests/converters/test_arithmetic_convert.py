@@ -67,7 +67,7 @@ def test_counts_of_a_constructed_file(tmp_path: Path, capsys: pytest.CaptureFixt
         '{"problem": "\\ud800", "solution": "\\\\boxed{1}"}',
     ]
     out = tmp_path / "out.jsonl"
-    report = convert(write_lines(tmp_path / "raw.jsonl", lines), out, "--max-rejected", "0.5")
+    report = convert(write_lines(tmp_path / "raw.jsonl", lines), out, "--steps", "seed", "--max-rejected", "0.5")
     assert report["rows"] == {
         "in": 34,
         "rejected": 8,
@@ -206,12 +206,12 @@ def test_a_row_whose_step_fails_is_rejected_and_replaced(tmp_path: Path) -> None
     rows = [line_of(f"计算 {n}.00 的平方根？", f"√{n}.00 = {root}") for n, root in ((1, "1.0"), (4, "2.0"), (9, "3.0"))]
     raw = write_lines(tmp_path / "raw.jsonl", rows)
     out = tmp_path / "out.jsonl"
-    report = convert(raw, out, "--rows", "2", "--max-rejected", "0.5")
+    report = convert(raw, out, "--steps", "seed", "--rows", "2", "--max-rejected", "0.5")
     assert sorted(questions(out)) == ["计算 4.00 的平方根？", "计算 9.00 的平方根？"]
     if report["rejected"]:
         assert report["rejected"] == {"step does not hold": 1}
         assert read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")[0]["line"] == 1
-    report = convert(raw, out, "--max-rejected", "0.5")
+    report = convert(raw, out, "--steps", "seed", "--max-rejected", "0.5")
     assert report["rejected"] == {"step does not hold": 1}
     assert report["rows"] == {
         "in": 3,
@@ -222,7 +222,7 @@ def test_a_row_whose_step_fails_is_rejected_and_replaced(tmp_path: Path) -> None
         "unique_english": 0,
     }
     with pytest.raises(UserError, match="3 rows wanted, 2 there are"):
-        convert(raw, out, "--rows", "3", "--max-rejected", "0.5")
+        convert(raw, out, "--steps", "seed", "--rows", "3", "--max-rejected", "0.5")
 
 
 def test_english_rows_on_request(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_formats(raw: Path, tmp_path: Path) -> None:
 
 
 def test_published_conversation_to_the_byte(tmp_path: Path) -> None:
-    convert(write_lines(tmp_path / "raw.jsonl", [RIGHT[2]]), tmp_path / "out.jsonl")
+    convert(write_lines(tmp_path / "raw.jsonl", [RIGHT[2]]), tmp_path / "out.jsonl", "--steps", "seed")
     assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == (
         '{"id": "1", "conversations": [{"from": "human", "value": "计算 967.09 - -688.16 等于多少？"}, '
         '{"from": "gpt", "value": "计算过程：967.09 - -688.16 = 1655.25"}]}\n'
@@ -418,3 +418,9 @@ def test_help_needs_nothing_heavy() -> None:
     code = "import sys, converters.arithmetic.__main__ as m; m.build_parser().format_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"polars", "numpy", "torch", "tqdm"} & set(done.stdout.split())
+
+
+def test_new_data_gets_worked_steps(tmp_path: Path) -> None:
+    convert(write_lines(tmp_path / "raw.jsonl", [RIGHT[2]]), tmp_path / "out.jsonl")
+    (row,) = read_jsonl(tmp_path / "out.jsonl")
+    assert row["conversations"][1]["value"] == "96709+68816:9+6=5c0+1=2,7+8=5c6+8=5c9+6=6c\n答案：1655.25"

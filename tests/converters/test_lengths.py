@@ -116,8 +116,8 @@ def test_long_rows_are_shortened_step_by_step(raw: Path, tmp_path: Path) -> None
         (["--tokenizer", str(TINY)], "--max-tokens and --tokenizer belong together"),
         (["--max-tokens", "0", "--tokenizer", str(TINY)], "at least 1"),
         (["--max-tokens", "256", "--tokenizer", "nowhere"], "nowhere: no tokenizer"),
-        (["--precision", "2dp"], "--steps seed has no --precision 2dp"),
-        (["--digits", "spaced"], "--steps seed has no digit columns"),
+        (["--steps", "seed", "--precision", "2dp"], "--steps seed has no --precision 2dp"),
+        (["--steps", "seed", "--digits", "spaced"], "--steps seed has no digit columns"),
     ],
 )
 def test_wrong_use(raw: Path, tmp_path: Path, options: list[str], message: str) -> None:

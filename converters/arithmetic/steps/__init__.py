@@ -24,6 +24,8 @@ Write = Callable[[Problem], str]
 
 PLAIN, CELLS, SPACED = "plain", "cells", "spaced"
 DIGITS = (PLAIN, CELLS, SPACED)
+DEFAULT = "worked"
+"""The style of new data: of those here, the one that models learn the most from (docs/steps.md)."""
 """How the digits of columns stand: as written; a space between cells of two digits; a space between any two digits."""
 _EQUATIONS = re.compile(r"(\S+=\S+ )+\S+=\S+")
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)(?=\d)")
