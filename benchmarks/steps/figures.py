@@ -13,11 +13,12 @@ import argparse
 import json
 import re
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from benchmarks.steps.study import ARMS
+from benchmarks.steps.study import ARMS, Arm
 from converters.cli import UsageError, run_main
 from converters.files import read_json, write_json
 from eval.results import wilson
@@ -73,13 +74,13 @@ def collect(out: Path) -> Figures:
     Raises:
         UsageError: no arm is finished.
     """
-    done = {arm.name: out / arm.name for arm in ARMS if (out / arm.name / "arm.json").is_file()}
+    done = [arm for arm in ARMS if (out / arm.name / "arm.json").is_file()]
     if not done:
         raise UsageError(f"{out}: no finished arm; run python -m benchmarks.steps.study --out {out} first")
-    return {name: figures_of(folder) for name, folder in done.items()}
+    return {arm.name: figures_of(arm, out / arm.name) for arm in done}
 
 
-def figures_of(folder: Path) -> dict[str, Any]:
+def figures_of(arm: Arm, folder: Path) -> dict[str, Any]:
     """Settings, the curve of accuracy, the last checkpoint's accuracy by case and rule, reading, and what it took."""
     log = [json.loads(line) for line in (folder / "run/train_log.jsonl").read_text(encoding="utf-8").splitlines()]
     tokens_at = {}
@@ -97,6 +98,7 @@ def figures_of(folder: Path) -> dict[str, Any]:
     curve.append({"tokens": total, "n": whole["n"], "close": whole["close"]})
     seconds = median(row["seconds"] for row in log)
     figures = {
+        **asdict(arm),
         **read_json(folder / "arm.json"),
         "steps": len(log),
         "tokens": total,

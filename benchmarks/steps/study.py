@@ -28,9 +28,10 @@ from converters.files import write_json
 from converters.lengths import Limit
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKENS = {"scratch": 3_000_000, "lora": 2_500_000, "full": 8_000_000}
+TOKENS = {"scratch": 3_000_000, "lora": 2_500_000, "full": 5_000_000}
 """Training tokens of every arm with that start."""
-TOKENS_A_STEP = 5_000
+TOKENS_A_STEP = {"scratch": 2_500, "lora": 5_000, "full": 5_000}
+"""About; random weights gain more from more steps than from steadier ones."""
 LONGEST = 512
 """Tokens of the longest training row; a model that has not ended its answer there is cut."""
 HELD_OUT = 2_000
@@ -125,7 +126,7 @@ def run_arm(arm: Arm, out: Path, scale: float, processes: int) -> None:
         return
     tokenizer = TINY if arm.digits == "one" else str(out / "groups")
     files, rows, mean = training_rows(arm, out, folder, tokenizer, TOKENS[arm.start] * scale)
-    batch = max(1, round(TOKENS_A_STEP / mean))
+    batch = max(1, round(TOKENS_A_STEP[arm.start] / mean))
     train(arm, folder, files, tokenizer, batch, processes)
     steps = sorted(folder.glob("run/checkpoints/step-*"))
     for checkpoint in steps[:-1]:
