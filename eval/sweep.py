@@ -61,7 +61,6 @@ class Point:
 
 def _parser() -> argparse.ArgumentParser:
     from backends.asking import add_device_arguments
-    from backends.generation import MAX_NEW_TOKENS
 
     parser = argparse.ArgumentParser(
         prog="python -m eval.sweep",
@@ -93,9 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-new-tokens",
         type=int,
-        default=MAX_NEW_TOKENS,
         metavar="N",
-        help="a solution is cut after N tokens (default: %(default)s)",
+        help="a solution is cut after N tokens (default: the longest row the run was trained on, at least 128)",
     )
     parser.add_argument("--out", metavar="DIR", help="where everything goes (default: eval/sweep in the run)")
     parser.add_argument("--overwrite", action="store_true", help="start over (default: go on with what is in --out)")
@@ -110,6 +108,8 @@ def main(argv: list[str] | None = None) -> int:
         UsageError: the run has no checkpoints, or data is missing or empty.
         GateNotPassed: no checkpoint keeps enough.
     """
+    from backends.checkpoint import open_checkpoint
+    from backends.generation import MAX_NEW_TOKENS
     from backends.run import Run
     from converters.files import write_json, write_text
     from eval.markdown import markdown_table
@@ -123,6 +123,10 @@ def main(argv: list[str] | None = None) -> int:
     weights = places(run, args.base)
     read_problems(args.math, args.limit)  # what is wrong with the data is said before hours of work
     read_questions(args.squad or SHIPPED)
+    if args.max_new_tokens is None:
+        # of the run, for the base too: all checkpoints are asked alike
+        args.max_new_tokens = max(MAX_NEW_TOKENS, open_checkpoint(weights[-1][1], base=args.base).longest_row or 0)
+        say(f"solutions may have {args.max_new_tokens} tokens (--max-new-tokens)")
     out = Path(args.out) if args.out else run.path / "eval" / "sweep"
     points: list[Point] = []
     for number, (step, place) in enumerate(weights, start=1):

@@ -1,5 +1,6 @@
 """Every checkpoint of a run: figures by step, the best, the plot, and going on."""
 
+import contextlib
 import json
 import shutil
 
@@ -170,6 +171,13 @@ class TestWithAModel:
         assert captured.err.count("0 to go") == 6
         assert "loading" not in captured.err
         assert (out / "sweep.json").read_text() == before
+
+    def test_answers_may_be_as_long_as_the_runs_longest_row(self, run, problems, small):
+        (run / "data.json").write_text(json.dumps({"audit": {"longest": 140, "seq_length": 256}}))
+        words = ["--ckpt", run, "--math", problems, "--squad", small, "--limit", 1, "--device", "cpu"]
+        with contextlib.suppress(GateNotPassed):
+            sweep.main([str(word) for word in words])
+        assert json.loads((run / "eval/sweep/sweep.json").read_text())["max_new_tokens"] == 140
 
     def test_when_none_keeps_enough_it_leaves_with_3(self, run, problems, answerable):
         shutil.rmtree(run / "checkpoints" / "step-000002")
