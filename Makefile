@@ -66,7 +66,11 @@ tiny-base: env
 	$(PY) -m converters.tiny corpus --mix fourth --rows 50000 --seed 3 -o runs/tiny/fourth.jsonl
 	$(PY) -m backends.cuda train yaml/tiny_base.yaml --dtype bfloat16 run_mode=finetune load_checkpoint=runs/tiny/third \
 	    data.train=runs/tiny/fourth.jsonl output_dir=runs/tiny/fourth lr_schedule.learning_rate=1.5e-3 lr_schedule.total_steps=-1
-	cp runs/tiny/fourth/model.safetensors runs/tiny/fourth/config.json models/tiny/
+	$(PY) -m converters.tiny corpus --mix fifth --rows 110000 --seed 4 -o runs/tiny/fifth.jsonl
+	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standalone --nproc_per_node 2 -m backends.cuda train yaml/tiny_base.yaml \
+	    run_mode=finetune load_checkpoint=runs/tiny/fourth data.train=runs/tiny/fifth.jsonl output_dir=runs/tiny/fifth \
+	    lr_schedule.learning_rate=2e-3 lr_schedule.total_steps=-1
+	cp runs/tiny/fifth/model.safetensors runs/tiny/fifth/config.json models/tiny/
 
 clean:
 	rm -rf $(VENV) $(VENV)-newest $(OUT) build *.egg-info

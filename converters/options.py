@@ -12,7 +12,9 @@ from converters.cli import UsageError, say
 from converters.files import sha256_file
 from converters.rowfile import FORMATS
 
-PROPORTIONAL, UNIFORM = "proportional", "uniform"
+PROPORTIONAL, UNIFORM, SQUARE_ROOT = BALANCES = ("proportional", "uniform", "square-root")
+"""Rows of each kind: as in the input, as many of each, or between the two, in proportion to the square roots."""
+LEVELLING = (UNIFORM, SQUARE_ROOT)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def add_output_arguments(
             "--balance",
             default=PROPORTIONAL,
             metavar="TEXT",
-            help=f"proportional, uniform, or rows by kind: '{kind}=12000,…' (default: %(default)s)",
+            help="proportional; uniform; square-root (between the two: in proportion to the square roots of the kinds' "
+            f"rows); or rows by kind: '{kind}=12000,…' (default: %(default)s)",
         )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="INT", help="same seed, same bytes (default: %(default)s)"

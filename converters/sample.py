@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from converters.cli import UsageError, UserError, did_you_mean
-from converters.options import PROPORTIONAL, UNIFORM
+from converters.options import BALANCES, LEVELLING, UNIFORM
 
 
 def largest_remainder(weights: Mapping[str, int], total: int) -> dict[str, int]:
@@ -26,10 +27,16 @@ def largest_remainder(weights: Mapping[str, int], total: int) -> dict[str, int]:
     return shares
 
 
-def level(available: Mapping[str, int], total: int) -> dict[str, int]:
-    """Share ``total`` out as evenly as the kinds allow: one that has too few gives all, the others make up for it."""
+def level(available: Mapping[str, int], total: int, balance: str = UNIFORM) -> dict[str, int]:
+    """Share ``total`` out evenly, or in proportion to the square roots of what there is.
+
+    A kind that has too few gives all, and the others make up for it.
+    """
     shares: dict[str, int] = {}
-    open_kinds = {name: 1 for name, count in available.items() if count}
+    # roots in thousandths, as integers: the shares must not depend on how a machine rounds
+    open_kinds = {
+        name: 1 if balance == UNIFORM else math.isqrt(count * 10**6) for name, count in available.items() if count
+    }
     while open_kinds:
         even = largest_remainder(open_kinds, total - sum(shares.values()))
         short = [name for name in open_kinds if available[name] <= even[name]]
@@ -42,18 +49,18 @@ def level(available: Mapping[str, int], total: int) -> dict[str, int]:
 
 
 def parse_balance(text: str, names: Sequence[str]) -> str | dict[str, int]:
-    """Read ``--balance``: ``proportional``, ``uniform``, or ``kind=rows,kind=rows``, the kinds being ``names``.
+    """Read ``--balance``: a name of BALANCES, or ``kind=rows,kind=rows``, the kinds being ``names``.
 
     Raises:
         UsageError: it is none of these, or names an unknown kind.
     """
-    if text in (PROPORTIONAL, UNIFORM):
+    if text in BALANCES:
         return text
     counts: dict[str, int] = {}
     for part in text.split(","):
         name, equals, number = (piece.strip() for piece in part.partition("="))
         if not equals or not number.isdecimal():
-            raise UsageError(f"--balance {part.strip()!r}: expected proportional, uniform or '{names[0]}=12000,…'")
+            raise UsageError(f"--balance {part.strip()!r}: expected {', '.join(BALANCES)} or '{names[0]}=12000,…'")
         if name not in names:
             raise UsageError(f"--balance: no kind {name!r}{did_you_mean(name, names)}")
         counts[name] = int(number)
@@ -68,7 +75,7 @@ def plan(
     Args:
         available: rows there are, by kind.
         rows: rows wanted in all; None for all there are, or for the sum of explicit counts.
-        balance: proportional, uniform, or explicit counts; kinds without one share the rest proportionally.
+        balance: one of BALANCES, or explicit counts; kinds without one share the rest proportionally.
         multiple: the total is rounded down to a multiple of this.
 
     Raises:
@@ -78,8 +85,8 @@ def plan(
     explicit = balance if isinstance(balance, dict) else {}
     fixed = sum(explicit.values())
     if rows is None:
-        if balance == UNIFORM:
-            raise UsageError("--balance uniform needs --rows")
+        if balance in LEVELLING:
+            raise UsageError(f"--balance {balance} needs --rows")
         rows = fixed if explicit else sum(available.values())
     total = rows - rows % multiple
     if total < fixed:
@@ -92,8 +99,8 @@ def plan(
     others = {name: count for name, count in available.items() if name not in explicit}
     if total - fixed > sum(others.values()):
         raise UserError(f"{total - fixed} rows wanted, {sum(others.values())} there are; lower --rows")
-    if balance == UNIFORM:
-        return level(available, total)
+    if isinstance(balance, str) and balance in LEVELLING:
+        return level(available, total, balance)
     shares = largest_remainder(others, total - fixed) if sum(others.values()) else dict.fromkeys(others, 0)
     return {name: explicit.get(name, shares.get(name, 0)) for name in available}
 

@@ -71,11 +71,23 @@ MIXES = {
         "numbers": 0.03,
         "echo": 0.08,
     },
+    "fifth": {
+        "signed": 0.20,
+        "divide": 0.25,
+        "root": 0.19,
+        "mean": 0.09,
+        "square": 0.02,
+        "sum": 0.02,
+        "simplify": 0.01,
+        "reading": 0.12,
+        "numbers": 0.04,
+        "echo": 0.06,
+    },
     "reading": {"reading": 1.0},
 }
-WHOLE = {"second": 0.5, "third": 0.2, "fourth": 0.2}
+WHOLE = {"second": 0.5, "third": 0.2, "fourth": 0.2, "fifth": 0.2}
 """Of the reading rows of a mix, the share that is learned as a whole."""
-AMONG_WORDS = {"third": (0.75, "？。= "), "fourth": (0.6, "=")}
+AMONG_WORDS = {"third": (0.75, "？。= "), "fourth": (0.6, "="), "fifth": (0.6, "=")}
 """Of the drills of a mix, the share whose prompt stands among words, and the signs that it may end with."""
 
 # Words of everyday Chinese for the tokenizer and the copying rows: the small base has read them, as a large one has,

@@ -63,10 +63,10 @@ def check_cells(text: str) -> None:
         elif divisor is None and (head := re.fullmatch(r"(?:x=)?(?:-\()?\d+/(\d+)\)?", row)):
             divisor = head.group(1)  # a division is always the last operation: what follows are its rows
         elif divisor is not None:
-            division = re.fullmatch(r"(\d+)/(\d)(?::(\d+);((?:\d[c,])+))?", row)
+            division = re.fullmatch(r"(\d+)/(\d)(?::(\d+);((?:\d\d[c,])+))?", row)
             assert division is not None
             check_take_away(division.group(1), divisor, *division.groups()[1:])
-        elif rooted := re.fullmatch(r"(\d+)/(\d+)\*(\d)(?::(\d+);((?:\d[c,])+))?", row):
+        elif rooted := re.fullmatch(r"(\d+)/(\d+)\*(\d)(?::(\d+);((?:\d\d[c,])+))?", row):
             check_take_away(*rooted.groups())
         else:
             check_product_rows(rows, number)
@@ -144,10 +144,11 @@ def check_take_away(remainder: str, factor: str, digit: str, product: str | None
         units = str(total % 10) + units
     taken, borrow = f"{carry}{units}", 0
     for place in range(len(remainder)):
-        total = int(remainder[-1 - place]) - int(taken[-1 - place]) - borrow
+        digit_there = remainder[-1 - place]
+        total = int(digit_there) - int(taken[-1 - place]) - borrow
         borrow = int(total < 0)
         assert difference is not None
-        assert difference[2 * place : 2 * place + 2] == f"{total % 10}{'c' if borrow else ','}"
+        assert difference[3 * place : 3 * place + 3] == f"{digit_there}{total % 10}{'c' if borrow else ','}"
     assert borrow == 0
 
 
@@ -199,7 +200,7 @@ def test_a_difference_below_zero_is_refused() -> None:
         (
             "eq solve",
             (-81, -45),
-            "x=-(45/81)\n045/0\n450/5:0540;5c4,0,\n450/5:0540;5c4,0,\n答案：-0.55",
+            "x=-(45/81)\n045/0\n450/5:0540;05c54,40,\n450/5:0540;05c54,40,\n答案：-0.55",
         ),
         ("power computation", (Decimal("819.19"), 0), "819.19^0=1\n答案：1"),
         ("power computation", (Decimal("-7.10"), 1), "-7.10^1=-7.10\n答案：-7.10"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from converters.arithmetic.kinds import KINDS
 from converters.cli import UsageError, UserError
-from converters.options import PROPORTIONAL, UNIFORM
+from converters.options import PROPORTIONAL, SQUARE_ROOT, UNIFORM
 from converters.sample import (
     largest_remainder,
     level,
@@ -77,6 +79,24 @@ def test_level_is_as_even_as_the_kinds_allow(available: dict[str, int], data: st
         assert max([shares[name] for name in full], default=0) <= max(others)
 
 
+@given(COUNTS, st.data())
+def test_square_roots_share_out_what_the_kinds_have(available: dict[str, int], data: st.DataObject) -> None:
+    total = data.draw(st.integers(0, sum(available.values())))
+    shares = level(available, total, SQUARE_ROOT)
+    assert sum(shares.values()) == total
+    assert all(0 <= shares[name] <= count for name, count in available.items())
+    open_kinds = [name for name, count in available.items() if shares[name] < count]
+    for one, other in itertools.combinations(open_kinds, 2):
+        wanted = math.sqrt(available[one] / available[other])
+        assert abs(shares[one] - wanted * shares[other]) <= 1.01 * (1 + wanted)
+
+
+def test_square_roots_bring_rare_kinds_forward() -> None:
+    available = {"direct computation": 360_000, "eq solve": 40_000, "sales revenue": 6_400, "fraction simplify": 45}
+    shares = plan(available, 1_000, SQUARE_ROOT, 1)
+    assert shares == {"direct computation": 677, "eq solve": 225, "sales revenue": 90, "fraction simplify": 8}
+
+
 def test_explicit_counts_and_the_rest_in_proportion() -> None:
     available = {"eq solve": 100, "direct computation": 600, "mean computation": 300}
     assert plan(available, None, {"eq solve": 40}, 1) == {
@@ -95,7 +115,8 @@ def test_explicit_counts_and_the_rest_in_proportion() -> None:
     ("rows", "balance", "multiple", "error", "message"),
     [
         (101, PROPORTIONAL, 1, UserError, "101 rows wanted, 100 there are"),
-        (None, UNIFORM, 1, UsageError, "needs --rows"),
+        (None, UNIFORM, 1, UsageError, "--balance uniform needs --rows"),
+        (None, SQUARE_ROOT, 1, UsageError, "--balance square-root needs --rows"),
         (None, {"eq solve": 41}, 1, UserError, "eq solve: 41 rows wanted, 40 there are"),
         (None, {"eq solve": 30}, 8, UsageError, "a multiple of 8"),
         (20, {"eq solve": 30}, 1, UsageError, "names 30 rows, but the total is 20"),
@@ -110,6 +131,7 @@ def test_impossible_plans_say_why(
 
 def test_balance_is_read() -> None:
     assert parse_balance("uniform", KINDS) == UNIFORM
+    assert parse_balance("square-root", KINDS) == SQUARE_ROOT
     assert parse_balance("eq solve=12000, direct computation=5", KINDS) == {"eq solve": 12000, "direct computation": 5}
     with pytest.raises(UsageError, match="did you mean 'eq solve'"):
         parse_balance("eq slove=3", KINDS)

@@ -7,6 +7,8 @@ column needs and nothing else, so that each is a table look-up of two or three d
   into the next column, else a comma. Columns run from the right.
 * product of a number and one digit, ``49``: tens (carried) and ones, from the right.
 * adding such a product to the running total, ``5c`` / ``5,``: digit and carry.
+* taking it from a remainder, ``02c``: the remainder's digit, what is left of it, borrow. Sums run the way totals are
+  written, from the right; a remainder stands in its row the other way round, so its digits are copied first.
 
 All functions take non-negative integers; callers scale decimals to integers and settle signs. The value each arrives
 at is read off the cells, not computed a second time, so a wrong cell shows as a wrong value.
@@ -100,13 +102,13 @@ def _accumulate(total: list[int], row: list[int]) -> tuple[str, list[int]]:
 
 
 def _reduce(total: list[int], row: list[int]) -> tuple[str, list[int]]:
-    """Cells of ``total - row`` (digit and borrow of each column); both have the same number of digits."""
+    """Cells of ``total - row`` (its digit, what is left, borrow); both have the same number of digits."""
     cells, result, borrow = [], [], 0
     for x, y in zip(total, row, strict=True):
         column = x - y - borrow
         borrow = int(column < 0)
         result.append(column % 10)
-        cells.append(f"{column % 10}{'c' if borrow else ','}")
+        cells.append(f"{x}{column % 10}{'c' if borrow else ','}")
     if borrow:
         raise ValueError("a remainder became negative")
     return "".join(cells), result
