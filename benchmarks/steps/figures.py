@@ -137,8 +137,6 @@ def accuracy_tables(figures: Figures) -> list[str]:
     for title, prefix in GROUPS.items():
         arms = {name.removeprefix(prefix): one for name, one in figures.items() if name.startswith(prefix)}
         arms = {name: one for name, one in arms.items() if not one["reading"] and one["adapter"] == "all-16"}
-        if prefix == "lora-" and "full-worked" in figures:
-            arms["worked, every parameter"] = figures["full-worked"]
         if not arms:
             continue
         lines = [f"**{title}**", "", f"| | problems | {' | '.join(arms)} |", f"| --- | ---: |{' ---: |' * len(arms)}"]
@@ -198,7 +196,7 @@ def plot_accuracy(figures: Figures, path: Path) -> None:
             if name.startswith(prefix) and not one["reading"] and one["adapter"] == "all-16":
                 tokens = [point["tokens"] / 1e6 for point in one["curve"]]
                 right = [100 * point["close"] / point["n"] for point in one["curve"]]
-                style = "--" if one["cells"] else "-"
+                style = "--" if one["cells"] or one["balance"] != "proportional" else "-"
                 label = name.removeprefix(prefix).replace("-", ", ")
                 panel.plot(tokens, right, style, marker="o", markersize=3, color=COLORS[one["style"]], label=label)
         panel.set_title(title, fontsize=9)

@@ -28,14 +28,14 @@ from converters.files import write_json
 from converters.lengths import Limit
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKENS = {"scratch": 3_000_000, "lora": 2_500_000, "full": 5_000_000}
+TOKENS = {"scratch": 2_000_000, "lora": 2_000_000}
 """Training tokens of every arm with that start."""
-TOKENS_A_STEP = {"scratch": 2_500, "lora": 5_000, "full": 5_000}
+TOKENS_A_STEP = {"scratch": 2_500, "lora": 5_000}
 """About; random weights gain more from more steps than from steadier ones."""
 LONGEST = 512
 """Tokens of the longest training row; a model that has not ended its answer there is cut."""
 HELD_OUT = 2_000
-ON_THE_WAY = 300
+ON_THE_WAY = 200
 """Problems that the checkpoints before the last answer."""
 TINY = "models/tiny"
 MONITOR = "{type: CheckpointMonitor, save_checkpoint_steps: -1, keep_checkpoint_max: 5}"
@@ -51,7 +51,7 @@ class Arm:
     name: str
     style: str
     start: str
-    """scratch: random weights, every parameter; lora: adapter on the small base; full: every parameter of it."""
+    """scratch: random weights, every parameter; lora: an adapter on the small base."""
     digits: str = "one"
     """one: every digit is a token, models/tiny's tokenizer; groups: up to three are, as with Llama 3."""
     cells: bool = False
@@ -60,11 +60,12 @@ class Arm:
     """Reading rows, as a share of the arithmetic rows, on top of them."""
     adapter: str = "all-16"
     """Which layers the adapter is on, and its rank: a key of ``ADAPTERS``."""
+    balance: str = "proportional"
+    """Of the kinds in its rows, as ``converters.arithmetic convert --balance`` has it."""
 
 
 ADAPTERS = {
     "all-16": [],  # as yaml/demo.yaml has it
-    "attention-16": ["model.model_config.pet_config.target_modules=.*wq|.*wk|.*wv|.*wo"],
     "qv-8": [
         "model.model_config.pet_config.target_modules=.*wq|.*wv",
         "model.model_config.pet_config.lora_rank=8",
@@ -74,14 +75,13 @@ ADAPTERS = {
 STYLES = ("raw", "seed", "decompose", "worked")
 ARMS = [
     *(Arm(f"lora-{style}", style, "lora") for style in (*STYLES, "compact")),
+    Arm("lora-worked-square-root", "worked", "lora", balance="square-root"),
     Arm("lora-worked-reading-5", "worked", "lora", reading=0.05),
     Arm("lora-worked-reading-20", "worked", "lora", reading=0.20),
-    Arm("lora-worked-attention-16", "worked", "lora", adapter="attention-16"),
     Arm("lora-worked-qv-8", "worked", "lora", adapter="qv-8"),
     *(Arm(f"scratch-{style}", style, "scratch") for style in STYLES),
     *(Arm(f"groups-{style}", style, "scratch", "groups") for style in STYLES),
     Arm("groups-worked-cells", "worked", "scratch", "groups", cells=True),
-    Arm("full-worked", "worked", "full", reading=0.10),
 ]
 
 
@@ -141,6 +141,7 @@ def run_arm(arm: Arm, out: Path, scale: float, processes: int) -> None:
 def training_rows(arm: Arm, out: Path, folder: Path, tokenizer: str, tokens: float) -> tuple[list[Path], int, float]:
     """Convert as many problems as make ``tokens`` training tokens; returns files, rows and tokens a row."""
     options = ["--steps", arm.style, "--max-tokens", LONGEST, "--tokenizer", tokenizer, "--template", "bare"]
+    options += ["--balance", arm.balance]
     if arm.cells:
         options += ["--digits", "cells"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,9 +187,6 @@ def train(arm: Arm, folder: Path, files: list[Path], tokenizer: str, batch: int,
     if arm.start == "scratch":
         vocabulary = len(json.loads((Path(tokenizer) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
         settings += [f"data.tokenizer={tokenizer}", f"model.model_config.vocab_size={vocabulary}"]
-    elif arm.start == "full":
-        settings += ["run_mode=finetune", f"load_checkpoint={TINY}", "lr_schedule.learning_rate=1.5e-3"]
-    if arm.start != "lora":
         settings.append("lr_schedule.total_steps=-1")
     resume = ["--resume"] if (folder / "run").is_dir() else []
     started = ("torch.distributed.run", "--standalone", "--nproc_per_node", processes, "-m") if processes > 1 else ()
