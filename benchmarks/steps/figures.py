@@ -42,6 +42,7 @@ CASES = {
 }
 GROUPS = {
     "LoRA on the small base, single digits": "lora-",
+    "sums and differences from scratch": "sums-",
     "from scratch, single digits": "scratch-",
     "from scratch, groups of up to three digits": "groups-",
 }
@@ -196,7 +197,8 @@ def plot_accuracy(figures: Figures, path: Path) -> None:
             if name.startswith(prefix) and not one["reading"] and one["adapter"] == "all-16":
                 tokens = [point["tokens"] / 1e6 for point in one["curve"]]
                 right = [100 * point["close"] / point["n"] for point in one["curve"]]
-                style = "--" if one["cells"] or one["balance"] != "proportional" else "-"
+                style = "--" if one["digits"] == "groups" or one["balance"] != "proportional" else "-"
+                style = ":" if one["spacing"] != "plain" else style
                 label = name.removeprefix(prefix).replace("-", ", ")
                 panel.plot(tokens, right, style, marker="o", markersize=3, color=COLORS[one["style"]], label=label)
         panel.set_title(title, fontsize=9)

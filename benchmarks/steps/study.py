@@ -18,19 +18,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from converters.cli import UsageError, run_main, say
-from converters.files import write_json
+from converters.files import write_json, write_text
 from converters.lengths import Limit
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKENS = {"scratch": 2_000_000, "lora": 2_000_000}
-"""Training tokens of every arm with that start."""
-TOKENS_A_STEP = {"scratch": 2_500, "lora": 5_000}
+TOKENS = {"scratch": 2_000_000, "sums": 1_500_000, "lora": 2_000_000}
+"""Training tokens of every arm of that sort."""
+TOKENS_A_STEP = {"scratch": 2_500, "sums": 2_500, "lora": 5_000}
 """About; random weights gain more from more steps than from steadier ones."""
 LONGEST = 512
 """Tokens of the longest training row; a model that has not ended its answer there is cut."""
@@ -38,6 +39,7 @@ HELD_OUT = 2_000
 ON_THE_WAY = 200
 """Problems that the checkpoints before the last answer."""
 TINY = "models/tiny"
+SUM = re.compile(r"计算 \S+ [-+] \S+ 等于")
 MONITOR = "{type: CheckpointMonitor, save_checkpoint_steps: -1, keep_checkpoint_max: 5}"
 CHECKPOINTS = (
     "callbacks=[{type: MFLossMonitor}, {type: CheckpointMonitor, save_checkpoint_steps: -1, keep_checkpoint_max: 5}]"
@@ -51,11 +53,12 @@ class Arm:
     name: str
     style: str
     start: str
-    """scratch: random weights, every parameter; lora: an adapter on the small base."""
+    """scratch: random weights, every parameter; sums: the same on sums and differences alone, which can be learned from
+    nothing in minutes; lora: an adapter on the small base."""
     digits: str = "one"
     """one: every digit is a token, models/tiny's tokenizer; groups: up to three are, as with Llama 3."""
-    cells: bool = False
-    """A space between the columns of products, so that a column of two digits is a token."""
+    spacing: str = "plain"
+    """Of digits in columns, as ``converters.arithmetic convert --digits`` has it."""
     reading: float = 0.0
     """Reading rows, as a share of the arithmetic rows, on top of them."""
     adapter: str = "all-16"
@@ -79,9 +82,12 @@ ARMS = [
     Arm("lora-worked-reading-5", "worked", "lora", reading=0.05),
     Arm("lora-worked-reading-20", "worked", "lora", reading=0.20),
     Arm("lora-worked-qv-8", "worked", "lora", adapter="qv-8"),
+    *(Arm(f"sums-{style}", style, "sums") for style in ("raw", "worked")),
+    *(Arm(f"sums-groups-{style}", style, "sums", "groups") for style in ("raw", "worked")),
+    Arm("sums-groups-worked-spaced", "worked", "sums", "groups", spacing="spaced"),
     *(Arm(f"scratch-{style}", style, "scratch") for style in STYLES),
     *(Arm(f"groups-{style}", style, "scratch", "groups") for style in STYLES),
-    Arm("groups-worked-cells", "worked", "scratch", "groups", cells=True),
+    Arm("groups-worked-cells", "worked", "scratch", "groups", spacing="cells"),
 ]
 
 
@@ -114,6 +120,10 @@ def prepare(out: Path) -> None:
             *("converters.arithmetic", "convert", out / "all.jsonl", "--steps", "raw", "--format", "problems"),
             *("--holdout", HELD_OUT, "--holdout-out", out / "test.jsonl", "-o", out / "problems.jsonl"),
         )
+    for name in ("problems", "test"):
+        if not (out / f"sums-{name}.jsonl").is_file():
+            rows = (out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(out / f"sums-{name}.jsonl", "".join(row for row in rows if SUM.search(row)))
     if not (out / "groups" / "tokenizer.json").is_file():
         call("converters.tiny", "tokenizer", "--digits", "groups", "--vocab-size", 2304, "-o", out / "groups")
 
@@ -129,11 +139,13 @@ def run_arm(arm: Arm, out: Path, scale: float, processes: int) -> None:
     batch = max(1, round(TOKENS_A_STEP[arm.start] / mean))
     train(arm, folder, files, tokenizer, batch, processes)
     steps = sorted(folder.glob("run/checkpoints/step-*"))
+    test = out / ("sums-test.jsonl" if arm.start == "sums" else "test.jsonl")
+    asked = ("--data", test, "--max-new-tokens", LONGEST - 32)
     for checkpoint in steps[:-1]:
-        evaluate("math", checkpoint, folder / "math" / checkpoint.name, out, "--limit", ON_THE_WAY)
-    evaluate("math", folder / "run", folder / "math" / "last", out)
-    if arm.start != "scratch":
-        evaluate("squad", folder / "run", folder / "reading", out)
+        evaluate("math", checkpoint, folder / "math" / checkpoint.name, *asked, "--limit", ON_THE_WAY)
+    evaluate("math", folder / "run", folder / "math" / "last", *asked)
+    if arm.start == "lora":
+        evaluate("squad", folder / "run", folder / "reading")
     figures = {"rows": rows, "tokens_a_row": round(mean, 1), "batch_size": batch, "tokens_scale": scale}
     write_json(folder / "arm.json", {**asdict(arm), **figures})
 
@@ -142,11 +154,11 @@ def training_rows(arm: Arm, out: Path, folder: Path, tokenizer: str, tokens: flo
     """Convert as many problems as make ``tokens`` training tokens; returns files, rows and tokens a row."""
     options = ["--steps", arm.style, "--max-tokens", LONGEST, "--tokenizer", tokenizer, "--template", "bare"]
     options += ["--balance", arm.balance]
-    if arm.cells:
-        options += ["--digits", "cells"]
+    if arm.spacing != "plain":
+        options += ["--digits", arm.spacing]
     folder.mkdir(parents=True, exist_ok=True)
     probe, train_file, reading_file = (folder / name for name in ("probe.jsonl", "train.jsonl", "reading.jsonl"))
-    source = out / "problems.jsonl"
+    source = out / ("sums-problems.jsonl" if arm.start == "sums" else "problems.jsonl")
     call("converters.arithmetic", "convert", source, *options, "--rows", 4_000, "--seed", 1, "-o", probe)
     mean = mean_tokens(probe, tokenizer)
     rows = round(tokens / mean)
@@ -184,7 +196,7 @@ def train(arm: Arm, folder: Path, files: list[Path], tokenizer: str, batch: int,
     ]
     recipe = "yaml/demo.yaml" if arm.start == "lora" else "yaml/tiny_base.yaml"
     settings += ADAPTERS[arm.adapter]
-    if arm.start == "scratch":
+    if arm.start != "lora":
         vocabulary = len(json.loads((Path(tokenizer) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
         settings += [f"data.tokenizer={tokenizer}", f"model.model_config.vocab_size={vocabulary}"]
         settings.append("lr_schedule.total_steps=-1")
@@ -193,12 +205,10 @@ def train(arm: Arm, folder: Path, files: list[Path], tokenizer: str, batch: int,
     call(*started, "backends.cuda", "train", recipe, *settings, *resume)
 
 
-def evaluate(task: str, checkpoint: Path, into: Path, out: Path, *options: object) -> None:
-    """``eval.math`` on the held-out problems, or ``eval.squad`` on the shipped reading set."""
-    if (into / "results.json").is_file():
-        return
-    asked = ("--data", out / "test.jsonl", "--max-new-tokens", LONGEST - 32) if task == "math" else ()
-    call(f"eval.{task}", "--ckpt", checkpoint, "--backend", "cuda", *asked, *options, "--out", into)
+def evaluate(task: str, checkpoint: Path, into: Path, *options: object) -> None:
+    """``eval.math`` on held-out problems, or ``eval.squad`` on the shipped reading set."""
+    if not (into / "results.json").is_file():
+        call(f"eval.{task}", "--ckpt", checkpoint, "--backend", "cuda", *options, "--out", into)
 
 
 def call(module: str, *options: object) -> None:
