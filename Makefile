@@ -52,7 +52,7 @@ lint: env
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-# Make models/tiny again: an hour and three quarters on two cores.
+# Make models/tiny again: two and a quarter hours on two cores.
 tiny-base: env
 	$(PY) -m converters.tiny tokenizer -o models/tiny
 	$(PY) -m converters.tiny corpus --mix first --rows 176000 -o runs/tiny/first.jsonl
