@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,24 @@ from converters.cli import UserError, format_table
 from eval.grade import RULES
 
 TOTAL = "total"
+DIRECT = "direct computation"
+_OPERATION = re.compile(r"\S+ ([-+*/]) ")
 LLAMA3_8B = 8_030_261_248
 CONTEST_DENOMINATOR = 8_030_000_000
 
 
 @dataclass
 class Tally:
-    """Counts of one kind: rows, rows without an answer, rows cut at the limit, right answers by rule."""
+    """Counts of one kind: rows, rows without an answer, rows cut at the limit, right answers by rule.
+
+    ``parts`` has the same of direct computation's operators, which are learned one by one.
+    """
 
     n: int = 0
     unparsed: int = 0
     cut: int = 0
     correct: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RULES, 0))
+    parts: dict[str, Tally] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count one graded row."""
@@ -48,8 +55,11 @@ def tally(rows: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
     found: dict[str, Tally] = {}
     total = Tally()
     for row in rows:
-        found.setdefault(row["kind"], Tally()).add(row)
+        of_kind = found.setdefault(row["kind"], Tally())
+        of_kind.add(row)
         total.add(row)
+        if row["kind"] == DIRECT and (operation := _OPERATION.match(row["label"])):
+            of_kind.parts.setdefault(operation[1], Tally()).add(row)
     order = {kind: place for place, kind in enumerate(KINDS)}
     kinds = sorted(found, key=lambda kind: (order.get(kind, len(order)), kind))
     return {**{kind: found[kind] for kind in kinds}, TOTAL: total}
@@ -99,11 +109,17 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
+def _parts(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Operators of direct computation with their names in a table, in the usual order."""
+    return [(operator, f"  {operator}") for operator in "+-*/" if operator in parts]
+
+
 def math_table(tallies: Mapping[str, Tally]) -> str:
     """Lay out accuracy by kind under every rule, in percent; ``unparsed`` and ``cut`` are rows."""
     rows = [
-        [kind, one.n, one.unparsed, one.cut, *(percent(one.share(rule)) for rule in RULES)]
-        for kind, one in tallies.items()
+        [name, one.n, one.unparsed, one.cut, *(percent(one.share(rule)) for rule in RULES)]
+        for kind, whole in tallies.items()
+        for name, one in [(kind, whole), *((name, whole.parts[part]) for part, name in _parts(whole.parts))]
     ]
     return format_table(["kind", "n", "unparsed", "cut", *RULES], rows)
 
@@ -172,7 +188,7 @@ def results_json(
         "n-samples": {
             task: {"original": tallies[kind].n, "effective": tallies[kind].n} for task, kind in tasks.items()
         },
-        "counts": {kind: vars(one) for kind, one in tallies.items()},
+        "counts": {kind: asdict(one) for kind, one in tallies.items()},
         "contest": contest,
         "config": {key: value for key, value in meta.items() if key not in ("identity", "complete", "rows")},
         "hashes": {**identity, "predictions": meta.get("sha256")},
@@ -218,9 +234,10 @@ def compare_table(before: Mapping[str, Any], after: Mapping[str, Any], rule: str
         then = before["counts"].get(kind)
         if then is None or then["n"] != now["n"]:
             raise UserError(f"the results are of different rows: {now['n']} of kind {kind} after, not so before")
-        old, new = then["correct"][rule] / now["n"], now["correct"][rule] / now["n"]
-        unparsed = f"{then['unparsed']} → {now['unparsed']}"
-        rows.append([kind, now["n"], percent(old), "→", percent(new), f"{100 * (new - old):+.1f}", unparsed])
+        rows.append(_change(kind, then, now, rule))
+        parts = now.get("parts", {})
+        if parts.keys() == then.get("parts", {}).keys():
+            rows += [_change(name, then["parts"][part], parts[part], rule) for part, name in _parts(parts)]
     lines = [format_table(["kind", "n", "before", "", "after", "change", "unparsed"], rows), ""]
     lines += [_total_line("before", before, rule), _total_line("after", after, rule)]
     for key in ("template", "max_new_tokens", "min_new_tokens", "backend", "dtype"):
@@ -228,6 +245,13 @@ def compare_table(before: Mapping[str, Any], after: Mapping[str, Any], rule: str
         if old != new:
             lines.append(f"note: {key} was {old} before and {new} after")
     return lines
+
+
+def _change(name: str, then: Mapping[str, Any], now: Mapping[str, Any], rule: str) -> list[Any]:
+    """One row of :func:`compare_table`."""
+    old, new = then["correct"][rule] / now["n"], now["correct"][rule] / now["n"]
+    unparsed = f"{then['unparsed']} → {now['unparsed']}"
+    return [name, now["n"], percent(old), "→", percent(new), f"{100 * (new - old):+.1f}", unparsed]
 
 
 def _total_line(when: str, results: Mapping[str, Any], rule: str) -> str:

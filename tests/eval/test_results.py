@@ -46,7 +46,24 @@ def test_the_table_shows_counts_and_percent():
     lines = math_table(tally(ROWS)).splitlines()
     assert lines[0].split() == ["kind", "n", "unparsed", "cut", "exact", "close", "sig4"]
     assert lines[-1].split() == ["total", "4", "1", "1", "50.0", "75.0", "50.0"]
-    assert lines[3].split()[-3:] == ["50.0", "100.0", "50.0"]
+    eq_solve = next(line for line in lines if line.startswith("eq solve"))
+    assert eq_solve.split()[-3:] == ["50.0", "100.0", "50.0"]
+
+
+def test_direct_computation_is_shown_by_operator():
+    operators = {"+": "1.00 + 1.00 = 2.00", "/": "3.00 / 2.00 = 1.5", "*": "2.00 * -1.00 = -2.0000"}
+    answers = {"+": "2.00", "/": "9", "*": "-2"}
+    rows = [
+        prediction_row(number, "direct computation", "p", answers[operator], label, "stop", 1)
+        for number, (operator, label) in enumerate(operators.items())
+    ]
+    lines = math_table(tally(rows)).splitlines()
+    assert [line.split()[:2] for line in lines[3:6]] == [["+", "1"], ["*", "1"], ["/", "1"]]
+    assert [line.split()[-1] for line in lines[3:6]] == ["100.0", "100.0", "0.0"]
+    text = "\n".join(compare_table(results(rows), results(rows), "close"))
+    assert ["/", "1", "0.0", "→", "0.0", "+0.0", "0", "→", "0"] in [line.split() for line in text.splitlines()]
+    assert results(rows)["counts"]["direct computation"]["parts"]["/"]["correct"]["close"] == 0
+    assert results(rows)["counts"]["total"]["n"] == 3
 
 
 def test_the_contests_own_figures():
