@@ -91,7 +91,7 @@ def test_products(a: int, b: int) -> None:
     ("kind", "operands", "text"),
     [
         ("area computation", (57, 84), "57*84\n4:2822\n8:5847\n答案：4788 平方厘米"),
-        ("eq solve", (-81, -45), "x=-(45/81)\n045/0\n450/5:154400\n450/5:154400\n答案：-0.55"),
+        ("eq solve", (-81, -45), "-81x=45\nx=-(45/81)\n045/0\n450/5:154400\n450/5:154400\n答案：-0.55"),
     ],
 )
 def test_texts(kind: str, operands: tuple, text: str) -> None:

@@ -36,6 +36,7 @@ def test_every_cell_holds_and_the_answer_is_what_its_precision_promises(kind: st
         right = grade(parse(text), label)
         assert all(right[rule] for rule in PROMISES[precision])
         check_cells(text)
+        check_expression(text.rpartition(digits.ANSWER)[0].split("\n"), kind, operands)
         if precision == "2dp":
             assert text == STEPS[kind](problem)
 
@@ -152,6 +153,25 @@ def check_take_away(remainder: str, factor: str, digit: str, product: str | None
     assert borrow == 0
 
 
+def check_expression(rows: list[str], kind: str, operands: tuple) -> None:
+    """What a row begins with says the problem again, and sales write their product out before they add it."""
+    if kind == "eq solve":
+        m, n = operands
+        assert rows[0] == f"{m}x={-n}"
+        assert rows[1].startswith("x=")
+    elif kind == "mean computation":
+        terms, count = rows[0].removeprefix("(").split(")/")
+        assert [int(term) for term in re.findall(r"-?\d+", terms)] == list(operands)
+        assert int(count) == len(operands)
+    elif kind == "discount percentage":
+        assert rows[0] == f"({operands[0]}-{operands[1]})/{operands[0]}"
+    elif kind == "sales revenue":
+        old, percent = operands
+        assert rows[:2] == [f"{old}+{old}*{percent}%", f"{old}*{percent}"]
+        assert rows[-2] == f"={old * percent}"
+        assert rows[-1].startswith(f"{100 * old}+")
+
+
 def check_product_rows(rows: list[str], number: int) -> None:
     """At the head of a product: its rows are the digits of the second factor and their sums its value."""
     head = re.fullmatch(r"(?:-\()?(\d+)\*(\d+)\)?", rows[number])
@@ -200,7 +220,7 @@ def test_a_difference_below_zero_is_refused() -> None:
         (
             "eq solve",
             (-81, -45),
-            "x=-(45/81)\n045/0\n450/5:0540;05c54,40,\n450/5:0540;05c54,40,\n答案：-0.55",
+            "-81x=45\nx=-(45/81)\n045/0\n450/5:0540;05c54,40,\n450/5:0540;05c54,40,\n答案：-0.55",
         ),
         ("power computation", (Decimal("819.19"), 0), "819.19^0=1\n答案：1"),
         ("power computation", (Decimal("-7.10"), 1), "-7.10^1=-7.10\n答案：-7.10"),

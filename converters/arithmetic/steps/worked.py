@@ -1,9 +1,10 @@
 """``worked``: every answer worked out in digit columns, to the precision asked for.
 
-A row first settles what is computed on non-negative integers (signs, decimal points and the order of a difference
-are gone after its first head), then works in the cells of ``digits`` (powers from the third and function values in
-those of ``scientific``), and ends with ``答案：`` and the value in the form the original solution has. A row whose
-value is not what its precision promises is refused.
+Equations, means and the problems about money begin with their expression (``(51-28)/51``): numbers are copied from the
+sentence once and in its own order, and what is worked on is copied from there. Then a row settles what is computed on
+non-negative integers (signs, decimal points and the order of a difference are gone after that head), works in the
+cells of ``digits`` (powers from the third and function values in those of ``scientific``), and ends with ``答案：`` and
+the value in the form the original solution has. A row whose value is not what its precision promises is refused.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def direct(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) 
 def equation(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """``m x + n = 0``: the constant moves over, then one division."""
     m, n = problem.operands
-    return _quotient(problem, -n, m, precision, columns, before="x=")
+    return _quotient(problem, -n, m, precision, columns, before=f"{m}x={-n}\nx=")
 
 
 def _quotient(
@@ -122,9 +123,10 @@ def _quotient(
 
 
 def mean(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
-    """Running sum, then one division."""
+    """Sum over count, then the running sum and one division."""
     numbers = problem.operands
-    return _quotient(problem, sum(numbers), len(numbers), precision, columns, before=running_sum(list(numbers)) + "\n")
+    before = f"({'+'.join(map(str, numbers))})/{len(numbers)}\n{running_sum(list(numbers))}\n"
+    return _quotient(problem, sum(numbers), len(numbers), precision, columns, before=before)
 
 
 def fraction(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
@@ -152,7 +154,8 @@ def discount(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL
     """Difference of the prices, then a hundred times it by the old price."""
     old, new = problem.operands
     steps, difference = _signed_sum(old, -new)
-    return _quotient(problem, 100 * difference, old, precision, columns, before=steps + "\n")
+    before = f"({old}-{new})/{old}\n{steps}\n"
+    return _quotient(problem, 100 * difference, old, precision, columns, before=before)
 
 
 def sales(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
@@ -160,7 +163,8 @@ def sales(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -
     old, percent = problem.operands
     rise = columns.multiply(old, percent)
     total = add(100 * old, rise.value)
-    return _finish(problem, f"{rise.text()}\n{total.text()}", decimal_text(total.value, 2), precision)
+    steps = f"{old}+{old}*{percent}%\n{rise.text()}\n={rise.value}\n{total.text()}"
+    return _finish(problem, steps, decimal_text(total.value, 2), precision)
 
 
 def square_root(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
