@@ -202,11 +202,11 @@ def root(a: int, pairs: int, taken: TakeAway = take_away) -> Work:
     return Work(" ".join(f"{group:02}" for group in groups), "\n" + "\n".join(rows), result)
 
 
-def running_sum(terms: list[int]) -> str:
-    """Write a sum term by term: ``17+99=116 116+52=168``."""
+def running_sum(terms: list[int], *, counted: bool = False) -> str:
+    """Write a sum term by term: ``17+99=116 116+52=168``; or with the terms so far: ``2:17+99=116 3:116+52=168``."""
     total, steps = terms[0], []
-    for term in terms[1:]:
-        steps.append(f"{total}+{term}={total + term}")
+    for count, term in enumerate(terms[1:], start=2):
+        steps.append(f"{count}:" * counted + f"{total}+{term}={total + term}")
         total += term
     return " ".join(steps)
 

@@ -1,6 +1,6 @@
 """``worked``: every answer worked out in digit columns, to the precision asked for.
 
-Equations, means and the problems about money begin with their expression (``(51-28)/51``): numbers are copied from the
+Equations and the problems about money begin with their expression (``(51-28)/51``): numbers are copied from the
 sentence once and in its own order, and what is worked on is copied from there. Then a row settles what is computed on
 non-negative integers (signs, decimal points and the order of a difference are gone after that head), works in the
 cells of ``digits`` (powers from the third and function values in those of ``scientific``), and ends with ``答案：`` and
@@ -123,9 +123,9 @@ def _quotient(
 
 
 def mean(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
-    """Sum over count, then the running sum and one division."""
+    """Running sum with the count of its terms, then one division."""
     numbers = problem.operands
-    before = f"({'+'.join(map(str, numbers))})/{len(numbers)}\n{running_sum(list(numbers))}\n"
+    before = running_sum(list(numbers), counted=True) + "\n"
     return _quotient(problem, sum(numbers), len(numbers), precision, columns, before=before)
 
 
