@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -129,7 +130,9 @@ def test_every_command_knows_its_options(page: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_the_contest_page_from_raw_rows_to_the_best_checkpoint(tmp_path: Path) -> None:
     """Its commands in its order, on the small base: what needs cards or a large model is put in small."""
-    pytest.importorskip("mindformers")
+    # looked for and not imported: mindformers writes its log into the folder that imports it
+    if importlib.util.find_spec("mindformers") is None:
+        pytest.skip("mindformers is not installed")
     pytest.importorskip("torch")
     from converters.arithmetic.synthesize import synthesize
 
