@@ -188,9 +188,9 @@ def reading_table(figures: Figures) -> str:
 
 
 def plot_accuracy(figures: Figures, path: Path) -> None:
-    """Accuracy over training tokens, one panel a start, one line a style."""
+    """Accuracy over training tokens, one line a style; one panel a start that has several."""
     plt = pyplot()
-    shown = {title: prefix for title, prefix in GROUPS.items() if any(name.startswith(prefix) for name in figures)}
+    shown = {title: prefix for title, prefix in GROUPS.items() if sum(name.startswith(prefix) for name in figures) > 1}
     figure, panels = plt.subplots(1, len(shown), sharey=True, figsize=(4.2 * len(shown), 3.6), layout="constrained")
     for panel, (title, prefix) in zip([panels] if len(shown) == 1 else panels, shown.items(), strict=True):
         for name, one in figures.items():
@@ -199,7 +199,7 @@ def plot_accuracy(figures: Figures, path: Path) -> None:
                 right = [100 * point["close"] / point["n"] for point in one["curve"]]
                 style = "--" if one["digits"] == "groups" or one["balance"] != "proportional" else "-"
                 style = ":" if one["spacing"] != "plain" else style
-                label = name.removeprefix(prefix).replace("-", ", ")
+                label = name.removeprefix(prefix).replace("-", " ", 1)
                 panel.plot(tokens, right, style, marker="o", markersize=3, color=COLORS[one["style"]], label=label)
         panel.set_title(title, fontsize=9)
         panel.set_xlabel("training tokens (millions)")
