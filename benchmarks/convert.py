@@ -74,12 +74,13 @@ def plain(raw: Path, out: Path, rows: int) -> None:
     import numpy as np
 
     from converters import sample
+    from converters.options import PROPORTIONAL
 
     kinds = np.array([KINDS.index(problem.kind) for problem in right], dtype=np.uint8)
     available = {kind: int((kinds == KINDS.index(kind)).sum()) for kind in CHINESE}
     keys = sample.random_keys(len(kinds), 0)
     while True:
-        quota = sample.plan(available, rows, sample.PROPORTIONAL, 8)
+        quota = sample.plan(available, rows, PROPORTIONAL, 8)
         (chosen,) = sample.pick(kinds, KINDS, keys, [quota])
         answers, failed = {}, []
         for position in chosen.tolist():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -424,3 +425,11 @@ def test_new_data_gets_worked_steps(tmp_path: Path) -> None:
     convert(write_lines(tmp_path / "raw.jsonl", [RIGHT[2]]), tmp_path / "out.jsonl")
     (row,) = read_jsonl(tmp_path / "out.jsonl")
     assert row["conversations"][1]["value"] == "96709+68816:9+6=5c0+1=2,7+8=5c6+8=5c9+6=6c\n答案：1655.25"
+
+
+def test_the_plain_way_of_the_benchmark_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
+    plain, ours = tmp_path / "plain.jsonl", tmp_path / "ours.jsonl"
+    command = [sys.executable, "benchmarks/convert.py", "--plain", str(raw), str(plain), "--sampled", "200"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    convert(raw, ours, "--steps", "seed", "--rows", "200", "--multiple-of", "8", "--seed", "0")
+    assert plain.read_bytes() == ours.read_bytes()
