@@ -29,7 +29,7 @@ from converters.files import write_json, write_text
 from converters.lengths import Limit
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKENS = {"scratch": 2_000_000, "sums": 1_500_000, "lora": 2_000_000}
+TOKENS = {"scratch": 8_000_000, "sums": 5_000_000, "lora": 2_000_000}
 """Training tokens of every arm of that sort."""
 TOKENS_A_STEP = {"scratch": 2_500, "sums": 2_500, "lora": 5_000}
 """About; random weights gain more from more steps than from steadier ones."""

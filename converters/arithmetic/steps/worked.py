@@ -1,10 +1,11 @@
 """``worked``: every answer worked out in digit columns, to the precision asked for.
 
-Equations and the problems about money begin with their expression (``(51-28)/51``): numbers are copied from the
-sentence once and in its own order, and what is worked on is copied from there. Then a row settles what is computed on
-non-negative integers (signs, decimal points and the order of a difference are gone after that head), works in the
-cells of ``digits`` (powers from the third and function values in those of ``scientific``), and ends with ``答案：`` and
-the value in the form the original solution has. A row whose value is not what its precision promises is refused.
+Equations, powers and the problems about money begin with their expression (``(51-28)/51``, ``-7.10^2``): numbers are
+copied from the sentence once and in its own order, and what is worked on is copied from there. Then a row settles what
+is computed on non-negative integers (signs, decimal points and the order of a difference are gone after that head),
+works in the cells of ``digits`` (powers from the third and function values in those of ``scientific``), and ends with
+``答案：`` and the value in the form the original solution has. A row whose value is not what its precision promises is
+refused.
 """
 
 from __future__ import annotations
@@ -159,12 +160,11 @@ def discount(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL
 
 
 def sales(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
-    """The rise in hundredths, added to last year's sales in hundredths."""
+    """Last year's sales by a hundred and the rise, in hundredths: one product, of which nothing is carried on."""
     old, percent = problem.operands
-    rise = columns.multiply(old, percent)
-    total = add(100 * old, rise.value)
-    steps = f"{old}+{old}*{percent}%\n{rise.text()}\n={rise.value}\n{total.text()}"
-    return _finish(problem, steps, decimal_text(total.value, 2), precision)
+    work = columns.multiply(old, 100 + percent)
+    steps = f"{old}*(100+{percent})%\n{work.text()}"
+    return _finish(problem, steps, decimal_text(work.value, 2), precision)
 
 
 def square_root(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
@@ -183,26 +183,23 @@ def nth_power(problem: Problem, precision: str = DEFAULT, columns: Columns = FUL
     base, exponent = problem.operands
     places = _places(base)
     magnitude = abs(_units(base, places))
+    asked = f"{base}^{exponent}"
     if exponent == 0 or magnitude == 0:
         answer = str(0**exponent)
-        return _finish(problem, f"{base}^{exponent}={answer}", answer, precision)
+        return _finish(problem, f"{asked}={answer}", answer, precision)
     if exponent == 1:
-        return _finish(problem, f"{base}^1={base}", str(base), precision)
+        return _finish(problem, f"{asked}={base}", str(base), precision)
     if exponent == 2:
         work = columns.multiply(magnitude, magnitude)
-        return _finish(problem, work.text(), decimal_text(work.value, 2 * places), precision)
+        return _finish(problem, f"{asked}\n{work.text()}", decimal_text(work.value, 2 * places), precision)
     negative = base < 0 and exponent % 2 == 1
     number = scientific(magnitude, places)
     keep = _EXACT_DIGITS if precision == EXACT else POWER_DIGITS
     steps, result = power(number, exponent, keep)
-    head = f"{number.text()}^{exponent}"
+    head = f"-({number.text()}^{exponent})" if negative else f"{number.text()}^{exponent}"
     answer = _written(result, keep, precision)
-    return _finish(
-        problem,
-        f"-({head})\n{steps}" if negative else f"{head}\n{steps}",
-        f"-{answer}" if negative and Decimal(answer) else answer,
-        precision,
-    )
+    answer = f"-{answer}" if negative and Decimal(answer) else answer
+    return _finish(problem, f"{asked}\n{head}\n{steps}", answer, precision)
 
 
 def function(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
