@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from backends.exchange.adapters import adapter_to_peft
@@ -25,17 +27,27 @@ def hf_directory(file: Path) -> Path:
 
     It lies beside the file and stays. A sweep, a retention check or a resumed evaluation opens the same file many
     times, and answers on the disk are known by the directory and the weights they came from: a temporary folder would
-    convert billions of weights each time under another name. A file that has changed since is converted again.
+    convert billions of weights each time under another name. A file that has changed since is converted again. Of
+    several processes that ask at once one converts and the others wait for it.
 
     Raises:
         UsageError: it is not mindformers' file.
         UserError: nothing says its configuration or its scaling, or the folder cannot be written.
     """
     home = beside(file)
+    with file.open("rb") as handle:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)  # gone with the process, however it ends
+        _convert_once(file, home)
+    return home
+
+
+def _convert_once(file: Path, home: Path) -> None:
+    """Convert unless what is in ``home`` came from this very file; errors are those of ``hf_directory``."""
     status = file.stat()
     stamp = {"file": file.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
     if (home / STAMP).is_file() and read_json(home / STAMP) == stamp:
-        return home
+        return
     kind = kind_of(file)
     if not kind.startswith("mindformers"):
         raise UsageError(f"{file}: not a file of mindformers; name its directory")
@@ -53,4 +65,3 @@ def hf_directory(file: Path) -> Path:
         adapter_to_peft(file, home, finish=finish)
     else:
         write_hf(mindformers_source(file), home, finish=finish)
-    return home

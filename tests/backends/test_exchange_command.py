@@ -5,6 +5,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from exchange_files import read_all, write_adapter, write_ckpt, write_hf_model, 
 
 from backends.exchange.__main__ import main
 from backends.exchange.cache import hf_directory
+from backends.exchange.models import write_hf
 from backends.names import peft_to_mindformers
 from backends.tensors import open_tensors
 from converters.cli import UsageError, UserError
@@ -166,6 +170,26 @@ def test_a_mindformers_file_is_converted_once(tmp_path, hf, capsys):
     assert "converting into" in capsys.readouterr().err
     assert read_all(home) == read_all(hf)
     assert (home / "tokenizer.json").is_file()
+
+
+def test_of_two_at_once_one_converts_and_the_other_waits(tmp_path, hf, capsys, monkeypatch):
+    run("to-mindformers", hf, "-o", tmp_path / "m.ckpt")
+    capsys.readouterr()
+    writes, running = [], threading.Lock()
+
+    def slow(*given, **options):
+        assert running.acquire(blocking=False), "two conversions at a time"
+        writes.append(1)
+        time.sleep(0.2)
+        done = write_hf(*given, **options)
+        running.release()
+        return done
+
+    monkeypatch.setattr("backends.exchange.cache.write_hf", slow)
+    with ThreadPoolExecutor(3) as pool:
+        homes = set(pool.map(hf_directory, [tmp_path / "m.ckpt"] * 3))
+    assert len(homes) == len(writes) == 1
+    assert read_all(homes.pop()) == read_all(hf)
 
 
 def test_files_of_others_are_not_converted_for_reading(hf):
