@@ -29,8 +29,8 @@ from converters.files import write_json, write_text
 from converters.lengths import Limit
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKENS = {"scratch": 5_000_000, "sums": 2_000_000, "lora": 2_000_000}
-"""Training tokens of every arm of that sort."""
+TOKENS = {"scratch": 5_000_000, "sums": 4_000_000, "lora": 2_000_000}
+"""Training tokens of every arm of that sort, but for those that ask for a multiple."""
 TOKENS_A_STEP = {"scratch": 2_500, "sums": 2_500, "lora": 5_000}
 """About; random weights gain more from more steps than from steadier ones."""
 FROM_RANDOM = "1.e-3"
@@ -67,6 +67,8 @@ class Arm:
     """Which layers the adapter is on, and its rank: a key of ``ADAPTERS``."""
     balance: str = "proportional"
     """Of the kinds in its rows, as ``converters.arithmetic convert --balance`` has it."""
+    times: int = 1
+    """Times the tokens of its sort."""
 
 
 ADAPTERS = {
@@ -89,6 +91,7 @@ ARMS = [
     Arm("sums-groups-worked-spaced", "worked", "sums", "groups", spacing="spaced"),
     *(Arm(f"scratch-{style}", style, "scratch") for style in STYLES),
     *(Arm(f"groups-{style}", style, "scratch", "groups") for style in STYLES),
+    Arm("scratch-worked-long", "worked", "scratch", times=3),
     Arm("groups-worked-cells", "worked", "scratch", "groups", spacing="cells"),
 ]
 
@@ -137,7 +140,7 @@ def run_arm(arm: Arm, out: Path, scale: float, processes: int) -> None:
         say(f"{arm.name}: done before")
         return
     tokenizer = TINY if arm.digits == "one" else str(out / "groups")
-    files, rows, mean = training_rows(arm, out, folder, tokenizer, TOKENS[arm.start] * scale)
+    files, rows, mean = training_rows(arm, out, folder, tokenizer, TOKENS[arm.start] * arm.times * scale)
     batch = max(1, round(TOKENS_A_STEP[arm.start] / mean))
     train(arm, folder, files, tokenizer, batch, processes)
     steps = sorted(folder.glob("run/checkpoints/step-*"))
