@@ -18,7 +18,7 @@ from backends.generation import Limits
 from converters.arithmetic.steps.digits import ANSWER
 from converters.cli import format_table, say
 from converters.conversation import Turn
-from converters.tiny.__main__ import CHINESE, copying_row, numbers_row
+from converters.tiny.__main__ import CHINESE, numbers_row
 from converters.tiny.drills import SKILLS, drill, surrounded
 from mindrecord.encode import encode_prompts
 
@@ -36,8 +36,7 @@ def questions(rows: int) -> list[tuple[str, str, str]]:
                 if place:
                     prompt = surrounded(rng, prompt, CHINESE, "=")
                 asked.append((skill + place, prompt, answer.rpartition(ANSWER)[2]))
-    for skill, make in (("numbers", numbers_row), ("copying", copying_row)):
-        asked += [(skill, *make(rng)) for _ in range(rows)]
+    asked += [("numbers", *numbers_row(rng)) for _ in range(rows)]
     return asked
 
 
@@ -52,7 +51,7 @@ def main() -> None:
     prompts = encode_prompts([[Turn("user", prompt)] for _, prompt, _ in asked], files.template, files.tokenizer)
     generator = get_backend("cuda").load_generator(files)
     right: dict[str, int] = {}
-    for number, answer in generator.generate(dict(enumerate(prompts)), files.stop_ids, Limits(240)):
+    for number, answer in generator.generate(dict(enumerate(prompts)), files.stop_ids, Limits(340)):
         skill, _, wanted = asked[number]
         found = files.tokenizer.decode(answer.ids, skip_special=True).rpartition(ANSWER)[2]
         right[skill] = right.get(skill, 0) + (found.strip() == wanted)

@@ -12,7 +12,7 @@ from typing import Any
 from converters.cli import UsageError, format_table, run_main, say
 
 EXAMPLES = """examples:
-  python -m converters.tiny corpus -o runs/tiny/first.jsonl
+  python -m converters.tiny corpus -o runs/tiny/base.jsonl
   python -m converters.tiny tokenizer -o models/tiny
   python -m converters.tiny reading --paragraphs 300 -o runs/reading.json
 """
@@ -20,75 +20,29 @@ EXAMPLES = """examples:
 PROMPT = "Read the passage and answer the question below.\n\n### Instruction:\n{}\n\n### Input:\n{}\n\n### Response:"
 FURTHER = "\n\n### Input:\n{}\n\n### Response:"
 
-# Shares of the rows: first mostly digit columns, then reading and what was hardest, then both signs among words,
-# then quotients and roots, computed where a line ends with "=" and repeated where it does not: what a sentence asks
-# for is left to fine-tuning. Reading alone is what a tuning run mixes in so that it is not forgotten.
+# Shares of the rows. Two thirds are digit columns, computed where a line ends with "=" and repeated where it does not:
+# what a sentence asks for is left to fine-tuning. Reading alone is what a tuning run mixes in so that it is not
+# forgotten.
 MIXES = {
-    "first": {
-        "add": 0.12,
-        "subtract": 0.15,
-        "multiply": 0.22,
-        "divide": 0.20,
-        "root": 0.11,
-        "sum": 0.03,
-        "simplify": 0.01,
-        "reading": 0.12,
-        "copying": 0.04,
-    },
-    "second": {
-        "add": 0.05,
-        "subtract": 0.07,
-        "multiply": 0.15,
-        "divide": 0.16,
-        "root": 0.14,
-        "sum": 0.09,
-        "simplify": 0.03,
-        "reading": 0.21,
-        "copying": 0.10,
-    },
-    "third": {
-        "signed": 0.34,
-        "multiply": 0.03,
-        "square": 0.05,
-        "divide": 0.06,
+    "base": {
+        "signed": 0.26,
+        "divide": 0.08,
         "root": 0.12,
-        "sum": 0.06,
-        "mean": 0.05,
-        "simplify": 0.02,
-        "reading": 0.14,
-        "numbers": 0.10,
-        "copying": 0.03,
-    },
-    "fourth": {
-        "signed": 0.21,
-        "divide": 0.22,
-        "root": 0.18,
-        "mean": 0.08,
-        "square": 0.03,
-        "sum": 0.03,
-        "simplify": 0.02,
-        "reading": 0.12,
-        "numbers": 0.03,
-        "echo": 0.08,
-    },
-    "fifth": {
-        "signed": 0.20,
-        "divide": 0.25,
-        "root": 0.19,
+        "power": 0.14,
         "mean": 0.09,
-        "square": 0.02,
-        "sum": 0.02,
+        "sum": 0.03,
+        "share": 0.04,
         "simplify": 0.01,
-        "reading": 0.12,
-        "numbers": 0.04,
-        "echo": 0.06,
+        "reading": 0.15,
+        "numbers": 0.03,
+        "echo": 0.05,
     },
     "reading": {"reading": 1.0},
 }
-WHOLE = {"second": 0.5, "third": 0.2, "fourth": 0.2, "fifth": 0.2}
+WHOLE = {"base": 0.3}
 """Of the reading rows of a mix, the share that is learned as a whole."""
-AMONG_WORDS = {"third": (0.75, "？。= "), "fourth": (0.6, "="), "fifth": (0.6, "=")}
-"""Of the drills of a mix, the share whose prompt stands among words, and the signs that it may end with."""
+AMONG_WORDS = {"base": 0.6}
+"""Of the drills of a mix, the share whose prompt stands among words."""
 
 # Words of everyday Chinese for the tokenizer and the copying rows: the small base has read them, as a large one has,
 # but it has seen none of the arithmetic problems.
@@ -119,19 +73,6 @@ def reading_row(rng: random.Random, whole: float) -> list[str]:
     return texts
 
 
-def copying_row(rng: random.Random) -> list[str]:
-    """Chinese words and numbers in any order, to be repeated: what gives their tokens a meaning to attention."""
-    parts = []
-    for _ in range(rng.randint(2, 10)):
-        number = rng.randrange(10 ** rng.randint(1, 6))
-        parts.append(
-            rng.choice(CHINESE) if rng.random() < 0.6 else f"{number / 100:.2f}" if number % 2 else str(number)
-        )
-        parts.append(rng.choice(["", "", " ", "，", "。", "：", "？", "x", "%", "[", ", ", "]", "/", "√", "^"]))
-    text = "".join(parts).strip()
-    return [f"“{text}”", f"“{text}”"]
-
-
 def numbers_row(rng: random.Random) -> list[str]:
     """Numbers among Chinese words, to be listed in order."""
     parts, numbers = [], []
@@ -154,7 +95,7 @@ def echo_row(rng: random.Random) -> list[str]:
 
 
 def corpus(rows: int, seed: int, mix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ``(skill, conversation)``: reading, copying and arithmetic drills in the shares of ``MIXES[mix]``."""
+    """Yield ``(skill, conversation)``: reading and arithmetic drills in the shares of ``MIXES[mix]``."""
     from converters.tiny.drills import drill, surrounded
 
     rng = random.Random(seed)
@@ -163,17 +104,14 @@ def corpus(rows: int, seed: int, mix: str) -> Iterator[tuple[str, dict[str, Any]
         skill = rng.choices(skills, shares)[0]
         if skill == "reading":
             texts = reading_row(rng, WHOLE.get(mix, 0.0))
-        elif skill == "copying":
-            texts = copying_row(rng)
         elif skill == "numbers":
             texts = numbers_row(rng)
         elif skill == "echo":
             texts = echo_row(rng)
         else:
             texts = drill(rng, skill)
-            share, ends = AMONG_WORDS.get(mix, (0.0, ""))
-            if rng.random() < share:
-                texts[0] = surrounded(rng, texts[0], CHINESE, ends)
+            if rng.random() < AMONG_WORDS.get(mix, 0.0):
+                texts[0] = surrounded(rng, texts[0], CHINESE, "=")
         turns = [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
         yield skill, {"id": str(number), "conversations": turns}
 
@@ -197,7 +135,7 @@ def write_tokenizer(args: argparse.Namespace) -> None:
     """Train the tokenizer on a part of the training text."""
     from converters.tiny.tokenizer import save_tokenizer, train_tokenizer
 
-    texts = [turn["value"] for _, row in corpus(20_000, args.seed, "first") for turn in row["conversations"]]
+    texts = [turn["value"] for _, row in corpus(20_000, args.seed, "base") for turn in row["conversations"]]
     # the words come twice as often as in the text, so that each becomes one token before rare names do
     tokenizer = train_tokenizer(
         [*texts, *(word for word in CHINESE for _ in range(2000))], args.vocab_size, args.digits
@@ -225,9 +163,9 @@ def main(argv: list[str] | None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    sub = commands.add_parser("corpus", help="drills, reading and copying as conversations")
-    sub.add_argument("--rows", type=int, default=220_000, help="rows to write (int, default %(default)s)")
-    sub.add_argument("--mix", choices=list(MIXES), default="first", help="shares of the skills (default %(default)s)")
+    sub = commands.add_parser("corpus", help="drills and reading as conversations")
+    sub.add_argument("--rows", type=int, default=200_000, help="rows to write (int, default %(default)s)")
+    sub.add_argument("--mix", choices=list(MIXES), default="base", help="shares of the skills (default %(default)s)")
     sub.set_defaults(run=write_corpus)
     tokenizer = commands.add_parser("tokenizer", help="byte-level BPE with digits alone")
     tokenizer.add_argument("--vocab-size", type=int, default=1024, help="tokens (int, default %(default)s)")

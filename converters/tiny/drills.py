@@ -1,7 +1,8 @@
 """Arithmetic drills in bare symbols: the skills that the word problems need, without their words.
 
 A drill is a prompt such as ``967.09+688.16=`` and an answer in the cells of ``steps.digits``. In most of them operands
-are not negative; ``signed`` has both signs. What a sentence asks for and how its parts combine is left to fine-tuning.
+are not negative; ``signed`` and ``power`` have both signs. What a sentence asks for and how its parts combine is left
+to fine-tuning.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 from converters.arithmetic.kinds import Problem
 from converters.arithmetic.steps import digits, worked
@@ -30,26 +32,8 @@ def _places(rng: random.Random) -> int:
     return 2 if rng.random() < 0.7 else 0
 
 
-def _add(rng: random.Random) -> tuple[str, str]:
-    a, b, places = _operand(rng), _operand(rng), _places(rng)
-    work = digits.add(a, b)
-    return f"{decimal_text(a, places)}+{decimal_text(b, places)}=", _answer(work, work.value, places)
-
-
-def _subtract(rng: random.Random) -> tuple[str, str]:
-    a, b, places = _operand(rng), _operand(rng), _places(rng)
-    work = digits.subtract(max(a, b), min(a, b))
-    prompt = f"{decimal_text(a, places)}-{decimal_text(b, places)}="
-    return prompt, _answer(work, -work.value if a < b else work.value, places)
-
-
-def _multiply(rng: random.Random) -> tuple[str, str]:
-    if rng.random() < 0.3:
-        a, b, places = rng.randrange(10 ** rng.randint(1, 4)), rng.randrange(10 ** rng.randint(1, 3)), 0
-    else:
-        a, b, places = _operand(rng), _operand(rng), _places(rng)
-    work = digits.multiply(a, b)
-    return f"{decimal_text(a, places)}*{decimal_text(b, places)}=", _answer(work, work.value, 2 * places)
+def _sign(rng: random.Random) -> int:
+    return rng.choice((-1, 1))
 
 
 def _divide(rng: random.Random) -> tuple[str, str]:
@@ -70,8 +54,35 @@ def _root(rng: random.Random) -> tuple[str, str]:
 
 
 def _sum(rng: random.Random) -> tuple[str, str]:
-    terms = [rng.randint(1, 100) for _ in range(rng.randint(3, 10))]
-    return "+".join(map(str, terms)) + "=", running_sum(terms) + ANSWER + str(sum(terms))
+    terms = _terms(rng)
+    return "+".join(map(str, terms)) + "=", running_sum(terms, counted=True) + ANSWER + str(sum(terms))
+
+
+def _mean(rng: random.Random) -> tuple[str, str]:
+    terms = _terms(rng)
+    return f"({'+'.join(map(str, terms))})/{len(terms)}=", worked.mean(_problem("mean computation", *terms))
+
+
+def _terms(rng: random.Random) -> list[int]:
+    return [rng.randint(1, 100) for _ in range(rng.randint(3, 10))]
+
+
+def _share(rng: random.Random) -> tuple[str, str]:
+    """A difference of two numbers in per cent of the first."""
+    a, b = rng.randint(1, 100), rng.randint(1, 100)
+    return f"({a}-{b})/{a}%=", worked.discount(_problem("discount percentage", a, b))
+
+
+def _power(rng: random.Random) -> tuple[str, str]:
+    exponent = rng.choices(range(6), (1, 1, 4, 5, 3, 3))[0]
+    # to the fifth, numbers of more than five digits would make the longest rows by far
+    units = rng.randrange(100_000) if rng.random() < 0.8 else rng.randrange(10 ** rng.randint(1, 5))
+    base = decimal_text(_sign(rng) * units, _places(rng))
+    return f"{base}^{exponent}=", worked.nth_power(_problem("power computation", Decimal(base), exponent))
+
+
+def _problem(kind: str, *operands: Any) -> Problem:
+    return Problem(kind, "", "", operands)
 
 
 def _simplify(rng: random.Random) -> tuple[str, str]:
@@ -83,40 +94,28 @@ def _signed(rng: random.Random) -> tuple[str, str]:
     """One operation on operands of either sign: the sign is settled first, as in the ``worked`` steps."""
     operator = rng.choices("+-*/", (20, 28, 22, 30))[0]
     if rng.random() < 0.25:
-        a, b, places = rng.randint(-100, 100), rng.randint(-100, 100), 0
+        a, b = (_sign(rng) * rng.randrange(10 ** rng.randint(1, 3)) for _ in "ab")
+        places = 0
     else:
-        a, b, places = rng.choice((-1, 1)) * _operand(rng), rng.choice((-1, 1)) * _operand(rng), 2
+        a, b, places = _sign(rng) * _operand(rng), _sign(rng) * _operand(rng), 2
     if operator == "/":
         b = b or 7
         a = int(math.fmod(a, 1000 * b))
     left, right = decimal_text(a, places), decimal_text(b, places)
-    problem = Problem("direct computation", "", "", (Decimal(left), operator, Decimal(right)))
-    return f"{left}{operator}{right}=", worked.direct(problem)
-
-
-def _square(rng: random.Random) -> tuple[str, str]:
-    a, places = _operand(rng), _places(rng)
-    work = digits.multiply(a, a)
-    return f"{decimal_text(a, places)}^2=", _answer(work, work.value, 2 * places)
-
-
-def _mean(rng: random.Random) -> tuple[str, str]:
-    terms = [rng.randint(1, 100) for _ in range(rng.randint(3, 10))]
-    work = digits.divide(sum(terms), len(terms), 2)
-    return f"({'+'.join(map(str, terms))})/{len(terms)}=", running_sum(terms) + "\n" + _answer(work, work.value, 2)
+    return f"{left}{operator}{right}=", worked.direct(
+        _problem("direct computation", Decimal(left), operator, Decimal(right))
+    )
 
 
 SKILLS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
-    "add": _add,
-    "subtract": _subtract,
-    "multiply": _multiply,
+    "signed": _signed,
     "divide": _divide,
     "root": _root,
+    "power": _power,
     "sum": _sum,
-    "simplify": _simplify,
-    "signed": _signed,
-    "square": _square,
     "mean": _mean,
+    "share": _share,
+    "simplify": _simplify,
 }
 
 _BINARY = re.compile(r"(-?[\d.]+)([-+*/^])(-?[\d.]+)[=~]")
