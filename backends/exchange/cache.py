@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +35,9 @@ def hf_directory(file: Path) -> Path:
     """
     home = beside(file)
     with file.open("rb") as handle:
-        with suppress(OSError):  # a file system without locks
+        with suppress(ImportError, OSError):  # a system or a file system without such locks
+            import fcntl
+
             fcntl.flock(handle, fcntl.LOCK_EX)  # gone with the process, however it ends
         _convert_once(file, home)
     return home

@@ -198,7 +198,7 @@ def plot_accuracy(figures: Figures, path: Path) -> None:
                 tokens = [point["tokens"] / 1e6 for point in one["curve"]]
                 right = [100 * point["close"] / point["n"] for point in one["curve"]]
                 style = "--" if one["digits"] == "groups" or one["balance"] != "proportional" else "-"
-                style = ":" if one["spacing"] != "plain" else style
+                style = ":" if one["spacing"] != "plain" or one["times"] > 1 else style
                 label = name.removeprefix(prefix).replace("-", " ", 1)
                 panel.plot(tokens, right, style, marker="o", markersize=3, color=COLORS[one["style"]], label=label)
         panel.set_title(title, fontsize=9)

@@ -43,9 +43,6 @@ ON_THE_WAY = 200
 TINY = "models/tiny"
 SUM = re.compile(r"计算 \S+ [-+] \S+ 等于")
 MONITOR = "{type: CheckpointMonitor, save_checkpoint_steps: -1, keep_checkpoint_max: 5}"
-CHECKPOINTS = (
-    "callbacks=[{type: MFLossMonitor}, {type: CheckpointMonitor, save_checkpoint_steps: -1, keep_checkpoint_max: 5}]"
-)
 
 
 @dataclass(frozen=True)
