@@ -29,7 +29,7 @@ from backends.recipe_types import (
     RunnerConfig,
     RunnerWrapper,
 )
-from converters.cli import UsageError, UserError, did_you_mean
+from converters.cli import UsageError, did_you_mean
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -60,8 +60,8 @@ def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         overrides: texts like ``runner_config.epochs=3``; the value is read as YAML.
 
     Raises:
-        UsageError: there is no such file, or an override is not ``key=value``.
-        UserError: a key is unknown, or a value has the wrong type or cannot be meant; the message names both.
+        UsageError: there is no such file, an override is not ``key=value``, a key is unknown, or a value has the wrong
+            type or cannot be meant; the message names both.
     """
     import yaml
 
@@ -73,7 +73,7 @@ def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     try:
         raw = yaml.safe_load(source.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: not YAML ({' '.join(str(error).split())})") from error
+        raise UsageError(f"{source}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{source}: empty or not a mapping; a mindformers YAML is expected")
     for override in overrides:
@@ -85,7 +85,7 @@ def recipe_from(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """Check a merged YAML and return it as a recipe.
 
     Raises:
-        UserError: as :func:`load_recipe`.
+        UsageError: as :func:`load_recipe`.
     """
     kept = copy.deepcopy(dict(raw))
     values = copy.deepcopy(kept)
@@ -98,7 +98,7 @@ def recipe_from(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
     for callback in [*(values.get("callbacks") or []), *(values.get("eval_callbacks") or [])]:
         kind = callback.get("type") if isinstance(callback, dict) else None
         if kind not in CALLBACKS:
-            raise UserError(f"{source}: callbacks: unknown type {kind!r}{did_you_mean(str(kind), CALLBACKS)}")
+            raise UsageError(f"{source}: callbacks: unknown type {kind!r}{did_you_mean(str(kind), CALLBACKS)}")
         _check_keys(callback, CALLBACKS[kind] | {"type"} if CALLBACKS[kind] else set(), f"callbacks.{kind}", source)
     recipe = _build(Recipe, values, "", source)
     recipe = dataclasses.replace(recipe, raw=kept, path=source)
@@ -116,7 +116,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
     if "." not in key and key not in TOP_LEVEL_KEYS:
         near = [path for path in LEAF_PATHS if path.split(".")[-1] == key]
         hint = f" (did you mean {near[0]!r}?)" if near else did_you_mean(key, [*TOP_LEVEL_KEYS, *LEAF_PATHS])
-        raise UserError(f"override {text!r}: unknown key {key!r}{hint}")
+        raise UsageError(f"override {text!r}: unknown key {key!r}{hint}")
     try:
         value = yaml.safe_load(value_text) if value_text else ""
     except yaml.YAMLError as error:
@@ -128,16 +128,16 @@ def _override(raw: dict[str, Any], text: str) -> None:
             node[parent] = {}
         node = node[parent]
         if not isinstance(node, dict):
-            raise UserError(f"override {text!r}: {parent!r} is not a section")
+            raise UsageError(f"override {text!r}: {parent!r} is not a section")
     node[leaf] = value
 
 
 def _check_keys(section: Any, known: set[str], path: str, source: str) -> None:
     if not isinstance(section, dict):
-        raise UserError(f"{source}: {path}: expected a section, found {section!r}")
+        raise UsageError(f"{source}: {path}: expected a section, found {section!r}")
     for key in section if known else ():
         if key not in known:
-            raise UserError(f"{source}: unknown key '{path}.{key}'{did_you_mean(str(key), known)}")
+            raise UsageError(f"{source}: unknown key '{path}.{key}'{did_you_mean(str(key), known)}")
 
 
 def _build(kind: Any, values: Mapping[str, Any], path: str, source: str) -> Any:
@@ -153,7 +153,7 @@ def _build(kind: Any, values: Mapping[str, Any], path: str, source: str) -> Any:
             hint = did_you_mean(str(key), [*known, *sections, *(ASCEND_TOP_LEVEL if not path else ())]) or (
                 f" (did you mean {near[0]!r}?)" if near else ""
             )
-            raise UserError(f"{source}: unknown key {where!r}{hint}")
+            raise UsageError(f"{source}: unknown key {where!r}{hint}")
         arguments[key] = _coerce(value, hints[key], where, source)
     return kind(**arguments)
 
@@ -177,7 +177,7 @@ def _coerce(value: Any, hint: Any, where: str, source: str) -> Any:
         if found is not None:
             return found
     wanted = " or ".join(_name_of(option) for option in options)
-    raise UserError(f"{source}: {where}: expected {wanted}, found {value!r}")
+    raise UsageError(f"{source}: {where}: expected {wanted}, found {value!r}")
 
 
 def _name_of(kind: Any) -> str:
@@ -231,7 +231,7 @@ def _check_meaning(recipe: Recipe, source: str) -> None:
         ]
     for bad, key, found, wanted in problems:
         if bad:
-            raise UserError(f"{source}: {key}: found {found!r}, expected {wanted}")
+            raise UsageError(f"{source}: {key}: found {found!r}, expected {wanted}")
 
 
 def _leaf_paths(kind: Any, prefix: str = "") -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ def open_run(recipe: Recipe, resume: bool, speak: Speak) -> tuple[Run, bool]:
         return run, False
     speak(f"{run.path}: this run is finished ({run.result['steps']:,} steps); nothing to resume")
     return run, True
+
+
+@contextmanager
+def saying_how_to_resume(run: Run) -> Iterator[None]:
+    """Let an interruption say what becomes of the run."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        whole = run.checkpoints()
+        place = f"after step {whole[-1].step:,}" if whole else "from the beginning: there is no checkpoint yet"
+        raise KeyboardInterrupt(f"{run.path}: the same command with --resume goes on {place}") from stop
 
 
 def steps_of(recipe: Recipe, count: int, speak: Speak) -> tuple[int, int]:

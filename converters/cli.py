@@ -44,8 +44,8 @@ def run_main(main: Callable[[list[str] | None], int | None]) -> NoReturn:
     except UserError as error:
         say(f"error: {error}")
         code = error.exit_code
-    except KeyboardInterrupt:
-        say("interrupted")
+    except KeyboardInterrupt as stop:
+        say(f"interrupted: {stop}" if str(stop) else "interrupted")
         code = 130
     except BrokenPipeError:
         # the reader of our stdout went away (`| head`): not our failure, but say nothing more

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ Place = Literal["first", "after_special", "inside"]
 _CHUNK = 2000
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """Text to ids and back.
 
     Attributes:
@@ -75,25 +75,26 @@ class Tokenizer:
         flat = iter(ids.tolist())
         return [list(islice(flat, size)) for size in sizes.tolist()]
 
+    @abstractmethod
     def _encode_chunks(self, chunks: list[list[str]], place: Place) -> Iterator[list[list[int]]]:
-        raise NotImplementedError
+        """Tokenise each chunk; return its ids, a list a text."""
 
+    @abstractmethod
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write what `load_tokenizer` and stock transformers (``AutoTokenizer``) read into a directory."""
-        raise NotImplementedError
 
+    @abstractmethod
     def files(self) -> list[Path]:
         """Return the files that make up this tokenizer; `save` copies them."""
-        raise NotImplementedError
 
-    @cached_property
+    @property
+    @abstractmethod
     def hash(self) -> str:
         """SHA-256 over what determines ids: vocabulary, merges, splitting, special tokens, BOS and EOS."""
-        raise NotImplementedError
 
     def special_id(self, name: str) -> int:
         """Return the id of a special token.

@@ -20,7 +20,7 @@ from backends.checkpoint import fingerprint, weight_files
 from backends.lora import target_layers
 from backends.recipe import Recipe, load_recipe
 from backends.record import ASCEND_PACKAGES, environment, processor
-from backends.resume import checkpoint_to_resume, open_run, steps_of, write_environment
+from backends.resume import checkpoint_to_resume, open_run, saying_how_to_resume, steps_of, write_environment
 from backends.resume import write_start as write_run_start
 from backends.run import MODEL_CONFIG, Run
 from backends.schedule import learning_rate
@@ -60,14 +60,15 @@ def train(path: str | None, overrides: list[str], *, device: str, resume: bool, 
         )
     speak(f"parameters: {trainable:,} trainable; the base has {parameters:,} (ratio {trainable / parameters:.6f})")
     job = prepare(recipe, run, sizes, target, resume, workers)
-    if workers > 1:
-        from backends.ascend.launch import launch
+    with saying_how_to_resume(run):
+        if workers > 1:
+            from backends.ascend.launch import launch
 
-        launch(run, job)
-    else:
-        from backends.ascend.worker import work
+            launch(run, job)
+        else:
+            from backends.ascend.worker import work
 
-        work(job)
+            work(job)
     return run.path
 
 

@@ -43,6 +43,7 @@ from backends.resume import (
     checkpoint_to_resume,
     open_run,
     remove_old_checkpoints,
+    saying_how_to_resume,
     steps_of,
     write_environment,
     write_result,
@@ -76,7 +77,7 @@ def train(path: str | None, overrides: list[str], *, device: str, dtype: str, re
         return run.path
     check_inputs(recipe)
     target = choose_device(device)
-    with joined(target.type) as processes:
+    with saying_how_to_resume(run), joined(target.type) as processes:
         _train(recipe, run, target, dtype, resume, processes)
     return run.path
 

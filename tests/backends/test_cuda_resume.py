@@ -64,6 +64,26 @@ def test_killed_at_random_moments_the_run_ends_with_the_same_bits(recipe, tmp_pa
     assert not list(broken.rglob(".tmp-*"))
 
 
+def test_an_interruption_says_how_to_go_on(recipe, tmp_path, monkeypatch):
+    from backends.cuda.optimizer import Optimizer
+
+    arguments = command(recipe, tmp_path / "run")[3:]
+    steps, original = [], Optimizer.step
+
+    def step(self, rate):
+        steps.append(rate)
+        if len(steps) in (2, 9):
+            raise KeyboardInterrupt
+        original(self, rate)
+
+    monkeypatch.setattr(Optimizer, "step", step)
+    with pytest.raises(KeyboardInterrupt, match=r"run: the same command with --resume goes on from the beginning"):
+        main(arguments)
+    with pytest.raises(KeyboardInterrupt, match=r"run: the same command with --resume goes on after step 4$"):
+        main([*arguments, "--resume"])
+    assert main([*arguments, "--resume"]) == 0
+
+
 def test_a_finished_run_says_so(recipe, tmp_path, capsys):
     arguments = command(recipe, tmp_path / "run")[3:]
     assert main([*arguments, "runner_config.epochs=1"]) == 0

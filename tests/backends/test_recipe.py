@@ -198,7 +198,7 @@ def test_every_setting_of_the_default_recipe_says_what_it_does():
 def test_what_cannot_be_meant_is_refused_by_name(override, message):
     with pytest.raises(UserError, match=message) as caught:
         load_recipe(None, [override])
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 2
     assert len(str(caught.value).splitlines()) <= 2
 
 

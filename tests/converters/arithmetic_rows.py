@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from converters.arithmetic.__main__ import main
 from converters.arithmetic.kinds import Problem, parse, problem_text, solution_text
 
 # kind, problem, solution as published, answer in the seed style
@@ -171,3 +172,13 @@ def write_lines(path: Path, lines: list[str]) -> Path:
 
 def read_jsonl(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+RIGHT = [line_of(problem, solution) for _, problem, solution, _ in EXAMPLES]
+ENGLISH = line_of('Say "$1+1$".', "It is $\\boxed{2}$.\n")
+
+
+def convert(raw: Path | str, out: Path, *options: str) -> dict[str, Any]:
+    """Run the command; returns its report."""
+    main(["convert", str(raw), "-o", str(out), *options])
+    return json.loads(out.with_name(out.name + ".report.json").read_text(encoding="utf-8"))

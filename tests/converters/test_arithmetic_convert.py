@@ -9,21 +9,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from arithmetic_rows import EXAMPLES, line_of, read_jsonl, write_lines
+from arithmetic_rows import ENGLISH, EXAMPLES, RIGHT, convert, line_of, read_jsonl, write_lines
 
 from converters.arithmetic.__main__ import main
 from converters.arithmetic.kinds import CHINESE, parse
 from converters.arithmetic.synthesize import synthesize
-from converters.cli import UsageError, UserError
+from converters.cli import UserError
 from converters.conversation import read_conversations
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 6_000
-RIGHT = [line_of(problem, solution) for _, problem, solution, _ in EXAMPLES]
-ENGLISH = line_of('Say "$1+1$".', "It is $\\boxed{2}$.\n")
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +28,6 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("raw") / "raw.jsonl"
     synthesize(path, ROWS, seed=5)
     return path
-
-
-def convert(raw: Path | str, out: Path, *options: str) -> dict[str, Any]:
-    main(["convert", str(raw), "-o", str(out), *options])
-    return json.loads(out.with_name(out.name + ".report.json").read_text(encoding="utf-8"))
 
 
 def questions(path: Path) -> list[str]:
@@ -300,79 +292,6 @@ def test_bytes_that_are_not_utf8_reject_their_line_alone(tmp_path: Path) -> None
     assert questions(tmp_path / "out.jsonl") == [EXAMPLES[0][1], EXAMPLES[1][1]]
     (row,) = read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")
     assert (row["line"], row["reason"], row["detail"]) == (2, "broken line", "not UTF-8")
-
-
-# --- refusals ---
-
-
-def test_too_many_rejected_rows_fail_and_leave_no_output(tmp_path: Path) -> None:
-    raw = write_lines(tmp_path / "raw.jsonl", [*RIGHT, "{", "["])
-    out = tmp_path / "out.jsonl"
-    with pytest.raises(UserError, match=r"2 of 24 rows rejected \(broken line 2\), more than --max-rejected 0.01"):
-        convert(raw, out)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl.rejected.jsonl", "raw.jsonl"]
-    assert [row["line"] for row in read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")] == [23, 24]
-
-
-def test_one_in_a_hundred_is_not_too_many(tmp_path: Path) -> None:
-    rows = [line_of(f"计算 {n}.00 + 1.00 等于多少？", f"{n}.00 + 1.00 = {n + 1}.00") for n in range(199)]
-    report = convert(write_lines(tmp_path / "raw.jsonl", [*rows, "{"]), tmp_path / "out.jsonl")
-    assert report["rows"]["rejected"] == 1
-    with pytest.raises(UserError, match="2 of 201"):
-        convert(write_lines(tmp_path / "raw.jsonl", [*rows, "{", "{"]), tmp_path / "out.jsonl", "--max-rejected", "0")
-
-
-@pytest.mark.parametrize("content", [b"", b"\n \n\n", b"\xef\xbb\xbf\n", gzip.compress(b"")])
-def test_empty_files_are_wrong_use(tmp_path: Path, content: bytes) -> None:
-    raw = tmp_path / "raw.jsonl"
-    raw.write_bytes(content)
-    with pytest.raises(UsageError, match=r"raw\.jsonl: empty; one JSON object a line is expected"):
-        convert(raw, tmp_path / "out.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"[1, 2", "starts as a JSON array but is not one"),
-        (b"[" * 100_000, "starts as a JSON array but is not one"),
-        (gzip.compress(RIGHT[0].encode() * 99)[:-20], "damaged gzip data"),
-    ],
-)
-def test_damaged_files_are_one_line(tmp_path: Path, content: bytes, message: str) -> None:
-    raw = tmp_path / "raw.jsonl"
-    raw.write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        convert(raw, tmp_path / "out.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--holdout", "8"], "belong together"),
-        (["--holdout-out", "held.jsonl"], "belong together"),
-        (["--rows", "-1"], "--rows must not be negative"),
-        (["--multiple-of", "0"], "at least 1"),
-        (["--max-rejected", "2"], "between 0 and 1"),
-        (["--balance", "eq slove=3"], "did you mean 'eq solve'"),
-        (["--balance", "uniform"], "needs --rows"),
-    ],
-)
-def test_wrong_use(raw: Path, tmp_path: Path, options: list[str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        convert(raw, tmp_path / "out.jsonl", *options)
-    assert not list(tmp_path.iterdir())
-
-
-def test_output_over_input_is_wrong_use(tmp_path: Path) -> None:
-    raw = write_lines(tmp_path / "raw.jsonl", RIGHT)
-    with pytest.raises(UsageError, match="different files"):
-        convert(raw, tmp_path / "." / "raw.jsonl")
-
-
-def test_nothing_to_convert(tmp_path: Path) -> None:
-    raw = write_lines(tmp_path / "raw.jsonl", [ENGLISH])
-    with pytest.raises(UserError, match="English rows need --keep-english"):
-        convert(raw, tmp_path / "out.jsonl")
 
 
 # --- the other commands, and processes ---

@@ -1,136 +1,28 @@
-"""The page of a run: what is in it, what is missing, hostile text, and how a browser shows it."""
+"""The page of a run: what is in it, what is missing, and hostile text."""
 
 import html.parser
-import json
 import re
 import shutil
-import struct
 import subprocess
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_run import (
+    HOSTILE,
+    made,
+    squad_results,
+    turn,
+    write_json,
+)
 
 from converters.cli import UsageError, UserError
 from converters.template import get_template
-from eval import choice, report, squad
-from eval import math as eval_math
-from eval.predictions import prediction_row
+from eval import report
 from eval.report_chart import even_ticks, log_ticks, running_mean, thin
 from eval.report_data import compare, find_evaluations, question_of, wrong_answers
 from eval.report_html import Html, page, tag
-
-HOSTILE = '<script>document.title="hit"</script><img src=x onerror=alert(1)>&amp;'
-RECIPE = """seed: 0
-run_mode: finetune
-load_checkpoint: models/base  # <not a tag>
-model: {model_config: {seq_length: 64, pet_config: {pet_type: lora, lora_rank: 4}}}
-data: {train: rows.jsonl, template: vicuna}
-"""
-
-
-def write_json(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def write_predictions(folder, rows, identity, data):
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "predictions.jsonl"
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    asked = {"data": data, "rows": len(rows), "template": "vicuna 9b48", "max_new_tokens": 16, "dtype": "auto"}
-    meta = {"complete": True, "rows": len(rows), "identity": {**asked, **identity}, "data": f"{data}.jsonl"}
-    write_json(folder / "predictions.meta.json", {**meta, "parameters": {"trainable": 10, "base": 1000}})
-    return str(file)
-
-
-def math_results(folder, right, identity):
-    """Evaluate 40 problems of two kinds, ``right`` of them rightly."""
-    rows = []
-    for i in range(40):
-        problem, answer = (f"计算 {i} + 1 等于多少？", i + 1) if i % 2 else (f"解方程 2x + {2 * i} = 0", -i)
-        kind = "direct computation" if i % 2 else "eq solve"
-        said = f"答案：{answer}" if i < right else HOSTILE
-        prompt = f"<|begin_of_text|>{''.join(s.text for s in get_template('vicuna').prompt([turn(problem)])[1:])}"
-        finish = "length" if i == 39 else "stop"
-        rows.append(prediction_row(i, kind, prompt, said, f"方程的解为：{answer}", finish, 4))
-    eval_math.main(["--predictions", write_predictions(folder, rows, identity, "math1"), "--out", str(folder)])
-
-
-def choice_results(folder, right, identity):
-    labels = ["yes", "no", "no"]
-    rows = [
-        {"idx": i, "prompt": f"?{i}", "label": labels[i % 3], "predict": labels[i % 3] if i < right else "I know not"}
-        for i in range(30)
-    ]
-    more = {**identity, "choices": ["yes", "no"], "way": "generate"}
-    choice.main(["--predictions", write_predictions(folder, rows, more, "rte"), "--out", str(folder)])
-
-
-def squad_results(folder, right, identity):
-    rows = [
-        {"idx": i, "id": f"q{i}", "prompt": "?", "pred": "blue sky" if i < right else "green", "label": "blue sky"}
-        for i in range(50)
-    ]
-    for row in rows:
-        row["predict"] = row["pred"]
-        row["scores"] = {"squad_official": {"f1": 100.0, "em": 100.0} if row["idx"] < right else {"f1": 0.0, "em": 0.0}}
-        row["labels"], row["first"], row["finish_reason"], row["n_tokens"] = ["blue sky"], True, "stop", 2
-    file = write_predictions(folder, rows, {**identity, "protocol": "official"}, "reading")
-    squad.main(["--predictions", file, "--protocol", "official", "--out", str(folder)])
-
-
-def turn(text):
-    from converters.conversation import Turn
-
-    return Turn("user", text)
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    """A copy of the run for one test; ``before`` lies beside it."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    return tmp_path / "my run"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished LoRA run with its evaluations, and ``before`` with those of its base."""
-    from backends.checkpoint import fingerprint
-
-    home = tmp_path_factory.mktemp("report")
-    folder = home / "my run"
-    folder.mkdir()
-    (folder / "recipe.yaml").write_text(RECIPE)
-    write_json(folder / "template.json", get_template("vicuna").to_json())
-    write_json(folder / "adapter_config.json", {"base_model_name_or_path": "models/base"})
-    (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    log = [{"step": i, "total": 90, "loss": 4 / i, "lr": 1e-3 * i, "tokens": 5} for i in range(1, 91)]
-    (folder / "train_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log) + '{"step": 91, "lo')
-    audit = {"rows": 9, "kept": 8, "tokens": 100, "supervised": 60, "dropped": 1, "examples": {"dropped": ["r7"]}}
-    audit |= {"longest": 60, "seq_length": 64, "histogram": [[10, 20, 3], [21, 31, 6]]}
-    files = [{"path": "rows.jsonl", "sha256": "ab" * 32}]
-    write_json(folder / "data.json", {"files": files, "audit": audit, "template": {"name": "vicuna", "hash": "9b48"}})
-    write_json(
-        folder / "environment.json", {"command": ["train", "x.yaml"], "packages": {"torch": "2.6"}, "code": None}
-    )
-    result = {"steps": 90, "seconds": 3725.0, "tokens_per_s": 5000.4, "trainable_parameters": 81920}
-    write_json(folder / "result.json", result)
-    own = {"checkpoint": fingerprint([folder / "adapter_model.safetensors"]), "base": "base-hash"}
-    math_results(folder / "eval" / "math-test", 30, own)
-    choice_results(folder / "eval" / "choice-rte", 24, own)
-    squad_results(folder / "eval" / "squad-reading", 44, own)
-    base = {"checkpoint": "base-hash", "base": None}
-    math_results(home / "before" / "math", 4, base)
-    choice_results(home / "before" / "rte", 12, base)
-    squad_results(home / "before" / "squad", 46, base)
-    return home
-
-
-def made(run, *more):
-    report.main([str(run), *map(str, more)])
-    return (run / "report.html").read_text(encoding="utf-8")
 
 
 class Outline(html.parser.HTMLParser):
@@ -392,73 +284,3 @@ def test_help_is_light():
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "numpy", "polars", "tokenizers", "matplotlib", "yaml"}
     assert "examples:" in done.stdout
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# runs in the frame around the page: the page itself can run nothing
-MEASURE = """<body style="margin:0">
-<iframe id="f" src="report.html" style="border:0;width:WIDTHpx;height:900px"></iframe>
-<script>
-document.getElementById("f").onload = function () {
-  const page = this.contentDocument, root = page.documentElement;
-  const boxes = [...page.querySelectorAll("svg path:not(.grid)")].map(p => p.getBoundingClientRect());
-  document.body.dataset.found = JSON.stringify({
-    title: page.title, inner: root.clientWidth, wide: root.scrollWidth, tall: root.scrollHeight,
-    scripts: page.scripts.length, images: page.images.length,
-    paper: getComputedStyle(page.body).backgroundColor, ink: getComputedStyle(page.body).color,
-    lines: boxes.map(b => [b.width, b.height]), size: getComputedStyle(page.querySelector(".chart span")).fontSize,
-    tables: [...page.querySelectorAll("table")].map(t => t.parentElement.getBoundingClientRect().right)
-  });
-};
-</script></body>"""
-
-
-def browse(folder, page, *flags):
-    """Open a local file in headless Chromium without a network."""
-    known = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    known += " --disable-component-update --disable-sync --hide-scrollbars --allow-file-access-from-files"
-    line = [CHROMIUM, *known.split(), f"--user-data-dir={folder / 'profile'}", *flags, (folder / page).as_uri()]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-class TestInABrowser:
-    def measure(self, run, width, *flags):
-        (run / "measure.html").write_text(MEASURE.replace("WIDTH", str(width)))
-        found = browse(run, "measure.html", "--virtual-time-budget=4000", "--dump-dom", *flags)
-        value = re.search(r'data-found="([^"]*)"', found)
-        assert value, found[:2000]
-        return json.loads(html.unescape(value[1]))
-
-    @pytest.mark.parametrize("width", [360, 390, 1200])
-    def test_it_fits_and_shows_its_curves(self, run, tmp_path, width):
-        made(run, "--before", tmp_path / "before")
-        found = self.measure(run, width)
-        assert found["inner"] == width
-        assert found["wide"] == width  # nothing makes the page scroll sideways
-        assert all(right <= width for right in found["tables"])
-        assert found["tall"] > 2000
-        assert all(w > width * 0.5 and h > 20 for w, h in found["lines"])
-        assert float(found["size"].removesuffix("px")) >= 11
-        # hostile text has made no element and run no script
-        assert (found["scripts"], found["images"], found["title"]) == (0, 0, "my run: report")
-
-    def test_dark_where_the_reader_wants_it(self, run, tmp_path):
-        made(run)
-        light = self.measure(run, 390)
-        dark = self.measure(run, 390, "--force-dark-mode", "--blink-settings=preferredColorScheme=0")
-        assert light["paper"] != dark["paper"]
-        assert brightness(light["paper"]) > 200 > brightness(light["ink"])
-        assert brightness(dark["paper"]) < 60 < brightness(dark["ink"])
-
-    def test_a_screenshot(self, run, tmp_path):
-        made(run, "--before", tmp_path / "before")
-        browse(run, "report.html", "--window-size=1000,2400", f"--screenshot={tmp_path / 'page.png'}")
-        picture = (tmp_path / "page.png").read_bytes()
-        assert picture[:8] == b"\x89PNG\r\n\x1a\n"
-        assert struct.unpack(">II", picture[16:24]) == (1000, 2400)
-        assert len(picture) > 40_000  # an empty page has about 8 kB
-
-
-def brightness(colour):
-    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3

@@ -6,9 +6,9 @@ a share of the rows, after its imports, and compared by rows a second; ours is t
 second plain way hands MindSpore lists of 5,000 rows. Every measurement is a process of its own; ways alternate, and
 the best of the repeats counts.
 
-    python benchmarks/mindrecord.py                                # 100,000 rows, models/tiny's tokenizer
-    python benchmarks/mindrecord.py --tokenizer llama3/tokenizer.model --out genuine.json
-    python benchmarks/mindrecord.py --rows 20000 --plain-rows 1000 --repeats 1 --out /tmp/try.json
+    python benchmarks/write_mindrecord.py                                # 100,000 rows, models/tiny's tokenizer
+    python benchmarks/write_mindrecord.py --tokenizer llama3/tokenizer.model --out genuine.json
+    python benchmarks/write_mindrecord.py --rows 20000 --plain-rows 1000 --repeats 1 --out /tmp/try.json
 """
 
 from __future__ import annotations
