@@ -25,13 +25,13 @@ $(VENV)/installed-all: $(VENV)/installed
 demo: env
 	rm -rf $(OUT)
 	$(PY) -m converters.arithmetic synthesize --seed 7 -o $(OUT)/raw.jsonl
-	$(PY) -m converters.arithmetic convert $(OUT)/raw.jsonl --steps worked --max-tokens 288 --tokenizer models/tiny --template bare \
+	$(PY) -m converters.arithmetic convert $(OUT)/raw.jsonl --steps worked --max-tokens 344 --tokenizer models/tiny --template bare \
 	    --rows 14400 --balance square-root --multiple-of 8 --holdout 400 --holdout-out $(OUT)/test.jsonl -o $(OUT)/train.jsonl
 	$(PY) -m converters.tiny corpus --mix reading --rows 1440 --seed 11 -o $(OUT)/reading.jsonl
 	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standalone --nproc_per_node 2 -m backends.cuda train yaml/demo.yaml \
 	    data.train=[$(OUT)/train.jsonl,$(OUT)/reading.jsonl] output_dir=$(OUT)/run
-	$(PY) -m eval.math --ckpt models/tiny --data $(OUT)/test.jsonl --backend cuda --max-new-tokens 272 --out $(OUT)/before
-	$(PY) -m eval.math --ckpt $(OUT)/run --data $(OUT)/test.jsonl --backend cuda --max-new-tokens 272 --out $(OUT)/after
+	$(PY) -m eval.math --ckpt models/tiny --data $(OUT)/test.jsonl --backend cuda --max-new-tokens 328 --out $(OUT)/before
+	$(PY) -m eval.math --ckpt $(OUT)/run --data $(OUT)/test.jsonl --backend cuda --max-new-tokens 328 --out $(OUT)/after
 	$(PY) -m eval.squad --ckpt models/tiny --backend cuda --limit 150 --out $(OUT)/reading-before
 	$(PY) -m eval.squad --ckpt $(OUT)/run --backend cuda --limit 150 --out $(OUT)/reading-after
 	$(PY) -m eval.report $(OUT)/run --before $(OUT)/before $(OUT)/reading-before --after $(OUT)/after $(OUT)/reading-after

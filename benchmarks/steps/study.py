@@ -33,8 +33,6 @@ TOKENS = {"scratch": 5_000_000, "sums": 4_000_000, "lora": 2_000_000}
 """Training tokens of every arm of that sort, but for those that ask for a multiple."""
 TOKENS_A_STEP = {"scratch": 2_500, "sums": 2_500, "lora": 5_000}
 """About; random weights gain more from more steps than from steadier ones."""
-FROM_RANDOM = "1.e-3"
-"""Learning rate from random weights: with 3.e-3, five million tokens of sums did not teach what one million does."""
 LONGEST = 512
 """Tokens of the longest training row; a model that has not ended its answer there is cut."""
 HELD_OUT = 2_000
@@ -89,6 +87,7 @@ ARMS = [
     *(Arm(f"scratch-{style}", style, "scratch") for style in STYLES),
     *(Arm(f"groups-{style}", style, "scratch", "groups") for style in STYLES),
     Arm("scratch-worked-long", "worked", "scratch", times=3),
+    Arm("scratch-worked-long-square-root", "worked", "scratch", balance="square-root", times=3),
     Arm("groups-worked-cells", "worked", "scratch", "groups", spacing="cells"),
 ]
 
@@ -201,7 +200,6 @@ def train(arm: Arm, folder: Path, files: list[Path], tokenizer: str, batch: int,
     if arm.start != "lora":
         vocabulary = len(json.loads((Path(tokenizer) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
         settings += [f"data.tokenizer={tokenizer}", f"model.model_config.vocab_size={vocabulary}"]
-        settings += ["lr_schedule.total_steps=-1", f"lr_schedule.learning_rate={FROM_RANDOM}"]
     resume = ["--resume"] if (folder / "run").is_dir() else []
     started = ("torch.distributed.run", "--standalone", "--nproc_per_node", processes, "-m") if processes > 1 else ()
     call(*started, "backends.cuda", "train", recipe, *settings, *resume)
