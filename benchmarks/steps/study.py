@@ -78,6 +78,7 @@ STYLES = ("raw", "seed", "decompose", "worked")
 ARMS = [
     *(Arm(f"lora-{style}", style, "lora") for style in (*STYLES, "compact")),
     Arm("lora-worked-square-root", "worked", "lora", balance="square-root"),
+    Arm("lora-worked-square-root-long", "worked", "lora", balance="square-root", times=3),
     Arm("lora-worked-reading-5", "worked", "lora", reading=0.05),
     Arm("lora-worked-reading-20", "worked", "lora", reading=0.20),
     Arm("lora-worked-qv-8", "worked", "lora", adapter="qv-8"),
@@ -87,7 +88,7 @@ ARMS = [
     *(Arm(f"scratch-{style}", style, "scratch") for style in STYLES),
     *(Arm(f"groups-{style}", style, "scratch", "groups") for style in STYLES),
     Arm("scratch-worked-long", "worked", "scratch", times=3),
-    Arm("scratch-worked-long-square-root", "worked", "scratch", balance="square-root", times=3),
+    Arm("scratch-worked-square-root-long", "worked", "scratch", balance="square-root", times=3),
     Arm("groups-worked-cells", "worked", "scratch", "groups", spacing="cells"),
 ]
 
