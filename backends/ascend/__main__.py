@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import sys
 
 from backends.ascend.device import DEVICE_CHOICES
-from converters.cli import UsageError, run_main
+from backends.command import add_command, parse
+from converters.cli import run_main
 
 EPILOG = """examples:
   python -m backends.ascend plan yaml/llama3_lora.yaml
@@ -37,58 +37,43 @@ def main(argv: list[str] | None = None) -> int | None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train = _command(commands, "train", "Fine-tune from a recipe into a run directory.")
-    _add_recipe(train)
+    train = add_command(commands, "train", "Fine-tune from a recipe into a run directory.", EPILOG)
     train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint (default: no)")
     _add_device(train)
     train.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes, one a card, by msrun (default: %(default)s)"
     )
-    plan = _command(commands, "plan", "Predict parameters, steps, memory and time, and print the launch commands.")
-    _add_recipe(plan)
+    plan = add_command(
+        commands, "plan", "Predict parameters, steps, memory and time, and print the launch commands.", EPILOG
+    )
     plan.add_argument("--rows", type=int, metavar="N", help="rows of the training data, where there is no file yet")
     plan.add_argument("--json", action="store_true", help="print JSON to stdout (default: a table)")
-    doctor = _command(commands, "doctor", "Check CANN, driver and versions, and train a tiny model for one step.")
+    doctor = add_command(
+        commands, "doctor", "Check CANN, driver and versions, and train a tiny model for one step.", EPILOG
+    )
     _add_device(doctor)
     modules = {}
     for name, purpose in OWN_MODULES.items():
-        if importlib.util.find_spec(f"backends.ascend.{name}") is None:
-            continue
-        own = _command(commands, name, purpose)
+        own = add_command(commands, name, purpose, EPILOG)
         if arguments[:1] == [name]:
             modules[name] = importlib.import_module(f"backends.ascend.{name}")
             modules[name].add_arguments(own)
 
-    args, rest = parser.parse_known_args(arguments)
-    # argparse gives settings that follow an option back as unknown
-    if rest and (args.command not in ("train", "plan") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args = parse(parser, arguments)
     if args.command == "train":
         from backends.ascend.train import train as run_training
 
-        recipe, overrides = _split([*args.recipe, *rest])
-        run_training(recipe, overrides, device=args.device, resume=args.resume, workers=args.workers)
+        run_training(args.recipe, args.overrides, device=args.device, resume=args.resume, workers=args.workers)
         return 0
     if args.command == "plan":
         from backends.ascend.launch import plan as run_plan
 
-        recipe, overrides = _split([*args.recipe, *rest])
-        return run_plan(recipe, overrides, rows=args.rows, as_json=args.json)
+        return run_plan(args.recipe, args.overrides, rows=args.rows, as_json=args.json)
     if args.command == "doctor":
         from backends.ascend.doctor import run as run_doctor
 
         return run_doctor(args.device)
     return modules[args.command].run(args)
-
-
-def _command(commands: argparse._SubParsersAction, name: str, purpose: str) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=purpose,
-        description=purpose,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -98,27 +83,6 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: a card where there is one, else the CPU for models that fit it (default: %(default)s)",
     )
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "recipe",
-        nargs="*",
-        metavar="RECIPE.yaml | key.path=value",
-        help="a recipe (default: yaml/llama3_lora.yaml) and settings that replace its own",
-    )
-
-
-def _split(words: list[str]) -> tuple[str | None, list[str]]:
-    """Tell the recipe from the overrides.
-
-    Raises:
-        UsageError: two recipes were named.
-    """
-    files = [word for word in words if "=" not in word]
-    if len(files) > 1:
-        raise UsageError(f"{files[1]!r}: one recipe at a time; a setting is written key.path=value")
-    return (files[0] if files else None), [word for word in words if "=" in word]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import argparse
 import importlib
 import sys
 
-from converters.cli import UsageError, run_main
+from backends.command import add_command, parse
+from converters.cli import run_main
 
 EPILOG = """examples:
   python -m backends.cuda plan yaml/llama3_lora.yaml
@@ -34,8 +35,7 @@ def main(argv: list[str] | None = None) -> int | None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train = _command(commands, "train", "Fine-tune from a recipe into a run directory.")
-    _add_recipe(train)
+    train = add_command(commands, "train", "Fine-tune from a recipe into a run directory.", EPILOG)
     train.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint (default: no)")
     train.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: %(default)s")
     train.add_argument(
@@ -44,70 +44,33 @@ def main(argv: list[str] | None = None) -> int | None:
         default="auto",
         help="type of the matrix products; auto: the recipe's on CUDA, float32 on the CPU (default: %(default)s)",
     )
-    plan = _command(commands, "plan", "Predict parameters, steps, memory and time without loading weights.")
-    _add_recipe(plan)
+    plan = add_command(commands, "plan", "Predict parameters, steps, memory and time without loading weights.", EPILOG)
     plan.add_argument("--rows", type=int, metavar="N", help="rows of the training data, where there is no file yet")
     plan.add_argument("--json", action="store_true", help="print JSON to stdout (default: a table)")
-    doctor = _command(commands, "doctor", "Check versions and devices, and train a tiny model for one step.")
+    doctor = add_command(commands, "doctor", "Check versions and devices, and train a tiny model for one step.", EPILOG)
     doctor.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: %(default)s")
     shared = {}
     for name, (module, purpose) in SHARED.items():
-        own = _command(commands, name, purpose)
+        own = add_command(commands, name, purpose, EPILOG)
         if arguments[:1] == [name]:
             shared[name] = importlib.import_module(module)
             shared[name].add_arguments(own, "cuda")
 
-    args, rest = parser.parse_known_args(arguments)
-    # argparse gives settings that follow an option back as unknown
-    if rest and (args.command not in ("train", "plan") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args = parse(parser, arguments)
     if args.command == "train":
         from backends.cuda.train import train as run_training
 
-        recipe, overrides = _split([*args.recipe, *rest])
-        run_training(recipe, overrides, device=args.device, dtype=args.dtype, resume=args.resume)
+        run_training(args.recipe, args.overrides, device=args.device, dtype=args.dtype, resume=args.resume)
         return 0
     if args.command == "plan":
         from backends.plan import run as run_plan
 
-        recipe, overrides = _split([*args.recipe, *rest])
-        return run_plan(recipe, overrides, rows=args.rows, as_json=args.json)
+        return run_plan(args.recipe, args.overrides, rows=args.rows, as_json=args.json)
     if args.command == "doctor":
         from backends.cuda.doctor import run as run_doctor
 
         return run_doctor(args.device)
     return shared[args.command].run(args)
-
-
-def _command(commands: argparse._SubParsersAction, name: str, purpose: str) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=purpose,
-        description=purpose,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "recipe",
-        nargs="*",
-        metavar="RECIPE.yaml | key.path=value",
-        help="a recipe (default: yaml/llama3_lora.yaml) and settings that replace its own",
-    )
-
-
-def _split(words: list[str]) -> tuple[str | None, list[str]]:
-    """Tell the recipe from the overrides.
-
-    Raises:
-        UsageError: two recipes were named.
-    """
-    files = [word for word in words if "=" not in word]
-    if len(files) > 1:
-        raise UsageError(f"{files[1]!r}: one recipe at a time; a setting is written key.path=value")
-    return (files[0] if files else None), [word for word in words if "=" in word]
 
 
 if __name__ == "__main__":
