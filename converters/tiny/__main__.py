@@ -20,8 +20,8 @@ EXAMPLES = """examples:
 PROMPT = "Read the passage and answer the question below.\n\n### Instruction:\n{}\n\n### Input:\n{}\n\n### Response:"
 FURTHER = "\n\n### Input:\n{}\n\n### Response:"
 
-# Shares of the rows. Two thirds are digit columns, computed where a line ends with "=" and repeated where it does not:
-# what a sentence asks for is left to fine-tuning. Reading alone is what a tuning run mixes in so that it is not
+# Shares of the rows. Three quarters are digit columns, computed where a line ends with "=" and repeated where it does
+# not: what a sentence asks for is left to fine-tuning. Reading alone is what a tuning run mixes in so that it is not
 # forgotten.
 MIXES = {
     "base": {
