@@ -30,7 +30,7 @@ LIMITS = {"times faster": 5.0, "peak MB": 400, "tenfold time": 11.0, "tenfold pe
 
 def plain(raw: Path, out: Path, rows: int) -> None:
     """The plain way: lists of rows, one loop a stage. Prints the seconds of each stage as JSON."""
-    from converters.arithmetic.kinds import CHINESE, KINDS, StepError, check, parse
+    from converters.arithmetic.problems import CHINESE, KINDS, StepError, check, parse
     from converters.arithmetic.steps.seed import STEPS
 
     seconds: dict[str, float] = {}
@@ -73,8 +73,8 @@ def plain(raw: Path, out: Path, rows: int) -> None:
 
     import numpy as np
 
-    from converters import sample
-    from converters.options import PROPORTIONAL
+    from converters.pipeline import sampling as sample
+    from converters.pipeline.options import PROPORTIONAL
 
     kinds = np.array([KINDS.index(problem.kind) for problem in right], dtype=np.uint8)
     available = {kind: int((kinds == KINDS.index(kind)).sum()) for kind in CHINESE}

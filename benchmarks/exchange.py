@@ -54,7 +54,7 @@ def main() -> None:
         figures = measure(Path(folder), args)
     print(table(figures))
     if args.out:
-        from converters.files import write_json
+        from converters.common.files import write_json
 
         write_json(args.out, figures)
     if max(way["peak_mb"] for way in figures["ways"].values()) >= LIMIT_MB:
@@ -63,7 +63,7 @@ def main() -> None:
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Make the model, convert it every way, compare what comes back."""
-    from backends.record import code_version, package_versions
+    from backends.run.environment import code_version, package_versions
 
     load = os.getloadavg()[0]
     size = make_model(folder / "hf", args.layers)
@@ -100,8 +100,8 @@ def make_model(folder: Path, layers: int) -> int:
     import numpy as np
 
     from backends.exchange.layout import Layout
-    from backends.tensors import ShardWriter
-    from converters.files import write_json
+    from backends.weights.safetensors_files import ShardWriter
+    from converters.common.files import write_json
 
     folder.mkdir()
     config = {**SIZES, "num_hidden_layers": layers}
@@ -144,7 +144,7 @@ def same_bytes(before: Path, after: Path) -> None:
     Raises:
         SystemExit: a tensor is not what it was.
     """
-    from backends.tensors import open_tensors
+    from backends.weights.safetensors_files import open_tensors
 
     one, other = open_tensors(before), open_tensors(after)
     for name in one:
@@ -154,7 +154,7 @@ def same_bytes(before: Path, after: Path) -> None:
 
 def table(figures: dict[str, Any]) -> str:
     """The figures as text."""
-    from converters.cli import format_table
+    from converters.common.console import format_table
 
     rows = [
         [

@@ -56,12 +56,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
     from transformers.utils import logging
 
-    from backends.cuda.decode import TorchGenerator
-    from backends.generation import Limits
-    from converters.template import get_template
+    from backends.cuda.generate.decode import TorchGenerator
+    from backends.generation.types import Limits
+    from converters.text.template import get_template
+    from converters.tokenizers.base import load_tokenizer
     from eval.results import environment, git_hash
-    from mindrecord.encode import encode_prompts
-    from mindrecord.tokenizer import load_tokenizer
+    from mindrecord.tokens.encode import encode_prompts
 
     logging.set_verbosity_error()
     if args.threads:
@@ -126,7 +126,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def arithmetic(count: int) -> list[Any]:
     """Synthesised problems, each a conversation that waits for its answer."""
-    from converters.conversation import Turn
+    from converters.text.conversation import Turn
 
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.jsonl"
@@ -137,8 +137,8 @@ def arithmetic(count: int) -> list[Any]:
 
 def reading(count: int) -> list[Any]:
     """Questions of the shipped reading set, in the form of the ``squad`` template."""
-    from converters.conversation import Turn
-    from eval.squad_data import read_questions
+    from converters.text.conversation import Turn
+    from eval.squad.data import read_questions
 
     questions = read_questions(ROOT / "eval" / "data" / "reading.json")[:count]
     return [[Turn("user", f"{question.context}\n\n{question.text}")] for question in questions]

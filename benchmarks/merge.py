@@ -114,7 +114,7 @@ def write_base(folder: Path, layers: int) -> tuple[int, int]:
     """Write random weights; returns bytes of all and of the largest tensor."""
     import ml_dtypes
 
-    from backends.tensors import ShardWriter
+    from backends.weights.safetensors_files import ShardWriter
 
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -153,7 +153,7 @@ def write_base(folder: Path, layers: int) -> tuple[int, int]:
 
 def write_adapter(folder: Path, layers: int, base: Path) -> None:
     """Write an adapter of the size that training leaves: |ΔW| about 3e-4 beside weights of 0.02."""
-    from backends.tensors import ShardWriter
+    from backends.weights.safetensors_files import ShardWriter
 
     folder.mkdir()
     random = np.random.default_rng(1)
@@ -178,7 +178,7 @@ def lost(base: Path, adapter: Path, merged: Path) -> float:
     """Return how far q_proj of the first layer is from the exact sum, beyond its rounding, relative to the update."""
     import ml_dtypes
 
-    from backends.tensors import open_tensors
+    from backends.weights.safetensors_files import open_tensors
 
     name, lora = "model.layers.0.self_attn.q_proj.weight", open_tensors(adapter)
     a, b = (lora.read(f"base_model.model.{name[:-7]}.lora_{half}.weight").astype(np.float64) for half in "AB")

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.cli import format_table
+from converters.common.console import format_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ["k_proj", "o_proj", "q_proj", "v_proj"]

@@ -12,15 +12,15 @@ from __future__ import annotations
 import argparse
 import random
 
-from backends.base import get_backend
-from backends.checkpoint import open_checkpoint
-from backends.generation import Limits
+from backends.checkpoint.resolve import open_checkpoint
+from backends.generation.registry import get_backend
+from backends.generation.types import Limits
 from converters.arithmetic.steps.digits import ANSWER
-from converters.cli import format_table, say
-from converters.conversation import Turn
+from converters.common.console import format_table, say
+from converters.text.conversation import Turn
 from converters.tiny.__main__ import CHINESE, numbers_row
 from converters.tiny.drills import SKILLS, drill, surrounded
-from mindrecord.encode import encode_prompts
+from mindrecord.tokens.encode import encode_prompts
 
 SEED = 1_000_003
 

@@ -43,7 +43,7 @@ def main() -> None:
         figures = measure(Path(folder), args)
     print(table(figures))
     if args.out:
-        from converters.files import write_json
+        from converters.common.files import write_json
 
         write_json(args.out, figures)
 
@@ -52,14 +52,14 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Prepare rows and model, let the ways take turns, return the figures."""
     import torch
 
-    from backends.record import code_version, package_versions
+    from backends.run.environment import code_version, package_versions
 
     rows_file = make_rows(folder, args.rows)
     model = make_model(folder / "model", rows_file)
     recipe = write_recipe(folder, rows_file, model, args.template)
     with contextlib.redirect_stderr(io.StringIO()):
-        from backends.recipe import load_recipe
-        from backends.rows import load_rows
+        from backends.recipe.load import load_recipe
+        from backends.run.rows import load_rows
 
         data = load_rows(load_recipe(recipe))
     ways = {
@@ -103,7 +103,7 @@ def make_tokenizer(folder: Path, rows: Path) -> None:
     """A BPE of 4,096 tokens with Llama-3's split pattern: numbers in groups of three digits, rows as long as there."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from mindrecord.tokenizer_tiktoken import LLAMA3_PATTERN
+    from converters.tokenizers.tiktoken_file import LLAMA3_PATTERN
 
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), "isolated")
@@ -125,8 +125,8 @@ def make_tokenizer(folder: Path, rows: Path) -> None:
 def make_model(folder: Path, rows: Path) -> Path:
     """A Llama of 5 million random parameters."""
     from backends.cuda.model import llama_config, new_model
-    from backends.recipe import ModelConfig
-    from mindrecord.tokenizer import load_tokenizer
+    from backends.recipe.types import ModelConfig
+    from converters.tokenizers.base import load_tokenizer
 
     make_tokenizer(folder, rows)
     tokenizer = load_tokenizer(folder)
@@ -166,8 +166,8 @@ def write_recipe(folder: Path, rows: Path, model: Path, template: str) -> Path:
 
 def packed(recipe: Path, run: Path) -> dict[str, float]:
     """Ours: the command itself; its log has the seconds of each step."""
-    from backends.cuda.train import train
-    from backends.run import read_log
+    from backends.cuda.train.run import train
+    from backends.run.directory import read_log
 
     with contextlib.redirect_stderr(io.StringIO()):
         train(str(recipe), [f"output_dir={run}"], device="cpu", dtype="auto", resume=False)
@@ -237,7 +237,7 @@ def figures_of(seconds: list[float], tokens: list[float]) -> dict[str, float]:
 
 def table(figures: dict[str, Any]) -> str:
     """The figures as text."""
-    from converters.cli import format_table
+    from converters.common.console import format_table
 
     names = {"padded": "padded to 256, Trainer", "dynamic": "padded to the longest, Trainer", "packed": "packed, ours"}
     base = figures["ways"]["padded"]["rows_per_s"]

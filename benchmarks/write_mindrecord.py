@@ -37,10 +37,10 @@ def plain(conversations: Path, out: Path, tokenizer_path: str, name: str, rows: 
     import numpy as np
     from mindspore.mindrecord import FileWriter
 
-    from converters.conversation import read_conversations
-    from converters.template import get_template
-    from mindrecord.encode import encode
-    from mindrecord.tokenizer import load_tokenizer
+    from converters.text.conversation import read_conversations
+    from converters.text.template import get_template
+    from converters.tokenizers.base import load_tokenizer
+    from mindrecord.tokens.encode import encode
 
     template, tokenizer = get_template(name), load_tokenizer(tokenizer_path)
     talks = read_conversations(conversations)[:rows]
@@ -116,7 +116,7 @@ def main() -> int:
 
     import numpy as np
 
-    from mindrecord.reader import read_rows
+    from mindrecord.file.reader import read_rows
 
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=Path(args.out).resolve().parent) as folder:

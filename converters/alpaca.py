@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.cli import UsageError, UserError, did_you_mean, format_table, run_main, say
-from converters.files import read_json
-from converters.options import OutputOptions, add_output_arguments, check_output_arguments, output_options
-from converters.rejected import RowError
+from converters.common.console import format_table, run_main, say
+from converters.common.errors import UsageError, UserError, did_you_mean
+from converters.common.files import read_json
+from converters.common.rejected import RowError
+from converters.pipeline.options import OutputOptions, add_output_arguments, check_output_arguments, output_options
 
 if TYPE_CHECKING:
-    from converters.job import Row, Tally
-    from converters.source import Source
+    from converters.common.source import Source
+    from converters.pipeline.conversion import Row, Tally
 
 INFO = "dataset_info.json"
 KINDS = ("one question", "several turns")
@@ -188,7 +189,7 @@ def as_shown(entry: Entry, row: Mapping[str, Any]) -> Entry:
 
 def convert_rows(entry: Entry, source: Source, tally: Tally, *, by_path: bool) -> Iterator[Row]:
     """Read each row by the entry's columns and tags."""
-    from converters.job import Row, json_rows
+    from converters.pipeline.conversion import Row, json_rows
 
     for number, (line, row) in enumerate(json_rows(source, tally), start=1):
         if number == 1 and by_path:
@@ -297,8 +298,8 @@ def main(argv: list[str] | None = None) -> None:
     entry = find_entry(args)
     assert entry.file is not None
     check_output_arguments(args, str(entry.file))
-    from converters.job import Tally, convert
-    from converters.source import open_source
+    from converters.common.source import open_source
+    from converters.pipeline.conversion import Tally, convert
 
     by_path = entry.file == Path(args.dataset)
     for note in entry.notes:

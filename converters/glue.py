@@ -14,18 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.cli import UsageError, UserError, run_main
-from converters.options import (
-    OutputOptions,
-    add_output_arguments,
-    check_output_arguments,
-    output_options,
-)
-from converters.rejected import RowError
+from converters.common.console import run_main
+from converters.common.errors import UsageError, UserError
+from converters.common.rejected import RowError
+from converters.pipeline.options import OutputOptions, add_output_arguments, check_output_arguments, output_options
 
 if TYPE_CHECKING:
-    from converters.job import Row, Tally
-    from converters.source import Source
+    from converters.common.source import Source
+    from converters.pipeline.conversion import Row, Tally
 
 UNLABELLED = "unlabelled"
 EXAMPLES = """examples:
@@ -142,7 +138,7 @@ def read_rows(task: Task, source: Source, name: str, tally: Tally) -> Iterator[t
     Raises:
         UserError: the columns are another task's.
     """
-    from converters.job import json_rows, text_lines
+    from converters.pipeline.conversion import json_rows, text_lines
 
     if not is_json(name, source.lines):
         yield from _tsv_rows(task, source.name, text_lines(source, tally), tally)
@@ -239,7 +235,7 @@ def convert_rows(
     task: Task, instruction: str, rows: Iterable[tuple[int, dict[str, Any]]], tally: Tally
 ) -> Iterator[Row]:
     """Ask each row; the first one says whether the file has labels."""
-    from converters.job import Row
+    from converters.pipeline.conversion import Row
 
     labelled: bool | None = None
     for line, row in rows:
@@ -309,8 +305,8 @@ def main(argv: list[str] | None = None) -> None:
     task = TASKS[args.task]
     args.out = output_path(task, args.data, args.out)
     check_output_arguments(args, args.data)
-    from converters.job import Tally, convert
-    from converters.source import open_source
+    from converters.common.source import open_source
+    from converters.pipeline.conversion import Tally, convert
 
     check_wording(task, args.instruction)
     expected = f"{task.name} as TSV or JSON"

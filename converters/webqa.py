@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from converters.cli import UsageError, UserError, run_main
-from converters.options import OutputOptions, add_output_arguments, check_output_arguments, output_options
-from converters.rejected import RowError
+from converters.common.console import run_main
+from converters.common.errors import UsageError, UserError
+from converters.common.rejected import RowError
+from converters.pipeline.options import OutputOptions, add_output_arguments, check_output_arguments, output_options
 
 if TYPE_CHECKING:
-    from converters.job import Plan, Row, Tally
-    from converters.source import Source
+    from converters.common.source import Source
+    from converters.pipeline.conversion import Plan, Row, Tally
 
 NO_ANSWER = "no_answer"
 REFUSALS = (
@@ -239,7 +240,7 @@ def _pairs(text: str) -> set[str]:
 
 def convert_rows(evidences: Iterable[Evidence], seed: int, made: bool, balanced: bool, tally: Tally) -> Iterator[Row]:
     """Ask each evidence; made unanswerable rows come after the data's own."""
-    from converters.job import Row
+    from converters.pipeline.conversion import Row
 
     own = list(evidences)
     rows = [*own, *make_unanswerable(own, seed, tally)] if made else own
@@ -309,8 +310,8 @@ def main(argv: list[str] | None = None) -> None:
     share = args.refusal_share
     if share is not None and not 0 <= share <= 1:
         raise UsageError(f"--refusal-share is {share}; 0 to 1 is expected")
-    from converters.job import Tally, convert
-    from converters.source import open_source
+    from converters.common.source import open_source
+    from converters.pipeline.conversion import Tally, convert
 
     with open_source(args.data, f"WebQA's JSON, such as {EXAMPLE}", array=False) as source:
         tally = Tally()

@@ -10,11 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from backends.answer_log import meta_path
-from converters.arithmetic.kinds import parse as parse_problem
-from converters.cli import UsageError, UserError, say
-from converters.files import open_text, read_json
-from eval.grade import grade, parse
+from backends.generation.predictions_log import meta_path
+from converters.arithmetic.problems import parse as parse_problem
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import open_text, read_json
+from eval.math.rules import grade, parse
 
 OTHER = "other"
 

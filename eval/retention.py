@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.cli import GateNotPassed, UsageError, UserError, format_table, run_main, say
-from converters.files import iter_rows, read_json, sha256_file, write_json, write_text
+from converters.common.console import format_table, run_main, say
+from converters.common.errors import GateNotPassed, UsageError, UserError
+from converters.common.files import iter_rows, read_json, sha256_file, write_json, write_text
 from eval.markdown import markdown_table
 
 THRESHOLD = 0.9

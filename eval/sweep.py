@@ -18,15 +18,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.cli import GateNotPassed, UsageError, format_table, run_main, say
-from eval.grade import RULES
+from converters.common.console import format_table, run_main, say
+from converters.common.errors import GateNotPassed, UsageError
+from eval.math.rules import RULES
 from eval.retention import THRESHOLD
-from eval.squad_rules import PROTOCOLS
+from eval.squad.rules import PROTOCOLS
 
 if TYPE_CHECKING:
-    from backends.checkpoint import CheckpointFiles
-    from backends.generation import Generator
-    from backends.run import Run
+    from backends.checkpoint.resolve import CheckpointFiles
+    from backends.generation.types import Generator
+    from backends.run.directory import Run
 
 EPILOG = """examples:
   python -m eval.sweep --ckpt RUN --math heldout.jsonl
@@ -60,7 +61,7 @@ class Point:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from backends.asking import add_device_arguments
+    from backends.cli.model_arguments import add_device_arguments
 
     parser = argparse.ArgumentParser(
         prog="python -m eval.sweep",
@@ -108,13 +109,13 @@ def main(argv: list[str] | None = None) -> int:
         UsageError: the run has no checkpoints, or data is missing or empty.
         GateNotPassed: no checkpoint keeps enough.
     """
-    from backends.checkpoint import open_checkpoint
-    from backends.generation import MAX_NEW_TOKENS
-    from backends.run import Run
-    from converters.files import write_json, write_text
+    from backends.checkpoint.resolve import open_checkpoint
+    from backends.generation.types import MAX_NEW_TOKENS
+    from backends.run.directory import Run
+    from converters.common.files import write_json, write_text
     from eval.markdown import markdown_table
-    from eval.math import read_problems
-    from eval.squad_data import SHIPPED, read_questions
+    from eval.math.command import read_problems
+    from eval.squad.data import SHIPPED, read_questions
 
     args = _parser().parse_args(argv)
     if args.limit is not None and args.limit < 1:
@@ -159,8 +160,8 @@ def places(run: Run, base: str | None) -> list[tuple[int, str]]:
     Raises:
         UsageError: the run has no checkpoints.
     """
-    from backends.run import ADAPTER_CONFIG
-    from converters.files import read_json
+    from backends.weights.files import ADAPTER_CONFIG
+    from converters.common.files import read_json
 
     checkpoints = run.checkpoints()
     if not checkpoints:
@@ -176,9 +177,9 @@ def places(run: Run, base: str | None) -> list[tuple[int, str]]:
 
 def ask(args: argparse.Namespace, run: Run, step: int, place: str, folder: Path) -> None:
     """Run both evaluations of one checkpoint; their tables go into files beside their rows."""
-    from backends import asking
-    from eval import math as eval_math
-    from eval import squad as eval_squad
+    from backends.cli import model_arguments as asking
+    from eval.math import command as eval_math
+    from eval.squad import command as eval_squad
 
     loaded: list[Generator] = []
 
@@ -216,7 +217,7 @@ def read_point(step: int, folder: Path, base: Path, args: argparse.Namespace) ->
     Raises:
         UserError: the base was not measured alike.
     """
-    from eval.results import contest_score
+    from eval.math.results import contest_score
     from eval.retention import read_results, retention
 
     math, squad = read_results(folder / "math"), read_results(folder / "squad")
@@ -270,7 +271,7 @@ def plot(points: Sequence[Point], best: Point | None, path: Path, title: str, th
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    from converters.files import atomic
+    from converters.common.files import atomic
 
     steps = [point.step for point in points]
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")

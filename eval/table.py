@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.cli import UsageError, format_table, run_main, say
+from converters.common.console import format_table, run_main, say
+from converters.common.errors import UsageError
 from eval.results import percent, wilson
 
 if TYPE_CHECKING:
-    from backends.checkpoint import CheckpointFiles
-    from eval.choice_files import Task
-    from eval.choice_rules import Scores
+    from backends.checkpoint.resolve import CheckpointFiles
+    from eval.choice.files import Task
+    from eval.choice.rules import Scores
 
 EPILOG = """examples:
   python -m eval.table --rows runs/rte,runs/mnli --data rte_dev.jsonl,mnli_dev.jsonl
@@ -27,9 +28,8 @@ EPILOG = """examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from backends import checkpoint
-    from backends.asking import add_device_arguments
-    from eval.choice import add_way_arguments
+    from backends.cli.model_arguments import add_device_arguments, add_template_arguments
+    from eval.choice.command import add_way_arguments
 
     parser = argparse.ArgumentParser(
         prog="python -m eval.table",
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--choices", metavar="A,B,…", help="the possible answers of all data sets (default: each one's labels)"
     )
-    checkpoint.add_asking_arguments(parser)
+    add_template_arguments(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="the first N rows of each data set only (default: all)")
     parser.add_argument(
         "--out",
@@ -72,9 +72,9 @@ def main(argv: list[str] | None = None) -> int:
         UsageError: a name comes twice, a file or a checkpoint is missing, or a data set has no labels.
         UserError: a template is not the trained one, or predictions there were made with something else.
     """
-    from backends.checkpoint import open_checkpoint
-    from converters.files import write_json, write_text
-    from eval.choice_files import read_task
+    from backends.checkpoint.resolve import open_checkpoint
+    from converters.common.files import write_json, write_text
+    from eval.choice.files import read_task
 
     args = _parser().parse_args(argv)
     rows, data = named(args.rows, "--rows"), named(args.data, "--data")
@@ -128,8 +128,8 @@ def evaluate_row(
     Raises:
         UserError: predictions there were made with something else.
     """
-    from backends import asking
-    from eval.choice import ask, report
+    from backends.cli import model_arguments as asking
+    from eval.choice.command import ask, report
 
     say(f"{name}: {files.path}")
     load = functools.cache(functools.partial(asking.load_generator, files, args))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 
-from converters.cli import run_main
+from converters.common.console import run_main
 
 
 def main(argv: list[str] | None = None) -> int:

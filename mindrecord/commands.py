@@ -9,21 +9,22 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.cli import UsageError, UserError, say
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from mindrecord.tokenizer import Tokenizer
+    from converters.tokenizers.base import Tokenizer
 
 
 def write(args: Namespace) -> int:
     """Write conversations as a MindRecord file, with index and sidecar."""
-    from converters.conversation import read_conversations
-    from converters.files import sha256_file
-    from converters.template import get_template
-    from mindrecord.encode import encode
-    from mindrecord.pack import pack_rows
-    from mindrecord.tokenizer import load_tokenizer
-    from mindrecord.writer import check_name, write_rows
+    from converters.common.files import sha256_file
+    from converters.text.conversation import read_conversations
+    from converters.text.template import get_template
+    from converters.tokenizers.base import load_tokenizer
+    from mindrecord.file.writer import check_name, write_rows
+    from mindrecord.tokens.encode import encode
+    from mindrecord.tokens.pack import pack_rows
 
     out = Path(args.out)
     check_name(out)
@@ -56,8 +57,8 @@ def write(args: Namespace) -> int:
 
 def info(args: Namespace) -> int:
     """Print what a file is and where its rows come from."""
-    from mindrecord.layout import read_layout, sidecar_of
-    from mindrecord.reader import row_length
+    from mindrecord.file.layout import read_layout, sidecar_of
+    from mindrecord.file.reader import row_length
 
     path = Path(args.file)
     layout = read_layout(path)
@@ -94,13 +95,13 @@ def _column_type(column: dict[str, Any]) -> str:
 
 
 def _sidecar(file: Path) -> dict[str, Any]:
-    from converters.files import read_json
+    from converters.common.files import read_json
 
     return read_json(file) if file.is_file() else {}
 
 
 def _sidecar_lines(sidecar: dict[str, Any]) -> list[str]:
-    from mindrecord.audit import Audit
+    from mindrecord.tokens.audit import Audit
 
     lines = []
     template, tokenizer, packed = (sidecar.get(key) or {} for key in ("template", "tokenizer", "packed"))
@@ -119,7 +120,7 @@ def _sidecar_lines(sidecar: dict[str, Any]) -> list[str]:
 
 def read(args: Namespace) -> int:
     """Print rows as JSON lines: text and trained text, or integers."""
-    from mindrecord.reader import read_rows
+    from mindrecord.file.reader import read_rows
     from mindrecord.show import marked_text
 
     path = Path(args.file)
@@ -140,8 +141,8 @@ def read(args: Namespace) -> int:
 
 def _tokenizer_of(path: Path, given: str | None) -> Tokenizer:
     """Load the tokenizer that rows were written with: the one given, or where the sidecar says it was."""
-    from mindrecord.layout import sidecar_of
-    from mindrecord.tokenizer import load_tokenizer
+    from converters.tokenizers.base import load_tokenizer
+    from mindrecord.file.layout import sidecar_of
 
     recorded = _sidecar(sidecar_of(path)).get("tokenizer") or {}
     source = given or recorded.get("source")

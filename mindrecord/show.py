@@ -8,12 +8,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.cli import UsageError
-from mindrecord.layout import is_mindrecord
+from converters.common.errors import UsageError
+from mindrecord.file.layout import is_mindrecord
 
 if TYPE_CHECKING:
-    from mindrecord.encode import TokenRows
-    from mindrecord.tokenizer import Tokenizer
+    from converters.tokenizers.base import Tokenizer
+    from mindrecord.tokens.encode import TokenRows
 
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 
@@ -26,10 +26,10 @@ def show(args: Namespace) -> int:
         return _show_mindrecord(args)
     if args.template is None:
         raise UsageError("--template is needed to write conversations; a MindRecord file knows its own")
-    from converters.conversation import read_conversations
-    from converters.template import get_template
-    from mindrecord.encode import encode
-    from mindrecord.tokenizer import load_tokenizer
+    from converters.text.conversation import read_conversations
+    from converters.text.template import get_template
+    from converters.tokenizers.base import load_tokenizer
+    from mindrecord.tokens.encode import encode
 
     template = get_template(args.template)
     tokenizer = load_tokenizer(args.tokenizer)
@@ -42,10 +42,10 @@ def show(args: Namespace) -> int:
 
 
 def _show_mindrecord(args: Namespace) -> int:
-    from converters.template import get_template
-    from mindrecord.audit import Audit
-    from mindrecord.reader import check, read_rows, row_length
-    from mindrecord.tokenizer import load_tokenizer
+    from converters.text.template import get_template
+    from converters.tokenizers.base import load_tokenizer
+    from mindrecord.file.reader import check, read_rows, row_length
+    from mindrecord.tokens.audit import Audit
 
     path = Path(args.file)
     tokenizer = load_tokenizer(args.tokenizer)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.arithmetic.kinds import CHINESE, parse, solution_text
+from converters.arithmetic.problems import CHINESE, parse, solution_text
 from converters.arithmetic.steps import get_style
 
 ROOT = Path(__file__).resolve().parents[1]

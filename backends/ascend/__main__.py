@@ -7,8 +7,8 @@ import importlib
 import sys
 
 from backends.ascend.device import DEVICE_CHOICES
-from backends.command import add_command, parse
-from converters.cli import run_main
+from backends.cli.recipe_arguments import add_command, parse
+from converters.common.console import run_main
 
 EPILOG = """examples:
   python -m backends.ascend plan yaml/llama3_lora.yaml
@@ -18,12 +18,11 @@ EPILOG = """examples:
   python -m backends.ascend train yaml/demo.yaml data.train=rows.jsonl output_dir=runs/try --device cpu
 """
 
-# commands with a module of their own: add_arguments(parser) and run(args)
-OWN_MODULES = {
-    "generate": "Answer the problems of a file with a run or a model.",
-    "evaluate": "Measure the perplexity of a run or a model on conversations.",
-    "chat": "Talk to a run or a model in the terminal.",
-    "unshard": "Join the distributed checkpoints of several cards into one.",
+# commands that are the same for every backend: add_arguments(parser, backend) and run(args)
+SHARED = {
+    "generate": ("backends.cli.generate", "Answer the problems of a file with a run or a model."),
+    "evaluate": ("backends.cli.evaluate", "Measure the perplexity of a run or a model on conversations."),
+    "chat": ("backends.cli.chat", "Talk to a run or a model in the terminal."),
 }
 
 
@@ -53,20 +52,25 @@ def main(argv: list[str] | None = None) -> int | None:
     )
     _add_device(doctor)
     modules = {}
-    for name, purpose in OWN_MODULES.items():
+    for name, (module, purpose) in SHARED.items():
         own = add_command(commands, name, purpose, EPILOG)
         if arguments[:1] == [name]:
-            modules[name] = importlib.import_module(f"backends.ascend.{name}")
-            modules[name].add_arguments(own)
+            modules[name] = importlib.import_module(module)
+            modules[name].add_arguments(own, "ascend")
+    purpose = "Join the distributed checkpoints of several cards into one."
+    own = add_command(commands, "unshard", purpose, EPILOG)
+    if arguments[:1] == ["unshard"]:
+        modules["unshard"] = importlib.import_module("backends.ascend.unshard")
+        modules["unshard"].add_arguments(own)
 
     args = parse(parser, arguments)
     if args.command == "train":
-        from backends.ascend.train import train as run_training
+        from backends.ascend.train.run import train as run_training
 
         run_training(args.recipe, args.overrides, device=args.device, resume=args.resume, workers=args.workers)
         return 0
     if args.command == "plan":
-        from backends.ascend.launch import plan as run_plan
+        from backends.ascend.train.launch import plan as run_plan
 
         return run_plan(args.recipe, args.overrides, rows=args.rows, as_json=args.json)
     if args.command == "doctor":

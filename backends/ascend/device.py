@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from converters.cli import UserError, say
+from converters.common.console import say
+from converters.common.errors import UserError
 
 DEVICE_CHOICES = ("auto", "npu", "cpu")
 # what runs besides the weights: activations of a small batch, the compiled graph, MindSpore itself

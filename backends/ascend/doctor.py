@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from backends.ascend.device import cards, choose, first_line, looked_for, start
-from backends.record import code_version, package_versions
-from converters.cli import UserError, format_table
+from backends.run.environment import code_version, package_versions
+from converters.common.console import format_table
+from converters.common.errors import UserError
 
 # mindformers' own table of releases that go together (VERSION_MAP.json of 1.9.0), from cards back to packages
 SUPPORTED = {"mindspore": "2.9.0", "mindformers": "1.9.0", "mindpet": "1.0.4"}
@@ -101,11 +102,11 @@ def _two_steps(device: str) -> tuple[float, float, float]:
     from mindformers.wrapper import MFTrainOneStepCell
     from mindspore import Tensor
 
-    from backends.ascend.config import CPU_MODEL
+    from backends.ascend.train.config import CPU_MODEL
 
     step: Any = MFTrainOneStepCell
     if device == "cpu":
-        from backends.ascend.cpu import CPUTrainOneStepCell
+        from backends.ascend.train.cpu_substitutes import CPUTrainOneStepCell
 
         step = CPUTrainOneStepCell
     settings = CPU_MODEL if device == "cpu" else {"compute_dtype": "bfloat16", "param_init_type": "bfloat16"}

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.names import is_lora, peft_to_mindformers, to_mindformers
-from backends.run import ADAPTER_CONFIG, MODEL_CONFIG
-from backends.tensors import Tensors, open_tensors
-from converters.cli import UserError, say
-from converters.files import read_json
+from backends.weights.files import ADAPTER_CONFIG, MODEL_CONFIG
+from backends.weights.names import is_lora, peft_to_mindformers, to_mindformers
+from backends.weights.safetensors_files import Tensors, open_tensors
+from converters.common.console import say
+from converters.common.errors import UserError
+from converters.common.files import read_json
 
 if TYPE_CHECKING:
-    from backends.checkpoint import CheckpointFiles
+    from backends.checkpoint.resolve import CheckpointFiles
 
 MODEL_TYPES = ("llama", "qwen2")
 NEEDED = (

@@ -7,11 +7,11 @@ from typing import Any
 
 from backends.ascend.model import model_config
 from backends.exchange.layout import Layout
-from backends.lora import target_layers
-from backends.names import to_mindformers
-from backends.recipe import Recipe
-from backends.run import MODEL_CONFIG
-from converters.cli import UserError
+from backends.recipe.types import Recipe
+from backends.weights.files import MODEL_CONFIG
+from backends.weights.lora import target_layers
+from backends.weights.names import to_mindformers
+from converters.common.errors import UserError
 
 
 def model_sizes(recipe: Recipe) -> dict[str, Any]:

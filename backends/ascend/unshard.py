@@ -13,12 +13,13 @@ import tempfile
 from pathlib import Path
 
 from backends.ascend.device import first_line, silence
-from backends.ascend.weights import NO_WEIGHTS
-from backends.ckpt import CkptWriter, open_weights
-from backends.exchange.files import check_output_file
-from backends.tensors import ShardWriter
-from converters.cli import UsageError, UserError, say
-from converters.files import atomic
+from backends.ascend.train.start_weights import NO_WEIGHTS
+from backends.exchange.output_files import check_output_file
+from backends.weights.mindspore_ckpt import CkptWriter, open_weights
+from backends.weights.safetensors_files import ShardWriter
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import atomic
 
 FORMATS = ("safetensors", "ckpt")
 

@@ -6,8 +6,8 @@ import argparse
 import importlib
 import sys
 
-from backends.command import add_command, parse
-from converters.cli import run_main
+from backends.cli.recipe_arguments import add_command, parse
+from converters.common.console import run_main
 
 EPILOG = """examples:
   python -m backends.cuda plan yaml/llama3_lora.yaml
@@ -19,9 +19,9 @@ EPILOG = """examples:
 
 # commands that are the same for every backend: add_arguments(parser, backend) and run(args)
 SHARED = {
-    "generate": ("backends.answering", "Answer the problems of a file with a run or a model."),
-    "evaluate": ("backends.perplexity", "Measure the perplexity of a run or a model on conversations."),
-    "chat": ("backends.chat", "Talk to a run or a model in the terminal."),
+    "generate": ("backends.cli.generate", "Answer the problems of a file with a run or a model."),
+    "evaluate": ("backends.cli.evaluate", "Measure the perplexity of a run or a model on conversations."),
+    "chat": ("backends.cli.chat", "Talk to a run or a model in the terminal."),
 }
 
 
@@ -58,12 +58,12 @@ def main(argv: list[str] | None = None) -> int | None:
 
     args = parse(parser, arguments)
     if args.command == "train":
-        from backends.cuda.train import train as run_training
+        from backends.cuda.train.run import train as run_training
 
         run_training(args.recipe, args.overrides, device=args.device, dtype=args.dtype, resume=args.resume)
         return 0
     if args.command == "plan":
-        from backends.plan import run as run_plan
+        from backends.run.plan import run as run_plan
 
         return run_plan(args.recipe, args.overrides, rows=args.rows, as_json=args.json)
     if args.command == "doctor":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from backends.record import PACKAGES, code_version, package_versions
-from converters.cli import UserError, format_table
+from backends.run.environment import PACKAGES, code_version, package_versions
+from converters.common.console import format_table
+from converters.common.errors import UserError
 
 # the oldest versions that the code was written for
 NEEDED = {"torch": (2, 6), "transformers": (4, 56), "peft": (0, 15), "safetensors": (0, 5), "numpy": (1, 26)}
@@ -78,11 +79,11 @@ def _two_steps(device: Any) -> tuple[float, float, float]:
     import torch
 
     from backends.cuda import attention
-    from backends.cuda.batches import micro_batches
     from backends.cuda.model import add_lora, llama_config, new_model
-    from backends.cuda.step import sum_nll
-    from backends.recipe import ModelConfig, PetConfig
-    from mindrecord.encode import TokenRows
+    from backends.cuda.train.batches import micro_batches
+    from backends.cuda.train.step import sum_nll
+    from backends.recipe.types import ModelConfig, PetConfig
+    from mindrecord.tokens.encode import TokenRows
 
     sizes = ModelConfig(hidden_size=64, num_layers=2, num_heads=4, n_kv_heads=2, vocab_size=128, intermediate_size=128)
     model = add_lora(new_model(llama_config(sizes), 0, attention.register()), PetConfig(), 0, "doctor").to(device)

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.cuda.processes import speak
-from backends.lora import LINEAR_LAYERS, hf_modules, initial_lora_a
-from backends.recipe import ModelConfig, PetConfig, Recipe
-from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
-from converters.cli import UsageError, UserError
-from converters.files import read_json
+from backends.recipe.types import ModelConfig, PetConfig, Recipe
+from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
+from backends.weights.lora import LINEAR_LAYERS, hf_modules, initial_lora_a
+from converters.common.errors import UsageError, UserError
+from converters.common.files import read_json
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from mindrecord.tokenizer import Tokenizer
+    from converters.tokenizers.base import Tokenizer
 
 
 def choose_device(name: str) -> torch.device:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from converters.cli import say
+from converters.common.console import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

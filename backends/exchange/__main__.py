@@ -6,7 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
-from converters.cli import UsageError, run_main, say
+from converters.common.console import run_main, say
+from converters.common.errors import UsageError
 
 EPILOG = """examples:
   python -m backends.exchange to-mindformers llama3-8b/ -o llama3_8b.ckpt
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
         print_report(inspect(args.path), as_json=args.json)
         return 0
-    from backends.exchange.kinds import Options, to_hf, to_mindformers
+    from backends.exchange.source_kinds import Options, to_hf, to_mindformers
 
     options = Options(
         config=getattr(args, "config", None),

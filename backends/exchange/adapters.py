@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from backends.ckpt import open_weights
-from backends.exchange.files import beside, convert_dtype, find_recipe, writing_weights
 from backends.exchange.layout import Layout, check_shapes, copy_companions
-from backends.lora import LINEAR_LAYERS, hf_modules
-from backends.names import is_lora, mindformers_to_peft, peft_to_mindformers
-from backends.recipe_types import PetConfig
-from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, writing_directory
-from backends.tensors import ShardWriter, Tensors, open_tensors
-from converters.cli import UsageError, UserError, say
-from converters.files import atomic, read_json, write_json
+from backends.exchange.output_files import beside, convert_dtype, find_recipe, writing_weights
+from backends.recipe.types import PetConfig
+from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, writing_directory
+from backends.weights.lora import LINEAR_LAYERS, hf_modules
+from backends.weights.mindspore_ckpt import open_weights
+from backends.weights.names import is_lora, mindformers_to_peft, peft_to_mindformers
+from backends.weights.safetensors_files import ShardWriter, Tensors, open_tensors
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import atomic, read_json, write_json
 
 METADATA_KEY = "adapter_config"
 _LAYER_MODULE = {hf: mf for mf, hf in LINEAR_LAYERS.items()}
@@ -295,7 +296,7 @@ def recorded_config(
 
 def _config_of_recipe(file: Path) -> dict[str, Any] | None:
     """Return the configuration of the LoRA that a recipe trains; None if it trains every weight."""
-    from backends.recipe import load_recipe
+    from backends.recipe.load import load_recipe
 
     recipe = load_recipe(file)
     pet = recipe.pet

@@ -7,11 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from backends.exchange.adapters import adapter_to_peft
-from backends.exchange.files import beside
-from backends.exchange.kinds import kind_of
 from backends.exchange.models import mindformers_source, write_hf
-from converters.cli import UsageError, UserError, say
-from converters.files import read_json, write_json
+from backends.exchange.output_files import beside
+from backends.exchange.source_kinds import kind_of
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import read_json, write_json
 
 STAMP = "exchanged_from.json"
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.ckpt import open_weights
 from backends.exchange.adapters import UnknownScaling, lora_shapes, recorded_config
-from backends.names import is_lora, mindformers_to_peft
-from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from backends.tensors import Tensors
-from converters.cli import format_table
-from converters.files import read_json
+from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from backends.weights.mindspore_ckpt import open_weights
+from backends.weights.names import is_lora, mindformers_to_peft
+from backends.weights.safetensors_files import Tensors
+from converters.common.console import format_table
+from converters.common.files import read_json
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.recipe_types import ModelConfig
-from backends.run import MODEL_CONFIG
-from converters.cli import UserError
-from converters.files import read_json
+from backends.recipe.types import ModelConfig
+from backends.weights.files import MODEL_CONFIG
+from converters.common.errors import UserError
+from converters.common.files import read_json
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 SHOWN = 10  # names of each kind that an error lists
@@ -184,7 +184,7 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
     """
     source = Path(path)
     if source.suffix in (".yaml", ".yml"):
-        from backends.recipe import load_recipe
+        from backends.recipe.load import load_recipe
 
         return config_from_recipe(load_recipe(source).model.model_config, source)
     source = source / MODEL_CONFIG if source.is_dir() else source

@@ -15,9 +15,9 @@ import numpy as np
 
 from backends.exchange.meta import hf_name, llama_config, turned
 from backends.exchange.models import Item, Source, make_source
-from backends.tensors import Entry, Tensors
-from converters.cli import UsageError, UserError
-from converters.files import write_json
+from backends.weights.safetensors_files import Entry, Tensors
+from converters.common.errors import UsageError, UserError
+from converters.common.files import write_json
 
 MAGIC = 0x616B3432  # its later formats begin with it
 SPECIALS = ("<unk>", "<s>", "</s>")

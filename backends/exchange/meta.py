@@ -16,10 +16,10 @@ import numpy as np
 
 from backends.exchange.layout import read_model_config
 from backends.exchange.models import HEAD, Item, Source, make_source
-from backends.names import to_hf
-from backends.tensors import numpy_types, type_name
-from converters.cli import UsageError, UserError
-from converters.files import read_json
+from backends.weights.names import to_hf
+from backends.weights.safetensors_files import numpy_types, type_name
+from converters.common.errors import UsageError, UserError
+from converters.common.files import read_json
 
 PARAMS = "params.json"
 _SHARD = re.compile(r"consolidated\.(\d\d)\.pth")

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from backends.ckpt import open_weights
-from backends.exchange.files import (
+from backends.exchange.layout import Layout, check_shapes, copy_companions, read_model_config
+from backends.exchange.output_files import (
     beside,
     check_output_file,
     check_output_folder,
@@ -27,12 +27,13 @@ from backends.exchange.files import (
     find_recipe,
     writing_weights,
 )
-from backends.exchange.layout import Layout, check_shapes, copy_companions, read_model_config
-from backends.names import is_lora, to_hf, to_mindformers
-from backends.run import MODEL_CONFIG, writing_directory
-from backends.tensors import DEFAULT_SHARD_BYTES, ShardWriter, Tensors, open_tensors
-from converters.cli import UsageError, UserError, progress, say
-from converters.files import write_json
+from backends.weights.files import MODEL_CONFIG, writing_directory
+from backends.weights.mindspore_ckpt import open_weights
+from backends.weights.names import is_lora, to_hf, to_mindformers
+from backends.weights.safetensors_files import DEFAULT_SHARD_BYTES, ShardWriter, Tensors, open_tensors
+from converters.common.console import progress, say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import write_json
 
 LARGE = 10**9  # numbers: seconds of work
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -165,7 +166,7 @@ def _recorded_config(file: Path) -> Path | None:
     places = [beside(file)]
     if recipe is not None:
         # a fine-tune's recipe need not repeat the sizes of the model it started from
-        from backends.recipe import load_recipe
+        from backends.recipe.load import load_recipe
 
         start = load_recipe(recipe).load_checkpoint
         places += [Path(start), beside(Path(start))] if start else []

@@ -8,7 +8,8 @@ import re
 import sys
 from pathlib import Path
 
-from converters.cli import UsageError, run_main
+from converters.common.console import run_main
+from converters.common.errors import UsageError
 
 DESCRIPTION = """Add LoRA adapters up. With --base: into the base, W' = round(W + sum of w*s*B*A), a whole model
 that needs no peft. Without: into one adapter that is the exact weighted sum."""

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from backends.checkpoint import fingerprint
-from backends.ckpt import open_weights
-from backends.names import is_lora, mindformers_to_peft
-from backends.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from backends.tensors import Tensors
-from converters.cli import UsageError, UserError, say
-from converters.files import read_json
+from backends.checkpoint.fingerprint import fingerprint
+from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from backends.weights.mindspore_ckpt import open_weights
+from backends.weights.names import is_lora, mindformers_to_peft
+from backends.weights.safetensors_files import Tensors
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import read_json
 
 _PREFIX, _COPY = "base_model.model.", ".base_layer.weight"
 _PEFT_NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
@@ -116,7 +117,7 @@ class Adapter:
 
     @cached_property
     def base_fingerprint(self) -> str | None:
-        """Hash of the weights that it was trained on (:func:`backends.checkpoint.fingerprint`), where recorded."""
+        """Hash of the weights that it was trained on (:mod:`backends.checkpoint.fingerprint`), where recorded."""
         for name in ("data.json", "merge.json"):
             if (self.home / name).is_file():
                 recorded = read_json(self.home / name).get("base")

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from backends.checkpoint import fingerprint
-from backends.ckpt import open_weights
-from backends.exchange.files import beside
+from backends.checkpoint.fingerprint import fingerprint
+from backends.exchange.output_files import beside
 from backends.merge.adapters import Adapter, all_modules
-from backends.merge.numbers import ROUNDOFF
-from backends.names import is_lora, to_mindformers
-from backends.run import ADAPTER_CONFIG, MODEL_CONFIG
-from backends.tensors import Tensors
-from converters.cli import UsageError, UserError, did_you_mean, say
-from converters.files import read_json
+from backends.merge.rounding import ROUNDOFF
+from backends.weights.files import ADAPTER_CONFIG, MODEL_CONFIG
+from backends.weights.mindspore_ckpt import open_weights
+from backends.weights.names import is_lora, to_mindformers
+from backends.weights.safetensors_files import Tensors
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError, did_you_mean
+from converters.common.files import read_json
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 
@@ -44,7 +45,7 @@ class Base:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of its weights (:func:`backends.checkpoint.fingerprint`)."""
+        """Hash of its weights (:func:`backends.checkpoint.fingerprint.fingerprint`)."""
         return fingerprint(sorted({entry.file for entry in self.tensors.entries.values()}))
 
     @property

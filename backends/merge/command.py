@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.ckpt import CkptWriter, open_weights
-from backends.exchange import files
-from backends.merge import beside
+from backends.exchange import output_files as files
+from backends.merge import companions as beside
 from backends.merge.adapters import Adapter, open_adapter
 from backends.merge.base import Base, check_fit, check_recorded, open_base
-from backends.merge.mixed import Mixed, check_same_base, write_mixed
-from backends.merge.numbers import DTYPES, NAMES, Change
-from backends.merge.whole import rounding_costs, unties, write_merged, written_kinds
-from backends.run import writing_directory
-from backends.tensors import ShardWriter
-from converters.cli import UsageError, UserError, say
-from converters.files import atomic, write_json
+from backends.merge.combine import Mixed, check_same_base, write_mixed
+from backends.merge.into_base import rounding_costs, unties, write_merged, written_kinds
+from backends.merge.rounding import DTYPES, NAMES, Change
+from backends.weights.files import writing_directory
+from backends.weights.mindspore_ckpt import CkptWriter, open_weights
+from backends.weights.safetensors_files import ShardWriter
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import atomic, write_json
 
 if TYPE_CHECKING:
-    from converters.template import Template
-    from mindrecord.tokenizer import Tokenizer
+    from converters.text.template import Template
+    from converters.tokenizers.base import Tokenizer
 
 FORMULA = {
     True: "W' = round(W + sum of weight * scaling * B @ A), in float32 with one rounding",
@@ -64,7 +65,7 @@ def merge_into_base(args: argparse.Namespace, chosen: Sequence[tuple[str, float 
         tokenizer = beside.copy_tokenizer(tokens, place.folder)
         beside.write_template(template, tokenizer, place.folder, served=not base.mindformers)
         if args.format in ("bin", "pth"):
-            from backends.merge import pickled
+            from backends.merge import pickle_formats as pickled
 
             pickled.to_bin(place.folder) if args.format == "bin" else pickled.to_meta(place.folder)
         part = check_tensors(base, adapters, _reader(base, place, args.format), kinds)
@@ -161,7 +162,7 @@ def _check_form(base: Base, args: argparse.Namespace) -> None:
         if files.beside(Path(args.out)).exists() and not args.overwrite:
             raise UsageError(f"{files.beside(Path(args.out))}: exists; --overwrite replaces it")
     elif args.format == "pth":
-        from backends.merge.pickled import meta_obstacle
+        from backends.merge.pickle_formats import meta_obstacle
 
         obstacle = meta_obstacle(base.config, base.tensors.names())
         if obstacle:
@@ -172,7 +173,7 @@ def _reader(base: Base, place: _Place, kind: str) -> Callable[[str], np.ndarray]
     """Return what reads a written tensor back by the base's name of it."""
     if kind == "safetensors":
         return open_weights(place.file or place.folder).read
-    from backends.merge import pickled
+    from backends.merge import pickle_formats as pickled
 
     tensors = pickled.read_pickled(place.folder)
     if kind == "bin":

@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from converters.template import Template
+from converters.text.template import Template
 
 if TYPE_CHECKING:
-    from mindrecord.tokenizer import Tokenizer
+    from converters.tokenizers.base import Tokenizer
 
 _SLOT = re.compile(r"(\{[a-z]+\})")
 

@@ -14,15 +14,16 @@ import numpy as np
 
 from backends.merge.adapters import Adapter
 from backends.merge.base import Base, source_of
-from backends.merge.numbers import ROUNDOFF, rows_in_blocks
-from backends.merge.whole import unties
-from converters.cli import UserError, progress
+from backends.merge.into_base import unties
+from backends.merge.rounding import ROUNDOFF, rows_in_blocks
+from converters.common.console import progress
+from converters.common.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from converters.template import Template
-    from mindrecord.tokenizer import Tokenizer
+    from converters.text.template import Template
+    from converters.tokenizers.base import Tokenizer
 
 # The most that logits may differ in float32 without any rounding of the weights, in their standard deviations: sums in
 # another order. With rounding, this many times what random noise of the rounding's size does to them.
@@ -159,8 +160,8 @@ def compare_logits(
 
 def prompts(template: Template | None, tokenizer: Tokenizer) -> list[list[int]]:
     """Return a few questions as token ids, in the template where one is known."""
-    from converters.conversation import Turn
-    from mindrecord.encode import encode_prompts
+    from converters.text.conversation import Turn
+    from mindrecord.tokens.encode import encode_prompts
 
     if template is None or "{passage}" in template.first:
         return [ids for ids in tokenizer.encode_batch(TEXTS) if ids]

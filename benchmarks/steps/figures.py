@@ -19,8 +19,9 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks.steps.study import ARMS, Arm
-from converters.cli import UsageError, run_main
-from converters.files import read_json, write_json
+from converters.common.console import run_main
+from converters.common.errors import UsageError
+from converters.common.files import read_json, write_json
 from eval.results import wilson
 
 RULES = ("close", "exact", "sig4")

@@ -24,9 +24,10 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from converters.cli import UsageError, run_main, say
-from converters.files import write_json, write_text
-from converters.lengths import Limit
+from converters.common.console import run_main, say
+from converters.common.errors import UsageError
+from converters.common.files import write_json, write_text
+from converters.pipeline.token_limit import Limit
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENS = {"scratch": 5_000_000, "sums": 4_000_000, "lora": 2_000_000}

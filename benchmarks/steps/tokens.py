@@ -20,12 +20,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from converters.arithmetic.kinds import Problem, parse, problem_text, solution_text  # noqa: E402
-from converters.arithmetic.steps import CELLS, SPACED, choose_style, get_style, precision_names, style_names  # noqa: E402
-from converters.arithmetic.synthesize import DRAWS  # noqa: E402
-from converters.cli import UsageError, format_table, run_main, say  # noqa: E402
-from converters.files import write_json  # noqa: E402
-from converters.lengths import Limit  # noqa: E402
+from converters.arithmetic.problems import Problem, parse, problem_text, solution_text
+from converters.arithmetic.steps import CELLS, SPACED, choose_style, get_style, precision_names, style_names
+from converters.arithmetic.synthesize import DRAWS
+from converters.common.console import format_table, run_main, say
+from converters.common.errors import UsageError
+from converters.common.files import write_json
+from converters.pipeline.token_limit import Limit
 
 MIX = {
     "direct computation": 0.666755,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from converters.arithmetic.kinds import KINDS
+from converters.arithmetic.problems import KINDS
 from converters.arithmetic.records import FORMATS
 from converters.arithmetic.steps import DEFAULT, DIGITS, PLAIN, choose_style, style_names
 from converters.arithmetic.steps.precision import PRECISIONS
 from converters.arithmetic.workers import record_workers
-from converters.cli import UsageError, run_main, say
-from converters.lengths import Limit, token_counter
-from converters.options import add_output_arguments, check_output_arguments, output_options
-from converters.template import template_names
+from converters.common.console import run_main, say
+from converters.common.errors import UsageError
+from converters.pipeline.options import add_output_arguments, check_output_arguments, output_options
+from converters.pipeline.token_limit import Limit, token_counter
+from converters.text.template import template_names
 
 EXAMPLES = """examples:
   python -m converters.arithmetic synthesize -o raw.jsonl --rows 20000 --seed 1
@@ -120,8 +121,8 @@ def run_report(args: argparse.Namespace) -> None:
     from converters.arithmetic.report import survey_report, table
     from converters.arithmetic.scan import Rejected
     from converters.arithmetic.survey import survey
-    from converters.files import write_json
-    from converters.source import open_source
+    from converters.common.files import write_json
+    from converters.common.source import open_source
 
     with open_source(args.raw) as source:
         rejected = Rejected()
@@ -136,10 +137,10 @@ def run_convert(args: argparse.Namespace) -> None:
     check_output_arguments(args, args.raw)
     style, limit = choose_style(args.steps, args.precision, args.digits), length_limit(args)
     with record_workers() as make:
-        from converters.arithmetic.pipeline import Options, convert
+        from converters.arithmetic.conversion import Options, convert
         from converters.arithmetic.report import convert_report, table
-        from converters.files import write_json
-        from converters.source import open_source
+        from converters.common.files import write_json
+        from converters.common.source import open_source
 
         options = Options(
             **output_options(args, KINDS),

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring as quoted
 from pathlib import Path
 
-from converters import rowfile
-from converters.arithmetic.kinds import ENGLISH, Problem, StepError, check, parse
+from converters.arithmetic.problems import ENGLISH, Problem, StepError, check, parse
 from converters.arithmetic.steps import Style, get_style
-from converters.lengths import Limit
-from converters.rejected import RowError
-from converters.rowfile import record_tail
+from converters.common.rejected import RowError
+from converters.pipeline import row_writer as rowfile
+from converters.pipeline.row_writer import record_tail
+from converters.pipeline.token_limit import Limit
 
 FORMATS = (*rowfile.FORMATS, "problems")
 LINE_BYTES = 256

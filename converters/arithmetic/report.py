@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from converters.arithmetic.kinds import CHINESE, ENGLISH, KINDS
-from converters.arithmetic.pipeline import Converted, Options
-from converters.arithmetic.quick import DIGITS
+from converters.arithmetic.bulk_check import DIGITS
+from converters.arithmetic.conversion import Converted, Options
+from converters.arithmetic.problems import CHINESE, ENGLISH, KINDS
 from converters.arithmetic.survey import Counts, Survey, by_kind
-from converters.cli import format_table
-from converters.options import file_facts
-from converters.rejected import Rejected
-from converters.source import Source
+from converters.common.console import format_table
+from converters.common.rejected import Rejected
+from converters.common.source import Source
+from converters.pipeline.options import file_facts
 
 
 def survey_report(source: Source, rows: Survey, rejected: Rejected) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from functools import lru_cache, partial
 import numpy as np
 import polars as pl
 
-from converters.arithmetic.kinds import ENGLISH, KINDS
-from converters.arithmetic.quick import quick_check
+from converters.arithmetic.bulk_check import quick_check
+from converters.arithmetic.problems import ENGLISH, KINDS
 from converters.arithmetic.records import NOT_UTF8, checked, quoted, read_row, row_line
 from converters.arithmetic.workers import in_order
-from converters.rejected import Rejected, RowError
-from converters.source import Block, Source
+from converters.common.rejected import Rejected, RowError
+from converters.common.source import Block, Source
 
 THREADS = 3
 REFUSED = 255

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from converters.arithmetic.kinds import KINDS
+from converters.arithmetic.problems import KINDS
 from converters.arithmetic.records import read_lines, read_row
 from converters.arithmetic.scan import REFUSED, scan
-from converters.rejected import Rejected
-from converters.source import Source
+from converters.common.rejected import Rejected
+from converters.common.source import Source
 
 CONFLICTS_SHOWN = 10
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from converters.arithmetic.english import english_rows
-from converters.arithmetic.kinds import problem_text, solution_text
-from converters.files import atomic
+from converters.arithmetic.problems import problem_text, solution_text
+from converters.common.files import atomic
 
 CONTEST_ROWS = 809_993
 CONTEST_ENGLISH = 9_993

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from converters.cli import UsageError, format_table, run_main, say
+from converters.common.console import format_table, run_main, say
+from converters.common.errors import UsageError
 
 EXAMPLES = """examples:
   python -m converters.tiny corpus -o runs/tiny/base.jsonl
@@ -118,7 +119,7 @@ def corpus(rows: int, seed: int, mix: str) -> Iterator[tuple[str, dict[str, Any]
 
 def write_corpus(args: argparse.Namespace) -> None:
     """Write the training text of the small base as conversations and say what is in it."""
-    from converters.files import write_jsonl
+    from converters.common.files import write_jsonl
 
     counts: Counter[str] = Counter()
 
@@ -146,7 +147,7 @@ def write_tokenizer(args: argparse.Namespace) -> None:
 
 def write_reading(args: argparse.Namespace) -> None:
     """Write a reading set in SQuAD v1.1's shape."""
-    from converters.files import write_json
+    from converters.common.files import write_json
     from converters.tiny.reading import squad
 
     if args.paragraphs < 1:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from converters.arithmetic.kinds import Problem
+from converters.arithmetic.problems import Problem
 from converters.arithmetic.steps import digits, worked
 from converters.arithmetic.steps.digits import ANSWER, Work, decimal_text, running_sum, simplification
 

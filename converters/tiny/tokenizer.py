@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from converters.files import write_json
+from converters.common.files import write_json
 
 SPECIAL = (
     "<|begin_of_text|>",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from backends.checkpoint import CheckpointFiles
-    from converters.conversation import Turn
+    from backends.checkpoint.resolve import CheckpointFiles
+    from converters.text.conversation import Turn
 
 
 def math_rows(
@@ -26,8 +26,8 @@ def math_rows(
         peft: the adapter on it, if any.
         template: how questions are put; None: as the run was trained.
     """
-    from converters.conversation import Turn
-    from eval.math import read_problems
+    from converters.text.conversation import Turn
+    from eval.math.command import read_problems
 
     problems = read_problems(data, None)
     files = _files(pretrained, peft, template)
@@ -42,8 +42,8 @@ def squad_rows(
     data: str | None = None, *, pretrained: str, peft: str | None = None, template: str | None = None, **_: Any
 ) -> dict[str, Dataset]:
     """Read all questions of a data set in SQuAD v1.1's JSON; without ``data``, of the shipped reading set."""
-    from eval.squad import reading_turn
-    from eval.squad_data import SHIPPED, read_questions
+    from eval.squad.command import reading_turn
+    from eval.squad.data import SHIPPED, read_questions
 
     questions = read_questions(data or SHIPPED)
     allow = template == "squad"
@@ -59,7 +59,7 @@ def squad_rows(
 
 def grade_math(row: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Grade one answer under every rule of ``eval.math``."""
-    from eval.grade import grade, parse
+    from eval.math.rules import grade, parse
 
     label = parse(row["label"])
     assert label is not None  # read_problems leaves out rows whose solution has no answer
@@ -68,7 +68,7 @@ def grade_math(row: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 def grade_squad(row: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Grade one answer as ``eval.squad --protocol official`` does, in percent."""
-    from eval.squad_rules import first_line, official_scores
+    from eval.squad.rules import first_line, official_scores
 
     scores = official_scores(first_line(results[0]), row["labels"])
     return {"f1": 100 * scores.f1, "em": 100 * scores.em}
@@ -76,7 +76,7 @@ def grade_squad(row: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 def _files(pretrained: str, peft: str | None, template: str | None, *, allow_mismatch: bool = False) -> CheckpointFiles:
     """Find template and tokenizer where our own commands find them."""
-    from backends.checkpoint import open_checkpoint
+    from backends.checkpoint.resolve import open_checkpoint
 
     base = pretrained if peft else None
     return open_checkpoint(peft or pretrained, base=base, template=template, allow_mismatch=allow_mismatch)
@@ -84,7 +84,7 @@ def _files(pretrained: str, peft: str | None, template: str | None, *, allow_mis
 
 def _prompts(turns: list[Turn], files: CheckpointFiles) -> list[str]:
     """Write prompts as text, special tokens by name: what a tokenizer reads back as the same tokens."""
-    from mindrecord.encode import encode_prompts
+    from mindrecord.tokens.encode import encode_prompts
 
     encoded = encode_prompts([[turn] for turn in turns], files.template, files.tokenizer)
     return [files.tokenizer.decode(ids, skip_special=False) for ids in encoded]

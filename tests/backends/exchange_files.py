@@ -5,9 +5,9 @@ import json
 import ml_dtypes
 import numpy as np
 
-from backends.ckpt import CkptWriter
 from backends.exchange.layout import Layout
-from backends.tensors import ShardWriter, open_tensors
+from backends.weights.mindspore_ckpt import CkptWriter
+from backends.weights.safetensors_files import ShardWriter, open_tensors
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 LLAMA3 = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.tensors import ShardWriter, numpy_types
-from converters.template import get_template
+from backends.weights.safetensors_files import ShardWriter, numpy_types
+from converters.text.template import get_template
 
 HIDDEN, WIDE, VOCAB, LAYERS = 16, 24, 20, 2
 SHAPES = {

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.ascend.__main__ import main
-from backends.ascend.config import mindformers_config
 from backends.ascend.device import choose, cpu_threads
-from backends.ascend.job import Job, read_job, write_job
-from backends.ascend.launch import launch_text
 from backends.ascend.sizes import lora_shapes, model_sizes, parameter_shapes
-from backends.ascend.weights import initial_lora, write_start
-from backends.lora import initial_lora_a
-from backends.recipe import load_recipe
-from backends.schedule import warmup_steps
-from backends.tensors import ShardWriter, open_tensors
-from converters.cli import UsageError, UserError
+from backends.ascend.train.config import mindformers_config
+from backends.ascend.train.job import Job, read_job, write_job
+from backends.ascend.train.launch import launch_text
+from backends.ascend.train.start_weights import initial_lora, write_start
+from backends.recipe.load import load_recipe
+from backends.recipe.schedule import warmup_steps
+from backends.weights.lora import initial_lora_a
+from backends.weights.safetensors_files import ShardWriter, open_tensors
+from converters.common.errors import UsageError, UserError
 
 CONTEST = Path(__file__).parents[1] / "data" / "run_llama3_8b_8k_800T_A2_64G_lora_dis_256.yaml"
 SMALL = [
@@ -321,7 +321,7 @@ def test_lora_starts_from_the_seed():
 
 @given(st.sampled_from([1, 2, 4]), st.integers(0, 74))
 def test_workers_take_each_row_of_a_step_once(workers, step):
-    from mindrecord.order import rows_of_step
+    from mindrecord.tokens.order import rows_of_step
 
     rows = rows_of_step(1000, 64, step, 0, True)
     shares = np.array_split(rows, workers)
@@ -330,8 +330,8 @@ def test_workers_take_each_row_of_a_step_once(workers, step):
 
 
 def test_a_job_comes_back_as_it_was(contest, tmp_path):
-    from backends.rows import TrainingRows
-    from mindrecord.encode import TokenRows
+    from backends.run.rows import TrainingRows
+    from mindrecord.tokens.encode import TokenRows
 
     offsets = np.array([0, 3, 8])
     rows = TokenRows(np.arange(8, dtype=np.int32), np.arange(8, dtype=np.int32), offsets, ["a", "b"])

@@ -6,10 +6,10 @@ import random
 import numpy as np
 import pytest
 
-from backends.checkpoint import open_checkpoint
-from backends.generation import GREEDY, Limits, Sampling
-from converters.cli import UsageError
-from converters.template import get_template
+from backends.checkpoint.resolve import open_checkpoint
+from backends.generation.types import GREEDY, Limits, Sampling
+from converters.common.errors import UsageError
+from converters.text.template import get_template
 
 pytestmark = pytest.mark.backend
 pytest.importorskip("mindspore")
@@ -38,7 +38,7 @@ def adapter(tiny_llama, tmp_path_factory):
 @pytest.fixture(scope="module")
 def models(adapter):
     """The same adapter in both backends."""
-    from backends.base import get_backend
+    from backends.generation.registry import get_backend
 
     files = open_checkpoint(adapter)
     return {name: get_backend(name, "cpu").load_generator(files, device="cpu") for name in ("ascend", "cuda")}
@@ -102,7 +102,7 @@ def test_min_new_tokens_forbids_early_ends(ask, prompts):
 
 
 def test_sampled_tokens_have_the_probabilities_of_the_model():
-    from backends.ascend.decode import sample
+    from backends.ascend.generate.decode import sample
 
     logits = np.log(np.array([[0.3, 0.5, 0.05, 0.15]], dtype=np.float32)).repeat(4000, 0)
     uniforms = ((np.arange(4000) + 0.5) / 4000).astype(np.float32)
@@ -182,9 +182,9 @@ def test_losses_are_those_of_torch_in_any_batch(models, prompts):
 
 def test_mindformers_own_generate_says_the_same(adapter, ask, prompts, capsys):
     """As a card is asked, but without ``use_past``, which a CPU cannot compute."""
-    from backends.ascend.cpu import use_cpu_argmax
+    from backends.ascend.generate.paged import PagedGenerator
     from backends.ascend.model import load_network
-    from backends.ascend.paged import PagedGenerator
+    from backends.ascend.train.cpu_substitutes import use_cpu_argmax
 
     use_cpu_argmax()
     pad = open_checkpoint(adapter).tokenizer.pad_id

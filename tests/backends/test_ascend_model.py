@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from backends.ascend.model import lora_config, model_config
-from backends.checkpoint import open_checkpoint
-from backends.tensors import open_tensors
-from converters.cli import UsageError, UserError
+from backends.checkpoint.resolve import open_checkpoint
+from backends.weights.safetensors_files import open_tensors
+from converters.common.errors import UsageError, UserError
 
 pytestmark = pytest.mark.backend
 pytest.importorskip("mindspore")
@@ -104,7 +104,7 @@ def torch_logits(folder, ids, base=None):
 
 def cached_logits(folder, ids, *, parts):
     """All logits, reading the text in parts."""
-    from backends.ascend.cached import CachedForward
+    from backends.ascend.generate.cached_forward import CachedForward
     from backends.ascend.model import load_network
 
     forward = CachedForward(load_network(open_checkpoint(folder, template="bare"), "float32"))
@@ -189,7 +189,7 @@ def test_what_a_configuration_may_leave_out(model):
 
 def test_angles_are_scaled_by_a_table_longer_than_the_rows(model):
     from backends.ascend.sizes import model_sizes
-    from backends.recipe import load_recipe
+    from backends.recipe.load import load_recipe
 
     def table():
         recipe = load_recipe("yaml/demo.yaml", [f"load_checkpoint={model}", "model.model_config.seq_length=8"])
@@ -222,7 +222,7 @@ def test_other_kinds_of_adapter_are_refused(model, tmp_path, options, message):
 
 
 def load(folder, **options):
-    from backends.ascend.generate import load_generator
+    from backends.ascend.generate.load import load_generator
 
     return load_generator(open_checkpoint(folder, template="bare"), device="cpu", **options)
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from training import command, environment, train
 
-from backends.run import Run, read_log
-from backends.tensors import ShardWriter, open_tensors
+from backends.run.directory import Run, read_log
+from backends.weights.safetensors_files import ShardWriter, open_tensors
 
 pytestmark = pytest.mark.backend
 pytest.importorskip("mindspore")
@@ -76,7 +76,7 @@ def test_a_run_directory_is_whole(finished, tiny_llama):
 
 
 def test_mindformers_own_checkpoint_lies_beside_the_adapter(finished):
-    from backends.names import mindformers_to_peft
+    from backends.weights.names import mindformers_to_peft
 
     run, _ = finished
     own, peft = open_tensors(run.path / "mindformers.safetensors"), open_tensors(run.path / "adapter_model.safetensors")

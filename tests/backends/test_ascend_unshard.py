@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from backends.ascend.__main__ import main
-from backends.ckpt import CkptWriter, open_weights
-from backends.tensors import ShardWriter
-from converters.cli import UsageError, UserError
+from backends.weights.mindspore_ckpt import CkptWriter, open_weights
+from backends.weights.safetensors_files import ShardWriter
+from converters.common.errors import UsageError, UserError
 
 pytestmark = pytest.mark.backend
 

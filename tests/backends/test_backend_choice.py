@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from backends import asking, base
-from backends.base import choose_backend
-from converters.cli import UsageError, UserError
+from backends.cli import model_arguments as asking
+from backends.generation import registry as base
+from backends.generation.registry import choose_backend
+from converters.common.errors import UsageError, UserError
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from backends.chat import Chat, _command, _print_answer, check_system
-from backends.checkpoint import open_checkpoint
-from backends.generation import Answer, Limits
-from converters.cli import UserError
-from converters.template import get_template
+from backends.checkpoint.resolve import open_checkpoint
+from backends.cli.chat import Chat, _command, _print_answer, check_system
+from backends.generation.types import Answer, Limits
+from converters.common.errors import UserError
+from converters.text.template import get_template
 
 
 class Saying:

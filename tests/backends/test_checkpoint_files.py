@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from backends.checkpoint import count_parameters, fingerprint, open_checkpoint
-from converters.cli import UsageError, UserError
-from converters.template import get_template
+from backends.checkpoint.fingerprint import count_parameters, fingerprint
+from backends.checkpoint.resolve import open_checkpoint
+from converters.common.errors import UsageError, UserError
+from converters.text.template import get_template
 
 
 def safetensors(path, shapes, fill=0):
@@ -89,7 +90,7 @@ def test_a_checkpoint_inside_a_run_takes_what_lies_at_the_top(adapter, base):
 def test_answers_may_be_as_long_as_what_the_run_was_trained_on(adapter):
     from argparse import Namespace
 
-    from backends.asking import limits_from
+    from backends.cli.model_arguments import limits_from
 
     def limit(audit, given=None):
         (adapter / "recipe.yaml").write_text("")
@@ -151,7 +152,7 @@ def test_fingerprints_see_every_change_of_training(tmp_path):
 
 
 def test_large_files_are_sampled_to_the_last_byte(tmp_path, monkeypatch):
-    from backends import checkpoint
+    from backends.checkpoint import fingerprint as checkpoint
 
     monkeypatch.setattr(checkpoint, "WHOLE_FILE_BYTES", 10)
     monkeypatch.setattr(checkpoint, "SAMPLE_BYTES", 4)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from converters.cli import UsageError, UserError
+from converters.common.errors import UsageError, UserError
 
 pytestmark = pytest.mark.backend
 torch = pytest.importorskip("torch")
@@ -34,8 +34,8 @@ def naive(model, prompt, choice):
 
 
 def scored(model, prompts, choices, *, batch_tokens=10**6, pad=2):
-    from backends.cuda.decode import TorchGenerator
-    from backends.cuda.score import ChoiceScorer
+    from backends.cuda.generate.decode import TorchGenerator
+    from backends.cuda.generate.score import ChoiceScorer
 
     return dict(ChoiceScorer(TorchGenerator(model, pad, batch_tokens=batch_tokens), choices).score(prompts))
 
@@ -96,7 +96,7 @@ def test_an_adapter_is_scored_as_it_is(tiny_llama, prompts):
 
 
 def test_memory_that_runs_out_halves_the_batch(model, prompts, capsys, monkeypatch):
-    from backends.cuda.score import ChoiceScorer
+    from backends.cuda.generate.score import ChoiceScorer
 
     expected = scored(model, prompts, CHOICES)
     whole = ChoiceScorer._scores

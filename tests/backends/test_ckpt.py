@@ -9,10 +9,10 @@ from exchange_files import random_bits, write_ckpt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import ckpt
-from backends.ckpt import TYPE_NAMES, CkptWriter, open_ckpt, open_weights
-from backends.tensors import numpy_types
-from converters.cli import UsageError, UserError
+from backends.weights import mindspore_ckpt as ckpt
+from backends.weights.mindspore_ckpt import TYPE_NAMES, CkptWriter, open_ckpt, open_weights
+from backends.weights.safetensors_files import numpy_types
+from converters.common.errors import UsageError, UserError
 
 # what mindspore 2.9.0 wrote for b = [1.5, 2.25, −2.755e−40] in bfloat16 and big = zeros (3, 5) in float16
 WRITTEN_BY_MINDSPORE = (

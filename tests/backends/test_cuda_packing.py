@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.backend
 
-from backends.cuda import attention  # noqa: E402
-from backends.cuda.batches import micro_batches, share_of_process  # noqa: E402
-from backends.cuda.model import add_lora, llama_config, new_model  # noqa: E402
-from backends.cuda.step import sum_nll  # noqa: E402
-from backends.lora import target_layers  # noqa: E402
-from backends.plan import Sizes, activation_bytes  # noqa: E402
-from backends.recipe import ModelConfig, PetConfig  # noqa: E402
-from mindrecord.encode import TokenRows  # noqa: E402
-from mindrecord.order import rows_of_step  # noqa: E402
+from backends.cuda import attention
+from backends.cuda.model import add_lora, llama_config, new_model
+from backends.cuda.train.batches import micro_batches, share_of_process
+from backends.cuda.train.step import sum_nll
+from backends.recipe.types import ModelConfig, PetConfig
+from backends.run.plan import Sizes, activation_bytes
+from backends.weights.lora import target_layers
+from mindrecord.tokens.encode import TokenRows
+from mindrecord.tokens.order import rows_of_step
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.backend
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file
 
-from backends.run import read_log  # noqa: E402
+from backends.run.directory import read_log
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 

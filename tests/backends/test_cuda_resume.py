@@ -14,9 +14,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore::UserWarning")]
 
-from backends.cuda.__main__ import main  # noqa: E402
-from backends.run import Run, read_log  # noqa: E402
-from converters.cli import UserError  # noqa: E402
+from backends.cuda.__main__ import main
+from backends.run.directory import Run, read_log
+from converters.common.errors import UserError
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 WITHOUT_TIME = ("step", "total", "epoch", "loss", "lr", "grad_norm", "tokens", "supervised_tokens")
@@ -65,7 +65,7 @@ def test_killed_at_random_moments_the_run_ends_with_the_same_bits(recipe, tmp_pa
 
 
 def test_an_interruption_says_how_to_go_on(recipe, tmp_path, monkeypatch):
-    from backends.cuda.optimizer import Optimizer
+    from backends.cuda.train.optimizer import Optimizer
 
     arguments = command(recipe, tmp_path / "run")[3:]
     steps, original = [], Optimizer.step
@@ -171,8 +171,8 @@ def test_another_layout_is_said(unfinished, capsys):
 
 
 def test_checkpoints_are_evenly_spaced_or_every_n_steps(make_recipe):
-    from backends.recipe import load_recipe
-    from backends.resume import checkpoint_steps
+    from backends.recipe.load import load_recipe
+    from backends.run.resume import checkpoint_steps
 
     def at(total, **callback):
         path = make_recipe(callbacks=[{"type": "CheckpointMonitor", **callback}])

@@ -9,18 +9,18 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore::UserWarning")]
 
-from safetensors.torch import load_file, save_file  # noqa: E402
+from safetensors.torch import load_file, save_file
 
-from backends.cuda.__main__ import main  # noqa: E402
-from backends.cuda.model import load_model  # noqa: E402
-from backends.lora import initial_lora_a  # noqa: E402
-from backends.recipe import load_recipe  # noqa: E402
-from backends.rows import load_rows  # noqa: E402
-from backends.run import Run, read_log  # noqa: E402
-from backends.schedule import learning_rate  # noqa: E402
-from converters.cli import UsageError, UserError  # noqa: E402
-from converters.template import get_template  # noqa: E402
-from mindrecord.order import rows_of_step  # noqa: E402
+from backends.cuda.__main__ import main
+from backends.cuda.model import load_model
+from backends.recipe.load import load_recipe
+from backends.recipe.schedule import learning_rate
+from backends.run.directory import Run, read_log
+from backends.run.rows import load_rows
+from backends.weights.lora import initial_lora_a
+from converters.common.errors import UsageError, UserError
+from converters.text.template import get_template
+from mindrecord.tokens.order import rows_of_step
 
 SIZES = {
     "run_mode": "train",
@@ -171,11 +171,11 @@ def test_bfloat16_products_stay_near_float32(make_recipe, tiny_llama, tmp_path):
 def test_a_bfloat16_base_keeps_its_adapter_in_float32(tiny_llama):
     # what CUDA does, on the CPU: frozen weights in the type of the products, trained ones in float32
     from backends.cuda import attention
-    from backends.cuda.batches import micro_batches
     from backends.cuda.model import add_lora, read_model
-    from backends.cuda.step import sum_nll
-    from backends.recipe import PetConfig
-    from mindrecord.encode import TokenRows
+    from backends.cuda.train.batches import micro_batches
+    from backends.cuda.train.step import sum_nll
+    from backends.recipe.types import PetConfig
+    from mindrecord.tokens.encode import TokenRows
 
     ids = np.arange(3, 43, dtype=np.int32)
     rows = TokenRows(ids, ids, np.array([0, 15, 40]), ["a", "b"])
@@ -224,7 +224,7 @@ def test_weights_that_break_a_row_stop_the_run_and_name_it(make_recipe, tiny_lla
 
 
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(make_recipe, tiny_llama, tmp_path, monkeypatch, capsys):
-    from backends.cuda import step
+    from backends.cuda.train import step
 
     whole = step.sum_nll
 

@@ -9,12 +9,12 @@ from exchange_files import LLAMA3, read_all, write_adapter, write_ckpt, write_hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.ckpt import open_weights
 from backends.exchange import adapter_from_mindformers, adapter_to_mindformers, adapter_to_peft
-from backends.names import peft_to_mindformers
-from backends.recipe_types import PetConfig
-from backends.tensors import open_tensors
-from converters.cli import UsageError, UserError
+from backends.recipe.types import PetConfig
+from backends.weights.mindspore_ckpt import open_weights
+from backends.weights.names import peft_to_mindformers
+from backends.weights.safetensors_files import open_tensors
+from converters.common.errors import UsageError, UserError
 
 MODULES = ["q_proj", "v_proj", "gate_proj", "down_proj"]
 

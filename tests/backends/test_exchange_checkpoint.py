@@ -6,12 +6,12 @@ import pytest
 import yaml
 from exchange_files import read_all, write_adapter, write_ckpt, write_hf_model
 
-from backends.checkpoint import open_checkpoint
+from backends.checkpoint.resolve import open_checkpoint
 from backends.exchange import hf_to_mindformers
-from backends.names import peft_to_mindformers
-from converters.cli import UsageError, UserError
-from converters.files import write_json
-from converters.template import get_template
+from backends.weights.names import peft_to_mindformers
+from converters.common.errors import UsageError, UserError
+from converters.common.files import write_json
+from converters.text.template import get_template
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from exchange_files import read_all, write_adapter, write_ckpt, write_hf_model, 
 from backends.exchange.__main__ import main
 from backends.exchange.cache import hf_directory
 from backends.exchange.models import write_hf
-from backends.names import peft_to_mindformers
-from backends.tensors import open_tensors
-from converters.cli import UsageError, UserError
+from backends.weights.names import peft_to_mindformers
+from backends.weights.safetensors_files import open_tensors
+from converters.common.errors import UsageError, UserError
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_an_adapter_goes_there_and_back(tmp_path, capsys):
 
 
 def test_of_a_file_with_both_the_lora_is_taken_or_the_weights(tmp_path, hf, capsys):
-    from backends.names import to_mindformers
+    from backends.weights.names import to_mindformers
 
     tensors = open_tensors(hf)
     both = {to_mindformers(name): tensors.read(name) for name in tensors}

@@ -16,10 +16,10 @@ from backends.exchange import (
     mindformers_to_hf,
 )
 from backends.exchange.layout import Layout
-from backends.lora import hf_modules
-from backends.names import to_mindformers
-from backends.recipe_types import PetConfig
-from backends.tensors import open_tensors
+from backends.recipe.types import PetConfig
+from backends.weights.lora import hf_modules
+from backends.weights.names import to_mindformers
+from backends.weights.safetensors_files import open_tensors
 
 pytestmark = pytest.mark.backend
 
@@ -115,7 +115,7 @@ def trained(tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from backends.cuda.model import add_lora
-    from backends.cuda.product import save_weights
+    from backends.cuda.train.saving import save_weights
 
     torch.manual_seed(0)
     known = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

@@ -19,9 +19,9 @@ from backends.exchange.__main__ import main
 from backends.exchange.llama2c import llama2c_source, write_tokenizer
 from backends.exchange.meta import halves_from_pairs, meta_source
 from backends.exchange.models import write_hf, write_mindformers
-from backends.names import peft_to_mindformers
-from backends.tensors import open_tensors
-from converters.cli import UsageError, UserError
+from backends.weights.names import peft_to_mindformers
+from backends.weights.safetensors_files import open_tensors
+from converters.common.errors import UsageError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 STORIES = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared/data")) / "stories"
@@ -124,7 +124,7 @@ def test_a_llama2c_file_of_another_size_or_format_is_refused(tmp_path):
 
 
 def test_the_vocabulary_splits_words_as_llama2c_does(stories, tmp_path):
-    from mindrecord.tokenizer import load_tokenizer
+    from converters.tokenizers.base import load_tokenizer
 
     write_tokenizer(stories / "tok512.bin", tmp_path)
     tokenizer = load_tokenizer(tmp_path)

@@ -12,13 +12,13 @@ from exchange_files import LLAMA2, LLAMA3, QWEN2, random_bits, read_all, write_c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.ckpt import CkptWriter, open_weights
 from backends.exchange import hf_to_mindformers, mindformers_to_hf
 from backends.exchange.layout import Layout, config_from_recipe
-from backends.names import to_mindformers
-from backends.recipe_types import ModelConfig
-from backends.tensors import open_tensors
-from converters.cli import UsageError, UserError
+from backends.recipe.types import ModelConfig
+from backends.weights.mindspore_ckpt import CkptWriter, open_weights
+from backends.weights.names import to_mindformers
+from backends.weights.safetensors_files import open_tensors
+from converters.common.errors import UsageError, UserError
 
 
 @st.composite
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, hf, monkeypatch, suffix):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(CkptWriter, "add", full)
-    monkeypatch.setattr("backends.tensors.ShardWriter.add", full)
+    monkeypatch.setattr("backends.weights.safetensors_files.ShardWriter.add", full)
     with pytest.raises(UserError, match="No space left on device"):
         hf_to_mindformers(hf, tmp_path / f"m{suffix}")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["hf"]

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from backends.cuda.__main__ import main
-from converters.cli import UsageError, UserError
-from converters.template import get_template
+from converters.common.errors import UsageError, UserError
+from converters.text.template import get_template
 
 pytestmark = pytest.mark.backend
 torch = pytest.importorskip("torch")
@@ -101,12 +101,12 @@ def test_an_adapter_added_to_its_base_answers_as_one_beside_it(adapter, tiny_lla
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from backends.cuda.decode import TorchGenerator
-    from backends.generation import Limits
+    from backends.cuda.generate.decode import TorchGenerator
+    from backends.generation.types import Limits
 
     beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), adapter).eval()
     generate(adapter, "--data", data, "--out", tmp_path / "a.jsonl")
-    from mindrecord.tokenizer import load_tokenizer
+    from converters.tokenizers.base import load_tokenizer
 
     tokenizer = load_tokenizer(tiny_llama)
     rows = rows_of(tmp_path / "a.jsonl")
@@ -147,7 +147,7 @@ def typed(monkeypatch):
 @pytest.fixture
 def prompts(monkeypatch):
     """Collect the prompts the model is given, as text."""
-    from backends.chat import Chat
+    from backends.cli.chat import Chat
 
     seen = []
     original = Chat._texts
@@ -193,7 +193,7 @@ def test_a_template_without_room_for_the_turn_is_an_error_in_a_pipe(adapter, tin
 
 
 def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(adapter, typed, prompts, monkeypatch, capsys):
-    from backends.cuda.decode import Batch
+    from backends.cuda.generate.decode import Batch
 
     original, steps = Batch.step, []
 
@@ -222,9 +222,9 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(adapter, typed, prompts,
 
 
 def test_pieces_join_to_the_answer_and_break_no_character(adapter, monkeypatch):
-    from backends.chat import Chat
-    from backends.checkpoint import open_checkpoint
-    from backends.generation import Answer, Limits
+    from backends.checkpoint.resolve import open_checkpoint
+    from backends.cli.chat import Chat
+    from backends.generation.types import Answer, Limits
 
     files = open_checkpoint(adapter)
     ids = files.tokenizer.encode_batch(["好 é 🙂 done"])[0]

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from backends.generation import Limits, Sampling
-from converters.cli import UsageError
+from backends.generation.types import Limits, Sampling
+from converters.common.errors import UsageError
 
 pytestmark = pytest.mark.backend
 torch = pytest.importorskip("torch")
@@ -28,7 +28,7 @@ def model(request, tiny_llama):
 
 
 def answers(model, prompts, *, limits=LIMITS, stop=STOP, pad=2, **options):
-    from backends.cuda.decode import TorchGenerator
+    from backends.cuda.generate.decode import TorchGenerator
 
     return dict(TorchGenerator(model, pad, **options).generate(prompts, stop, limits))
 
@@ -139,7 +139,7 @@ def test_sampling_depends_on_seed_and_row_but_not_on_the_batch(model, prompts):
 
 
 def test_sampled_tokens_have_the_probabilities_of_the_model():
-    from backends.cuda.decode import sample
+    from backends.cuda.generate.decode import sample
 
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
     uniforms = (torch.arange(4000) + 0.5) / 4000
@@ -178,7 +178,7 @@ def test_repetition_penalty_equals_transformers(model, reference, prompts):
 
 
 def test_grouped_attention_equals_attention_with_repeated_keys(model):
-    from backends.cuda.grouped import grouped_attention
+    from backends.cuda.generate.grouped_attention import grouped_attention
 
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 6, 1, 8), torch.randn(3, 2, 20, 8), torch.randn(3, 2, 20, 8)
@@ -206,7 +206,7 @@ def test_a_sliding_window_is_kept(prompts):
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_answer(model, prompts, alone, monkeypatch, capsys):
-    from backends.cuda import decode
+    from backends.cuda.generate import decode
 
     original = decode.Batch._next_logits
 

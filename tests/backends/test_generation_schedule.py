@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.answer_log import AnswerLog, answer_missing, meta_path, read_rows
-from backends.generation import Answer, Limits, Sampling, plan_batches, run_batches
-from converters.cli import UsageError, UserError
+from backends.generation.batching import plan_batches, run_batches
+from backends.generation.predictions_log import AnswerLog, answer_missing, meta_path, read_rows
+from backends.generation.types import Answer, Limits, Sampling
+from converters.common.errors import UsageError, UserError
 
 lengths_strategy = st.dictionaries(st.integers(0, 10**6), st.integers(1, 400), max_size=60)
 

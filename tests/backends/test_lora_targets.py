@@ -3,9 +3,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from backends.lora import hf_modules, initial_lora_a, target_layers
-from backends.recipe import PetConfig
-from converters.cli import UserError
+from backends.recipe.types import PetConfig
+from backends.weights.lora import hf_modules, initial_lora_a, target_layers
+from converters.common.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from merge_files import SHAPES, base_tensors, write_adapter, write_base
 
-from backends.ckpt import CkptWriter, open_weights
 from backends.merge.__main__ import main, split_weight
-from backends.names import peft_to_mindformers, to_mindformers
-from backends.tensors import ShardWriter, open_tensors
-from converters.cli import UsageError, UserError
+from backends.weights.mindspore_ckpt import CkptWriter, open_weights
+from backends.weights.names import peft_to_mindformers, to_mindformers
+from backends.weights.safetensors_files import ShardWriter, open_tensors
+from converters.common.errors import UsageError, UserError
 
 Q = "model.layers.0.self_attn.q_proj"
 
@@ -64,7 +64,7 @@ def test_dtype_and_its_record(tmp_path):
 
 
 def test_the_report_tells_what_it_was_made_of(tmp_path):
-    from backends.checkpoint import fingerprint, weight_files
+    from backends.checkpoint.fingerprint import fingerprint, weight_files
 
     base = write_base(tmp_path / "base")
     one = write_adapter(tmp_path / "one", base=base)
@@ -213,7 +213,7 @@ def test_a_training_checkpoint_as_base_gives_away_its_lora_and_moments(tmp_path,
 
 def test_what_is_cut_off_at_writing_is_noticed(tmp_path, monkeypatch):
     """The check reads files back: a writer that loses a tensor's update does not get past it."""
-    from backends.merge import whole
+    from backends.merge import into_base as whole
 
     base, adapter = write_base(tmp_path / "base", "BF16"), write_adapter(tmp_path / "adapter")
     good = whole.add_update

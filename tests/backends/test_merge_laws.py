@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from merge_files import LAYERS, SHAPES, write_adapter
 
 from backends.merge.adapters import all_modules, open_adapter
+from backends.merge.combine import write_mixed
 from backends.merge.lowrank import summed, truncate
-from backends.merge.mixed import write_mixed
 
 NAMES = [module.split(".")[1] for module in SHAPES]
 weights = st.floats(-3, 3, allow_nan=False, width=32)

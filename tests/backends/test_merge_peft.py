@@ -10,12 +10,12 @@ import pytest
 pytestmark = pytest.mark.backend
 torch = pytest.importorskip("torch")
 
-from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from backends.merge.__main__ import main  # noqa: E402
-from converters.cli import UserError  # noqa: E402
-from converters.template import get_template  # noqa: E402
+from backends.merge.__main__ import main
+from converters.common.errors import UserError
+from converters.text.template import get_template
 
 IDS = torch.tensor([[0, 40, 41, 90, 7, 200, 55, 13]])
 ADAPTERS = {
@@ -129,7 +129,8 @@ def test_rounding_is_within_what_is_printed_and_smaller_than_the_effect(adapters
 
 def test_a_merge_that_lost_the_adapter_is_refused(adapters, tiny_llama, tmp_path, monkeypatch):
     """The comparison of logits has teeth of its own: with the check of tensors switched off it still refuses."""
-    from backends.merge import command, verify, whole
+    from backends.merge import command, verify
+    from backends.merge import into_base as whole
 
     good = whole.add_update
     monkeypatch.setattr(whole, "add_update", lambda w, a, b, *rest: good(w, a, b * np.float32(0.5), *rest))
@@ -173,7 +174,7 @@ def test_metas_form_is_read_back_as_the_same_model(adapters, tiny_llama, tmp_pat
 
 
 def test_params_json_states_the_known_models():
-    from backends.merge.pickled import meta_params
+    from backends.merge.pickle_formats import meta_params
 
     common = {"rms_norm_eps": 1e-5, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32000}
     llama2 = meta_params({**common, "hidden_size": 4096, "intermediate_size": 11008})
@@ -275,8 +276,8 @@ def test_a_tied_head_under_an_adapter_answers_as_peft_does(tiny_llama, tmp_path)
 
 
 def test_a_run_merges_into_the_base_that_it_was_trained_on_and_no_other(tiny_llama, make_recipe, tmp_path, capsys):
-    from backends.cuda.train import train
-    from backends.tensors import ShardWriter, open_tensors
+    from backends.cuda.train.run import train
+    from backends.weights.safetensors_files import ShardWriter, open_tensors
 
     recipe = make_recipe(**{"load_checkpoint": str(tiny_llama), "runner_config.epochs": 1})
     run = train(str(recipe), [], device="cpu", dtype="auto", resume=False)

@@ -9,8 +9,8 @@ import pytest
 from merge_files import base_tensors, write_adapter, write_base
 
 from backends.merge.__main__ import main
-from backends.tensors import ShardWriter, open_tensors
-from converters.cli import UsageError, UserError
+from backends.weights.safetensors_files import ShardWriter, open_tensors
+from converters.common.errors import UsageError, UserError
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.names import mindformers_to_peft, peft_to_mindformers, to_hf, to_mindformers
-from converters.cli import UserError
+from backends.weights.names import mindformers_to_peft, peft_to_mindformers, to_hf, to_mindformers
+from converters.common.errors import UserError
 
 PAIRS = [
     ("model.embed_tokens.weight", "model.tok_embeddings.embedding_weight"),

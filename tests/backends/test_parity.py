@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from training import environment, train
 
-from backends.run import ADAPTER_WEIGHTS, read_log
+from backends.run.directory import read_log
+from backends.weights.files import ADAPTER_WEIGHTS
 
 pytestmark = pytest.mark.backend
 pytest.importorskip("mindspore")
@@ -199,9 +200,9 @@ def test_both_curves_end_where_a_plain_loop_does(runs):
     """The parity is not that of two backends with the same fault: a loop in ten lines of torch has the first losses."""
     from transformers import AutoModelForCausalLM
 
-    from backends.recipe import load_recipe
-    from backends.rows import load_rows
-    from mindrecord.order import rows_of_step
+    from backends.recipe.load import load_recipe
+    from backends.run.rows import load_rows
+    from mindrecord.tokens.order import rows_of_step
 
     recipe = load_recipe(runs / "recipe.yaml")
     data = load_rows(recipe, quiet=True)

@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
-from backends import asking, perplexity
-from converters.cli import UsageError, UserError
+from backends.cli import evaluate as perplexity
+from backends.cli import model_arguments as asking
+from converters.common.errors import UsageError, UserError
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from backends.cuda.__main__ import main
-from backends.plan import Sizes, make_plan, recipe_sizes
-from backends.recipe import ModelConfig, load_recipe
+from backends.recipe.load import load_recipe
+from backends.recipe.types import ModelConfig
+from backends.run.plan import Sizes, make_plan, recipe_sizes
 
 
 def test_llama3_8b_as_the_contest_counts(capsys):
@@ -116,7 +117,7 @@ def test_real_tokens_are_counted_from_the_data(make_recipe, capsys):
 def test_too_few_rows_and_too_many_recipes(capsys):
     assert main(["plan", "--rows", "10"]) == 0
     assert "fewer rows than runner_config.batch_size 64" in capsys.readouterr().out
-    from converters.cli import UsageError
+    from converters.common.errors import UsageError
 
     with pytest.raises(UsageError, match="one recipe at a time"):
         main(["plan", "a.yaml", "b.yaml"])

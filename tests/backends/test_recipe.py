@@ -5,9 +5,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.recipe import DEFAULT_RECIPE, LEAF_PATHS, ModelConfig, load_recipe, recipe_from
-from backends.run import changed_settings
-from converters.cli import UsageError, UserError
+from backends.recipe.load import DEFAULT_RECIPE, LEAF_PATHS, load_recipe, recipe_from
+from backends.recipe.types import ModelConfig
+from backends.run.directory import changed_settings
+from converters.common.errors import UsageError, UserError
 
 # the contest's own file, key by key
 CONTEST = """

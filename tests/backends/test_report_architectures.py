@@ -8,11 +8,11 @@ from report_models import CASES, settings, write_model, write_rows
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore::UserWarning")]
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file
 
-from backends.cuda.__main__ import main  # noqa: E402
-from backends.recipe import DEFAULT_RECIPE  # noqa: E402
-from backends.run import Run, read_log  # noqa: E402
+from backends.cuda.__main__ import main
+from backends.recipe.load import DEFAULT_RECIPE
+from backends.run.directory import Run, read_log
 
 by_case = pytest.mark.parametrize("case", CASES)
 
@@ -75,7 +75,7 @@ def test_packed_rows_are_separate_rows(case, train):
 
 
 def graded(run, rows, out, way):
-    from eval import choice
+    from eval.choice import command as choice
 
     words = ["--ckpt", run, "--data", rows, "--choices", "yes,no", "--way", way, "--out", out, "--device", "cpu"]
     assert choice.main([str(word) for word in words]) == 0
@@ -114,7 +114,7 @@ def test_the_merged_model_answers_as_the_adapter_does(case, train, rows, models,
 def test_report_002_from_tsv_to_its_score(models, tmp_path, monkeypatch, capsys):
     """QQP with a tiny Gemma: rows of the report's form, its file of answers, its score."""
     from converters import glue
-    from eval import choice
+    from eval.choice import command as choice
 
     monkeypatch.chdir(tmp_path)
     header, lines = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", []

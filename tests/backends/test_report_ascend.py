@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from backends.ascend.config import mindformers_config
-from backends.ascend.job import Job
 from backends.ascend.sizes import lora_shapes, model_sizes, parameter_shapes
-from backends.recipe import DEFAULT_RECIPE, load_recipe
-from converters.cli import UserError
+from backends.ascend.train.config import mindformers_config
+from backends.ascend.train.job import Job
+from backends.recipe.load import DEFAULT_RECIPE, load_recipe
+from converters.common.errors import UserError
 
 # all parameters, tensors of the adapter, parameters of the adapter: as `plan` and transformers count them
 CARRIED = {

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from backends.cuda.__main__ import main
-from backends.plan import Sizes, make_plan, recipe_sizes
-from backends.recipe import DEFAULT_RECIPE, load_recipe
+from backends.recipe.load import DEFAULT_RECIPE, load_recipe
+from backends.run.plan import Sizes, make_plan, recipe_sizes
 
 RECIPES = DEFAULT_RECIPE.parent
 QWEN3B = {
@@ -155,7 +155,7 @@ def test_transformers_and_peft_make_what_plan_says(name):
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from backends.lora import LINEAR_LAYERS, hf_modules
+    from backends.weights.lora import LINEAR_LAYERS, hf_modules
 
     published, parameters, tensors, trainable = REPORTS[name]
     with torch.device("meta"):

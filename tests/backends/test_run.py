@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
-from backends.recipe import load_recipe
-from backends.run import Run, read_log, write_recipe, writing_directory
-from converters.cli import UsageError, UserError
+from backends.recipe.load import load_recipe
+from backends.run.directory import Run, read_log, write_recipe
+from backends.weights.files import writing_directory
+from converters.common.errors import UsageError, UserError
 
 
 def test_what_is_no_run_is_said(tmp_path):

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.recipe import LrSchedule
-from backends.schedule import learning_rate, warmup_steps
-from converters.cli import UserError
+from backends.recipe.schedule import learning_rate, warmup_steps
+from backends.recipe.types import LrSchedule
+from converters.common.errors import UserError
 
 
 def test_the_rates_that_a_contest_log_shows():

@@ -8,9 +8,9 @@ from exchange_files import random_bits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import tensors
-from backends.tensors import ShardWriter, numpy_types, open_tensors
-from converters.cli import UsageError, UserError
+from backends.weights import safetensors_files as tensors
+from backends.weights.safetensors_files import ShardWriter, numpy_types, open_tensors
+from converters.common.errors import UsageError, UserError
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 

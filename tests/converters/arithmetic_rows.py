@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from converters.arithmetic.__main__ import main
-from converters.arithmetic.kinds import Problem, parse, problem_text, solution_text
+from converters.arithmetic.problems import Problem, parse, problem_text, solution_text
 
 # kind, problem, solution as published, answer in the seed style
 EXAMPLES = [

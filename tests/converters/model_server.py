@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from converters.endpoint import Endpoint
+from converters.novel.endpoint import Endpoint
 
 Answer = tuple[int, dict[str, str], bytes]
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from converters import alpaca
-from converters.cli import UsageError, UserError
-from converters.conversation import read_conversations
+from converters.common.errors import UsageError, UserError
+from converters.text.conversation import read_conversations
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared/data")) / "alpaca"

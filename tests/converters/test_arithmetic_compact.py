@@ -10,7 +10,7 @@ from arithmetic_rows import OPERANDS, problem_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.arithmetic.kinds import CHINESE
+from converters.arithmetic.problems import CHINESE
 from converters.arithmetic.steps import Style, compact, get_style
 from converters.arithmetic.steps.digits import ANSWER
 from converters.arithmetic.steps.worked import STEPS

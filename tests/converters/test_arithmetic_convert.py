@@ -14,10 +14,10 @@ import pytest
 from arithmetic_rows import ENGLISH, EXAMPLES, RIGHT, convert, line_of, read_jsonl, write_lines
 
 from converters.arithmetic.__main__ import main
-from converters.arithmetic.kinds import CHINESE, parse
+from converters.arithmetic.problems import CHINESE, parse
 from converters.arithmetic.synthesize import synthesize
-from converters.cli import UserError
-from converters.conversation import read_conversations
+from converters.common.errors import UserError
+from converters.text.conversation import read_conversations
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 6_000

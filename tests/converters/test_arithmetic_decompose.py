@@ -13,10 +13,10 @@ import pytest
 from arithmetic_rows import OPERANDS, problem_of
 from hypothesis import given, settings
 
-from converters.arithmetic.kinds import CHINESE, Problem, StepError
+from converters.arithmetic.problems import CHINESE, Problem, StepError
 from converters.arithmetic.steps import Style, get_style, precision_names
 from converters.arithmetic.steps.decompose import STEPS
-from eval.grade import grade, parse
+from eval.math.rules import grade, parse
 
 PROMISES = {"exact": ("exact", "close", "sig4"), "sig6": ("close", "sig4"), "2dp": ("close",)}
 OPERATIONS: dict[type, Any] = {

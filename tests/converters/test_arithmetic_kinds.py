@@ -10,7 +10,7 @@ from arithmetic_rows import EXAMPLES, OPERANDS, problem_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.arithmetic.kinds import (
+from converters.arithmetic.problems import (
     CHINESE,
     ENGLISH,
     KINDS,

@@ -10,10 +10,10 @@ from arithmetic_rows import EXAMPLES, OPERANDS, line_of, problem_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.arithmetic.kinds import CHINESE, KINDS
-from converters.arithmetic.quick import quick_check
+from converters.arithmetic.bulk_check import quick_check
+from converters.arithmetic.problems import CHINESE, KINDS
 from converters.arithmetic.records import checked, read_row
-from converters.rejected import RowError
+from converters.common.rejected import RowError
 
 
 def passed(lines: list[str]) -> dict[int, str]:

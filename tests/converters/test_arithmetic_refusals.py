@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from arithmetic_rows import ENGLISH, RIGHT, convert, line_of, read_jsonl, write_lines
 
-from converters.cli import UsageError, UserError
+from converters.common.errors import UsageError, UserError
 
 
 def test_too_many_rejected_rows_fail_and_leave_no_output(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from arithmetic_rows import EXAMPLES, OPERANDS, problem_of
 from hypothesis import given, settings
 
 from converters.arithmetic import steps
-from converters.arithmetic.kinds import CHINESE, StepError, parse
+from converters.arithmetic.problems import CHINESE, StepError, parse
 from converters.arithmetic.steps import get_style, seed, style_names
-from converters.cli import UsageError
+from converters.common.errors import UsageError
 
 PREFIX = "计算过程："
 NUMBER = r"-?\d+(?:\.\d+)?(?:E[+-]\d+)?"

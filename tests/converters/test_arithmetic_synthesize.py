@@ -12,7 +12,7 @@ import pytest
 from arithmetic_rows import read_jsonl
 
 from converters.arithmetic.english import english_rows
-from converters.arithmetic.kinds import CHINESE, ENGLISH, Problem, check, parse
+from converters.arithmetic.problems import CHINESE, ENGLISH, Problem, check, parse
 from converters.arithmetic.synthesize import CONTEST_ROWS, MIX, synthesize
 
 ROWS = 30_000
@@ -156,8 +156,8 @@ def test_english_answers_are_right() -> None:
 def test_the_twelve_shares_of_report_004(tmp_path: Path) -> None:
     """The contest's whole mix: its own counts differ from the expected ones by chance alone."""
     from converters.arithmetic.survey import by_kind, survey
-    from converters.rejected import Rejected
-    from converters.source import open_source
+    from converters.common.rejected import Rejected
+    from converters.common.source import open_source
 
     published = {
         "direct computation": 0.654617427706388,

@@ -12,11 +12,11 @@ from arithmetic_rows import OPERANDS, problem_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.arithmetic.kinds import CHINESE, Problem, StepError, value
+from converters.arithmetic.problems import CHINESE, Problem, StepError, value
 from converters.arithmetic.steps import CELLS, SPACED, Style, choose_style, digits, get_style, scientific, spaced
 from converters.arithmetic.steps.worked import STEPS
-from converters.cli import UsageError
-from eval.grade import grade, parse
+from converters.common.errors import UsageError
+from eval.math.rules import grade, parse
 
 SUMS = re.compile(r"(?:\d+:-?\d+\+-?\d+=-?\d+ ?)+")
 """A running sum with its counts: whole numbers, not columns."""

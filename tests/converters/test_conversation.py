@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.cli import UsageError, UserError
-from converters.conversation import Conversation, Turn, problem_row, read_conversations, to_alpaca, to_sharegpt
+from converters.common.errors import UsageError, UserError
+from converters.text.conversation import Conversation, Turn, problem_row, read_conversations, to_alpaca, to_sharegpt
 
 
 def write(path, *rows):

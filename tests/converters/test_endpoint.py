@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from model_server import Answer, completion, endpoint, said, server
 
-from converters.cli import UsageError
-from converters.endpoint import Endpoint, EndpointError, side_by_side
+from converters.common.errors import UsageError
+from converters.novel.endpoint import Endpoint, EndpointError, side_by_side
 
 FAULTS: list[Answer] = [
     (429, {"Retry-After": "0"}, b"slow down"),

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from converters import glue
-from converters.cli import UsageError, UserError
-from converters.conversation import read_conversations
+from converters.common.errors import UsageError, UserError
+from converters.text.conversation import read_conversations
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared/data")) / "glue"

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from converters.arithmetic.__main__ import main
-from converters.arithmetic.kinds import parse
+from converters.arithmetic.problems import parse
 from converters.arithmetic.synthesize import synthesize
-from converters.cli import UsageError, UserError
-from converters.conversation import Conversation, Turn, read_conversations
-from converters.lengths import Limit, token_counter
-from converters.template import get_template
-from mindrecord.encode import encode
-from mindrecord.tokenizer import load_tokenizer
+from converters.common.errors import UsageError, UserError
+from converters.pipeline.token_limit import Limit, token_counter
+from converters.text.conversation import Conversation, Turn, read_conversations
+from converters.text.template import get_template
+from converters.tokenizers.base import load_tokenizer
+from mindrecord.tokens.encode import encode
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "models/tiny"

@@ -13,9 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters import novel
-from converters.cli import UsageError, UserError
-from converters.passages import Bounds, Chapter, Left, chapters, chunks, decode, pairs, sentences, tidy, whole_sentences
+from converters.common.errors import UsageError, UserError
+from converters.novel import convert as novel
+from converters.novel.passages import (
+    Bounds,
+    Chapter,
+    Left,
+    chapters,
+    chunks,
+    decode,
+    pairs,
+    sentences,
+    tidy,
+    whole_sentences,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = st.text(alphabet="山水人。！？…”』 .a\n", max_size=300)

@@ -11,18 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.arithmetic.kinds import KINDS
-from converters.cli import UsageError, UserError
-from converters.options import PROPORTIONAL, SQUARE_ROOT, UNIFORM
-from converters.sample import (
-    largest_remainder,
-    level,
-    parse_balance,
-    pick,
-    plan,
-    random_keys,
-    shuffled,
-)
+from converters.arithmetic.problems import KINDS
+from converters.common.errors import UsageError, UserError
+from converters.pipeline.options import PROPORTIONAL, SQUARE_ROOT, UNIFORM
+from converters.pipeline.sampling import largest_remainder, level, parse_balance, pick, plan, random_keys, shuffled
 
 COUNTS = st.dictionaries(st.sampled_from(KINDS), st.integers(0, 10_000), min_size=1).filter(
     lambda counts: sum(counts.values()) > 0

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.cli import UsageError, UserError
-from converters.conversation import Conversation, Turn
-from converters.template import BOS, EOS, Segment, Template, get_template, special_names, template_names
+from converters.common.errors import UsageError, UserError
+from converters.text.conversation import Conversation, Turn
+from converters.text.template import BOS, EOS, Segment, Template, get_template, special_names, template_names
 
 FAMILIES = {  # name: (BOS, EOS) of the family
     "llama3": ("<|begin_of_text|>", "<|eot_id|>"),

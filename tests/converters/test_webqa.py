@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters import webqa
-from converters.cli import UsageError, UserError
+from converters.common.errors import UsageError, UserError
 from converters.webqa import REFUSALS, contains, share_plan
 
 ROOT = Path(__file__).resolve().parents[2]

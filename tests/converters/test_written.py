@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from model_server import Answer, completion, server
 
-from converters import novel
-from converters.cli import UsageError, UserError
-from converters.written import filled, find_pair, find_score
+from converters.common.errors import UsageError, UserError
+from converters.novel import convert as novel
+from converters.novel.model_pairs import filled, find_pair, find_score
 
 ROOT = Path(__file__).resolve().parents[2]
 NOVEL = "".join(f"这是第{i}句，少年走在长长的山路上，天色渐渐暗了。\n" for i in range(24))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from report_run import RECIPE, choice_results, math_results, squad_results, write_json
 
-from converters.template import get_template
+from converters.text.template import get_template
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +63,7 @@ def run(finished, tmp_path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished LoRA run with its evaluations, and ``before`` with those of its base."""
-    from backends.checkpoint import fingerprint
+    from backends.checkpoint.fingerprint import fingerprint
 
     home = tmp_path_factory.mktemp("report")
     folder = home / "my run"

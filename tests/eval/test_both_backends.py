@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval import choice, squad, sweep
-from eval import math as eval_math
+from eval import sweep
+from eval.choice import command as choice
+from eval.math import command as eval_math
+from eval.squad import command as squad
 
 pytestmark = pytest.mark.backend
 pytest.importorskip("mindspore")
@@ -100,7 +102,7 @@ def test_choices_are_identical(trained, tmp_path, capsys, way):
 
 
 def test_a_sweep_loads_each_checkpoint_once(trained, small, tmp_path, capsys, monkeypatch):
-    from backends import asking
+    from backends.cli import model_arguments as asking
 
     run, test = trained
     loaded = []

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from converters.cli import UsageError, UserError
-from eval import choice
-from eval.choice_files import read_task
+from converters.common.errors import UsageError, UserError
+from eval.choice import command as choice
+from eval.choice.files import read_task
 
 # report 000's own scorer looked for "no" anywhere in the answer, before "maybe"
 REPORT_000 = [
@@ -248,10 +248,10 @@ class TestWithAModel:
     def test_loglik_answers_every_row_with_the_likeliest_choice(self, tiny_llama, tmp_path, capsys):
         import torch
 
-        from backends.checkpoint import open_checkpoint
+        from backends.checkpoint.resolve import open_checkpoint
         from backends.cuda.model import load_model
-        from converters.conversation import Turn
-        from mindrecord.encode import encode_prompts
+        from converters.text.conversation import Turn
+        from mindrecord.tokens.encode import encode_prompts
 
         names = ("yes", "nay", "who", "two three")
         questions = [{"instruction": f"Does {i} imply {i * 7 % 5}?", "output": names[i % 4]} for i in range(30)]
@@ -346,7 +346,7 @@ class TestWithAModel:
         assert rows[marked["idx"]]["id"] == "marked"
 
     def test_choices_that_are_one_token_sequence_cannot_be_told_apart(self, tiny_llama, data, tmp_path, monkeypatch):
-        from mindrecord import encode
+        from mindrecord.tokens import encode
 
         whole = encode.encode
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.cli import UsageError
-from eval.choice_rules import Choices, Scores, choices_of, label_of
+from converters.common.errors import UsageError
+from eval.choice.rules import Choices, Scores, choices_of, label_of
 
 ENTAILMENT = Choices.of("yes,no,maybe")
 BINARY = Choices.of("0,1")

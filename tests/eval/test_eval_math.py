@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from converters.cli import UsageError, UserError
-from eval import math as eval_math
+from converters.common.errors import UsageError, UserError
+from eval.math import command as eval_math
 from eval.predictions import prediction_row
 
 PROBLEMS = [

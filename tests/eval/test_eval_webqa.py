@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from converters import webqa as converter
-from converters.cli import UserError
-from eval import webqa
+from converters.common.errors import UserError
+from eval.webqa import command as webqa
 
 pytestmark = pytest.mark.backend
 

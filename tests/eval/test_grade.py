@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.grade import RULES, grade, is_right, parse
+from eval.math.rules import RULES, grade, is_right, parse
 
 PARSED = [
     # raw solutions of the data

@@ -5,10 +5,10 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.arithmetic.kinds import CHINESE, StepError, parse, problem_text, solution_text
+from converters.arithmetic.problems import CHINESE, StepError, parse, problem_text, solution_text
 from converters.arithmetic.steps import get_style
-from eval.grade import RULES, grade
-from eval.grade import parse as answer_of
+from eval.math.rules import RULES, grade
+from eval.math.rules import parse as answer_of
 
 
 def hundredths(low, high):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from converters.files import read_json
-from eval import math as eval_math
-from eval import squad
-from eval.grade import parse
+from converters.common.files import read_json
+from eval.math import command as eval_math
+from eval.math.rules import parse
+from eval.squad import command as squad
 from eval.tasks import functions
 
 ROWS = 50

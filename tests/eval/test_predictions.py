@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from converters.cli import UsageError, UserError
+from converters.common.errors import UsageError, UserError
 from eval.predictions import kind_of, prediction_row, read_predictions
 
 

@@ -17,12 +17,12 @@ from report_run import (
     write_json,
 )
 
-from converters.cli import UsageError, UserError
-from converters.template import get_template
-from eval import report
-from eval.report_chart import even_ticks, log_ticks, running_mean, thin
-from eval.report_data import compare, find_evaluations, question_of, wrong_answers
-from eval.report_html import Html, page, tag
+from converters.common.errors import UsageError, UserError
+from converters.text.template import get_template
+from eval.report import command as report
+from eval.report.chart import even_ticks, log_ticks, running_mean, thin
+from eval.report.data import compare, find_evaluations, question_of, wrong_answers
+from eval.report.html import Html, page, tag
 
 
 class Outline(html.parser.HTMLParser):

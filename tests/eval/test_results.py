@@ -2,17 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.cli import UserError
+from converters.common.errors import UserError
+from eval.math.results import compare_table, contest_score, math_table, results_json, summary_lines, tally
 from eval.predictions import prediction_row
-from eval.results import (
-    compare_table,
-    contest_score,
-    math_table,
-    results_json,
-    summary_lines,
-    tally,
-    wilson,
-)
+from eval.results import wilson
 
 ROWS = [
     prediction_row(0, "other", "p", "答案：7", "7", "stop", 3),

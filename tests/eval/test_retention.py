@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.cli import GateNotPassed, UsageError, UserError
-from converters.files import sha256_file
+from converters.common.errors import GateNotPassed, UsageError, UserError
+from converters.common.files import sha256_file
 from eval import retention as command
 from eval.retention import Kept, ratio_error, read_results, retention
 

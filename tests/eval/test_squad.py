@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from converters.cli import GateNotPassed, UsageError, UserError
-from converters.template import get_template
-from eval import squad
-from eval.squad_data import Question
-from eval.squad_results import CONTEST_LABELS, Tally, contest_gate, labels_hash
+from converters.common.errors import GateNotPassed, UsageError, UserError
+from converters.text.template import get_template
+from eval.squad import command as squad
+from eval.squad.data import Question
+from eval.squad.results import CONTEST_LABELS, Tally, contest_gate, labels_hash
 
 LOG = (
     '{"pred": "Ann", "label": "Ann"}\n{"pred": "", "label": "May"}\n{"pred": "the Alder\\n\\n###", "label": "Alder"}\n'
@@ -123,7 +123,7 @@ class TestContestGate:
 
 
 def test_what_was_asked_is_known_by_its_labels_whatever_the_file(small, tmp_path):
-    from eval.squad_data import read_answers
+    from eval.squad.data import read_answers
 
     by_id, rows = tmp_path / "id.json", tmp_path / "rows.jsonl"
     by_id.write_text(json.dumps({"a1": "", "b1": "", "c1": ""}))
@@ -184,7 +184,7 @@ def test_an_empty_line_in_a_question_is_refused_where_it_would_move_the_passage(
 
 
 def test_the_published_questions_all_fit_the_contests_form(squad_files):
-    from eval.squad_data import read_questions
+    from eval.squad.data import read_questions
 
     template = get_template("squad")
     for question in read_questions(squad_files / "dev-v1.1.json"):
@@ -192,9 +192,9 @@ def test_the_published_questions_all_fit_the_contests_form(squad_files):
 
 
 def test_llama_3_reads_the_contests_tokens_in_the_contests_form(squad_files):
-    from eval.squad_data import choose, read_questions
-    from mindrecord.encode import encode_prompts
-    from mindrecord.tokenizer import load_tokenizer
+    from converters.tokenizers.base import load_tokenizer
+    from eval.squad.data import choose, read_questions
+    from mindrecord.tokens.encode import encode_prompts
 
     model = squad_files.parent / "llama3" / "tokenizer.model"
     if not model.is_file():

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from converters.cli import UsageError, UserError
-from eval.squad_data import SHIPPED, choose, read_answers, read_questions
+from converters.common.errors import UsageError, UserError
+from eval.squad.data import SHIPPED, choose, read_answers, read_questions
 
 
 def write(path, value):

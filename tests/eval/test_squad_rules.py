@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.cli import UserError
-from eval.squad_data import choose, read_answers, read_questions
-from eval.squad_results import CONTEST_GATE, CONTEST_LABELS, labels_hash, tally
-from eval.squad_rules import (
+from converters.common.errors import UserError
+from eval.squad.data import choose, read_answers, read_questions
+from eval.squad.results import CONTEST_GATE, CONTEST_LABELS, labels_hash, tally
+from eval.squad.rules import (
     Scores,
     first_line,
     load_jieba,

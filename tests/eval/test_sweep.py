@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from backends.run import Run
-from converters.cli import GateNotPassed, UsageError
-from converters.template import get_template
+from backends.run.directory import Run
+from converters.common.errors import GateNotPassed, UsageError
+from converters.text.template import get_template
 from eval import sweep
 from eval.sweep import Point, choose_best, places, table, verdict_line
 
@@ -127,7 +127,7 @@ class TestWithAModel:
     @pytest.fixture
     def answerable(self, run, problems, small, tmp_path):
         """The small reading set with the base's own answers as the right ones: it keeps all, a changed model less."""
-        from eval import squad
+        from eval.squad import command as squad
 
         out = tmp_path / "ask"
         base = json.loads((run / "checkpoints" / "step-000002" / "adapter_config.json").read_text())

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from converters.cli import UsageError, UserError
+from converters.common.errors import UsageError, UserError
 from eval import table
-from eval.choice_rules import Choices, Scores
+from eval.choice.rules import Choices, Scores
 
 BINARY = Choices.of("yes,no")
 
@@ -124,7 +124,7 @@ class TestWithModels:
         return table.main([*basis, "--out", str(data / "out"), *more])
 
     def test_the_table_is_its_cells(self, adapter, tiny_llama, data, capsys, monkeypatch):
-        from backends import asking
+        from backends.cli import model_arguments as asking
 
         loaded = []
         load = asking.load_generator

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.cli import UsageError, UserError
+from converters.common.errors import UsageError, UserError
 from converters.webqa import REFUSALS
-from eval import webqa
-from eval.webqa_rules import Counts, grade, is_refusal, side_of
+from eval.webqa import command as webqa
+from eval.webqa.rules import Counts, grade, is_refusal, side_of
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared/data")) / "webqa/me_test.ann.json"

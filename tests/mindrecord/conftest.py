@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from converters.template import special_names
-from mindrecord.tokenizer import load_tokenizer
-from mindrecord.tokenizer_tiktoken import LLAMA3_PATTERN
+from converters.text.template import special_names
+from converters.tokenizers.base import load_tokenizer
+from converters.tokenizers.tiktoken_file import LLAMA3_PATTERN
 
 CORPUS = [
     "A chat between a curious user and an artificial intelligence assistant gives polite answers USER ASSISTANT",

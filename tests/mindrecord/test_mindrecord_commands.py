@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.cli import UsageError, UserError
-from converters.template import Template, get_template
+from converters.common.errors import UsageError, UserError
+from converters.text.template import Template, get_template
+from converters.tokenizers.base import load_tokenizer
 from mindrecord.__main__ import main
-from mindrecord.encode import TokenRows
-from mindrecord.layout import is_mindrecord, sidecar_of
-from mindrecord.reader import row_length
-from mindrecord.tokenizer import load_tokenizer
-from mindrecord.writer import write_rows
+from mindrecord.file.layout import is_mindrecord, sidecar_of
+from mindrecord.file.reader import row_length
+from mindrecord.file.writer import write_rows
+from mindrecord.tokens.encode import TokenRows
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.cli import UsageError, UserError
-from mindrecord.encode import TokenRows, row_offsets
-from mindrecord.layout import index_of, read_layout, sidecar_of
-from mindrecord.pack import pack_rows
-from mindrecord.reader import check, read_rows
-from mindrecord.writer import write_rows
+from converters.common.errors import UsageError, UserError
+from mindrecord.file.layout import index_of, read_layout, sidecar_of
+from mindrecord.file.reader import check, read_rows
+from mindrecord.file.writer import write_rows
+from mindrecord.tokens.encode import TokenRows, row_offsets
+from mindrecord.tokens.pack import pack_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 PAD = 128002
@@ -253,7 +253,7 @@ def test_full_disk(tmp_path):
 
 
 def test_no_room_for_the_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("mindrecord.pages.index_of", lambda path: Path("/dev/full"))
+    monkeypatch.setattr("mindrecord.file.pages.index_of", lambda path: Path("/dev/full"))
     with pytest.raises(UserError, match=r"x\.mindrecord: could not be written \(.*; nothing was left"):
         write(tmp_path / "x.mindrecord")
     assert not list(tmp_path.iterdir())
@@ -293,7 +293,7 @@ def test_stopped_while_writing(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mindrecord.writer._move", stop)
+    monkeypatch.setattr("mindrecord.file.writer._move", stop)
     with pytest.raises(KeyboardInterrupt):
         write(path)
     assert not list(tmp_path.iterdir())

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindrecord.blob import Column
-from mindrecord.encode import row_offsets
-from mindrecord.layout import COLUMNS, index_of, read_layout, sidecar_of
-from mindrecord.pages import write_file
-from mindrecord.reader import check, read_rows
+from mindrecord.file.layout import COLUMNS, index_of, read_layout, sidecar_of
+from mindrecord.file.pages import write_file
+from mindrecord.file.reader import check, read_rows
+from mindrecord.file.row_codec import Column
+from mindrecord.tokens.encode import row_offsets
 
 NEEDED = ("mindspore", "mindformers")
 pytestmark = [
@@ -107,8 +107,8 @@ np.savez(sys.argv[2], ids=ids, labels=labels)
 @pytest.mark.parametrize("kind", ["tiny", "genuine"])
 def test_mindformers_reads_the_integers_that_cuda_trains_on(tmp_path, kind, request):
     """The rows of a recipe on CUDA, and what mindformers' own loader makes of the file: one id, one label at a time."""
-    from backends.recipe import load_recipe
-    from backends.rows import load_rows
+    from backends.recipe.load import load_recipe
+    from backends.run.rows import load_rows
 
     if kind == "tiny":
         tokenizer, template = ROOT / "models" / "tiny", "bare"

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindrecord.order import epoch_order
+from mindrecord.tokens.order import epoch_order
 
 
 @settings(deadline=None)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.cli import UserError
-from converters.conversation import problem_row
-from converters.template import get_template
-from mindrecord.encode import encode
-from mindrecord.pack import pack
+from converters.common.errors import UserError
+from converters.text.conversation import problem_row
+from converters.text.template import get_template
+from mindrecord.tokens.encode import encode
+from mindrecord.tokens.pack import pack
 
 
 def first_fit_decreasing(lengths, capacity):

@@ -10,13 +10,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from converters.conversation import problem_row
-from converters.template import get_template
+from converters.text.conversation import problem_row
+from converters.text.template import get_template
+from converters.tokenizers.base import load_tokenizer
 from mindrecord.__main__ import main
-from mindrecord.audit import Audit
-from mindrecord.encode import encode
 from mindrecord.show import marked_text
-from mindrecord.tokenizer import load_tokenizer
+from mindrecord.tokens.audit import Audit
+from mindrecord.tokens.encode import encode
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from converters.cli import UsageError, UserError
-from mindrecord.tokenizer import load_tokenizer
-from mindrecord.tokenizer_tiktoken import LLAMA3_SPECIAL
+from converters.common.errors import UsageError, UserError
+from converters.tokenizers.base import load_tokenizer
+from converters.tokenizers.tiktoken_file import LLAMA3_SPECIAL
 
 
 def edited(source, target, change=None, config=None):

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
-from converters.arithmetic.kinds import Problem
+from converters.arithmetic.problems import Problem
 from converters.arithmetic.steps.digits import ANSWER
-from converters.cli import UsageError, did_you_mean
+from converters.common.errors import UsageError, did_you_mean
 
 Write = Callable[[Problem], str]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 
-from converters.arithmetic.kinds import Problem, StepError, value
+from converters.arithmetic.problems import Problem, StepError, value
 from converters.arithmetic.steps.digits import decimal_text
 from converters.arithmetic.steps.precision import (
     EXACT,

@@ -19,7 +19,7 @@ import math
 import re
 from decimal import Context, Decimal
 
-from converters.arithmetic.kinds import Problem, StepError, value
+from converters.arithmetic.problems import Problem, StepError, value
 
 EXACT, SIG6, TWO_DECIMALS = "exact", "sig6", "2dp"
 PRECISIONS = (EXACT, SIG6, TWO_DECIMALS)

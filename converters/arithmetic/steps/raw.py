@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converters.arithmetic.kinds import CHINESE, Problem
+from converters.arithmetic.problems import CHINESE, Problem
 
 
 def given(problem: Problem) -> str:

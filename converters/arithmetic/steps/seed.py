@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 
-from converters.arithmetic.kinds import CONTEXT, Problem, StepError, value
+from converters.arithmetic.problems import CONTEXT, Problem, StepError, value
 
 PREFIX = "计算过程："
 

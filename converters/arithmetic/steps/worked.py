@@ -15,7 +15,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import NamedTuple
 
-from converters.arithmetic.kinds import Problem, StepError, value
+from converters.arithmetic.problems import Problem, StepError, value
 from converters.arithmetic.steps import precision as precisions
 from converters.arithmetic.steps.digits import (
     ANSWER,

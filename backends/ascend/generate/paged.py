@@ -1,0 +1,112 @@
+"""Greedy answers by mindformers' own ``generate``, whose paged attention (``use_past``) an Ascend card computes.
+
+Only a card has that kernel, and on a card this has not been run. What is tested, on the CPU and without ``use_past``,
+is everything around it: padding, stop tokens, limits and order. Whatever mindformers would answer otherwise than the
+shared rules say (sampling, ``min_new_tokens``, a prompt that ends in the pad token, one longer than the network's
+``seq_length``) takes the way of :mod:`backends.ascend.generate.decode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from backends.ascend.generate.cached_forward import CachedForward, DeviceFull, full
+from backends.ascend.generate.decode import MindSporeGenerator
+from backends.generation.batching import check_prompts, run_batches
+from backends.generation.types import BATCH_TOKENS, GREEDY, Answer, Limits, Sampling
+from converters.common.console import say
+
+BLOCK = 16  # tokens of a page
+LONGEST = 4096  # prompt and answer; the cache's table has a place for each
+
+
+def paged_settings(batch_tokens: int, positions: int) -> dict[str, Any]:
+    """Return the settings of ``LlamaConfig`` for paged attention with room for a batch.
+
+    Args:
+        batch_tokens: rows of a batch times its longest prompt and answer.
+        positions: those that the model was made for.
+    """
+    return {
+        "use_past": True,
+        "is_dynamic": True,
+        "use_flash_attention": True,
+        "block_size": BLOCK,
+        "num_blocks": 2 * max(batch_tokens, LONGEST) // BLOCK,  # a row's last page is seldom full
+        "seq_length": min(positions, LONGEST) // BLOCK * BLOCK,
+    }
+
+
+class PagedGenerator(MindSporeGenerator):
+    """Answers greedily through mindformers; everything else as its base class does.
+
+    Args:
+        network: mindformers' Llama.
+        pad_id: token that fills the right of shorter prompts.
+        batch_tokens: rows times longest prompt and answer of one batch.
+        sampling: how tokens are chosen.
+    """
+
+    def __init__(
+        self, network: Any, pad_id: int, *, batch_tokens: int = BATCH_TOKENS, sampling: Sampling = GREEDY
+    ) -> None:
+        super().__init__(CachedForward(network), pad_id, batch_tokens=batch_tokens, sampling=sampling)
+        self.network = network
+
+    def generate(
+        self, prompts: Mapping[int, list[int]], stop_ids: Iterable[int], limits: Limits
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield ``(number of the prompt, its answer)`` as answers are finished, every prompt once.
+
+        Raises:
+            UsageError: a prompt is empty.
+            UserError: a single row does not fit into memory.
+        """
+        lengths = check_prompts(prompts)
+        stop = sorted(set(stop_ids))
+        plain = self.sampling == GREEDY and not limits.min_new
+        able = {index for index in prompts if plain and self._can_page(prompts[index], limits)}
+        others = {index: prompt for index, prompt in prompts.items() if index not in able}
+        if able:
+            paged = {index: lengths[index] for index in able}
+            self.warn_of_long(paged, limits.max_new)
+
+            def run(indices: list[int]) -> Iterator[tuple[int, Answer]]:
+                answers = self._answers([prompts[index] for index in indices], stop, limits)
+                yield from zip(indices, answers, strict=True)
+
+            yield from run_batches(paged, limits.max_new, self.batch_tokens, run, DeviceFull)
+        if others:
+            if plain:
+                say(f"{len(others)} of {len(prompts)} prompts are answered without paged attention")
+            yield from super().generate(others, stop, limits)
+
+    def _can_page(self, prompt: list[int], limits: Limits) -> bool:
+        # mindformers finds the end of a prompt by the pad token
+        return prompt[-1] != self.pad_id and len(prompt) + limits.max_new <= self.network.config.seq_length
+
+    def _answers(self, prompts: list[list[int]], stop: list[int], limits: Limits) -> list[Answer]:
+        longest = max(map(len, prompts))
+        ids = np.full((len(prompts), longest), self.pad_id, dtype=np.int32)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        try:
+            whole = self.network.generate(
+                ids.tolist(),
+                do_sample=False,
+                max_new_tokens=limits.max_new,
+                eos_token_id=stop or [-1],
+                pad_token_id=self.pad_id,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if full(error):
+                raise DeviceFull("the device has no memory left") from None
+            raise
+        return [_answer(ids[len(prompt) :].tolist(), stop) for prompt, ids in zip(prompts, whole, strict=True)]
+
+
+def _answer(ids: list[int], stop: list[int]) -> Answer:
+    return Answer(ids[:-1], "stop") if ids and ids[-1] in stop else Answer(ids, "length")

@@ -1,0 +1,169 @@
+"""Several workers through ``msrun``, MindSpore's own launcher; and ``plan``, which prints how to start them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from backends.ascend.train.config import check_recipe, parallel_layout, shards
+from backends.ascend.train.job import Job, read_job
+from backends.recipe.load import load_recipe
+from backends.recipe.types import Recipe
+from backends.run.directory import Run, read_log
+from converters.common.console import say
+from converters.common.errors import UserError
+
+CLUSTER_SECONDS = 600
+
+
+def launch(run: Run, file: Path) -> None:
+    """Train a job with its workers; what the first worker says is shown.
+
+    Raises:
+        UserError: a worker failed; the message has its reason and where the logs are.
+    """
+    job, _ = read_job(file)
+    program = Path(sys.executable).with_name("msrun")
+    if not program.is_file():
+        raise UserError(f"{program}: no such file: msrun comes with mindspore (pip install -e '.[ascend]')")
+    logs = job.folder / "workers"
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in logs.glob("*.log"):
+        old.unlink()
+    # msrun starts "python": the one of this environment
+    env = os.environ | {"PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '')}", "GLOG_v": "3"}
+    env["OMP_NUM_THREADS"] = str(job.threads)
+    say(f"workers: {job.workers}, started by msrun; logs in {logs}")
+    with (logs / "msrun.log").open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [
+                str(program),
+                *msrun_arguments(job, logs, free_port()),
+                "python",
+                "-m",
+                "backends.ascend.train.worker",
+                str(file),
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+        )
+        try:
+            _follow(logs / "worker_0.log", process)
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+    failed = process.returncode != 0
+    if not failed and parallel_layout(run.recipe, job.workers) == "recipe":
+        _join(run, job)
+    if failed or run.result is None:
+        raise UserError(f"{_reason(logs)}; the workers' logs are in {logs}")
+
+
+def _join(run: Run, job: Job) -> None:
+    """Make the product of a model that lies in pieces: the last checkpoint of every card, joined."""
+    from backends.ascend.sizes import lora_shapes, parameter_shapes
+    from backends.ascend.train.worker import finish
+    from backends.ascend.unshard import newest_files, strategy_files, unshard
+    from backends.exchange.layout import check_shapes
+    from backends.weights.mindspore_ckpt import open_weights
+
+    pieces, whole = job.folder / "checkpoint", job.folder / "joined.safetensors"
+    unshard(pieces, newest_files(pieces), strategy_files(pieces, job.folder / "strategy"), whole)
+    tensors = open_weights(whole)
+    wanted = lora_shapes(job.sizes, run.recipe) or parameter_shapes(job.sizes)
+    found = {name: tensors.shape(name) for name in tensors.names() if name in wanted}
+    check_shapes(found, wanted, whole, "the recipe's model")
+    finish(run, run.recipe, job, {name: tensors.read(name) for name in wanted}, read_log(run.log))
+    whole.unlink()
+
+
+def msrun_arguments(job: Job, logs: Path, port: int) -> list[str]:
+    """Arguments of ``msrun`` for one machine."""
+    return [
+        f"--worker_num={job.workers}",
+        f"--local_worker_num={job.workers}",
+        f"--master_port={port}",
+        f"--log_dir={logs}",
+        "--join=True",
+        f"--cluster_time_out={CLUSTER_SECONDS}",
+    ]
+
+
+def free_port() -> int:
+    """A port that no other job of this machine listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _follow(log: Path, process: subprocess.Popen) -> None:
+    """Copy a log to stderr while it grows and the process lives."""
+    place = 0
+    while True:
+        ended = process.poll() is not None
+        if log.is_file():
+            with log.open("rb") as handle:
+                handle.seek(place)
+                text = handle.read()
+            place += len(text)
+            # MindSpore's cluster reports its sockets whatever GLOG_v says; a worker's error becomes this command's
+            lines = text.decode("utf-8", errors="replace").splitlines(keepends=True)
+            sys.stderr.write("".join(line for line in lines if not line.startswith(("[INFO] ", "error: "))))
+            sys.stderr.flush()
+        if ended:
+            return
+        time.sleep(0.2)
+
+
+def _reason(logs: Path) -> str:
+    """The first error that a worker reported."""
+    for log in sorted(logs.glob("worker_*.log")):
+        for line in log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines():
+            if line.startswith("error: "):
+                return line.removeprefix("error: ")
+    return "a worker ended without saying why"
+
+
+def plan(path: str | None, overrides: list[str], *, rows: int | None, as_json: bool) -> int:
+    """``plan``: the figures of a recipe, as the CUDA backend prints them, and the launch commands."""
+    from backends.run.plan import run as run_plan
+
+    code = run_plan(path, overrides, rows=rows, as_json=as_json)
+    if not as_json:
+        recipe = load_recipe(path, overrides)
+        print(f"\nlaunch\n{launch_text(recipe, path, overrides)}")
+    return code
+
+
+def launch_text(recipe: Recipe, path: str | None, overrides: list[str]) -> str:
+    """Commands that train a recipe on one card, on four, and on the CPU.
+
+    Raises:
+        UserError: the recipe asks for what this backend cannot do.
+    """
+    check_recipe(recipe, "npu", 1)
+    # a model cut over cards needs all of them
+    workers = max(4, shards(recipe) * int((recipe.raw.get("parallel_config") or {}).get("data_parallel", 1)))
+    command = " ".join(["python -m backends.ascend train", *([path] if path else []), *overrides])
+    how = {
+        "data": "each card has the whole model and a share of every step's rows",
+        "recipe": "the model is cut over the cards, as parallel_config says",
+    }[parallel_layout(recipe, workers)]
+    lines = [
+        f"  {workers} cards   {command} --workers {workers}",
+        f"            {how}; this runs",
+        f"            msrun --worker_num={workers} --local_worker_num={workers} --master_port=8118 "
+        f"--log_dir={recipe.output_dir}/mindformers/workers --join=True --cluster_time_out={CLUSTER_SECONDS} "
+        f"python -m backends.ascend.train.worker {recipe.output_dir}/mindformers/job.json",
+    ]
+    if parallel_layout(recipe, workers) == "recipe":
+        single = " ".join([command, "parallel_config.model_parallel=1", "parallel_config.pipeline_stage=1"])
+    else:
+        single = command
+    lines += [f"  1 card    {single}", f"  CPU       {single} --device cpu   (small models)"]
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""The rows of a run as a MindRecord file: written from conversations, or the file that the recipe names, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backends.recipe.types import Recipe
+from backends.run.rows import TrainingRows, load_rows, recipe_tokenizer
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import read_json, sha256_file
+
+if TYPE_CHECKING:
+    from mindrecord.tokens.encode import TokenRows
+
+NO_ROWS = (
+    "no training data: set data.train=FILE.jsonl (conversations), or train_dataset.data_loader.dataset_dir=FILE to a "
+    "MindRecord file that `python -m mindrecord write` made"
+)
+
+
+def named_file(recipe: Recipe) -> Path | None:
+    """The MindRecord file that the recipe names, if any."""
+    loader = recipe.train_dataset.get("data_loader") or {}
+    return Path(loader["dataset_dir"]) if loader.get("dataset_dir") else None
+
+
+def read_training_rows(recipe: Recipe) -> TrainingRows:
+    """Return the rows of ``data.train``, or of the MindRecord file that the recipe names.
+
+    Raises:
+        UsageError: neither is named.
+    """
+    named = named_file(recipe)
+    if recipe.data.train:
+        if named is not None:
+            say(f"train_dataset.data_loader.dataset_dir: {named} is not read, data.train names the rows")
+        return load_rows(recipe)
+    if named is None:
+        raise UsageError(NO_ROWS)
+    return _rows_of_file(recipe, named)
+
+
+def data_file(recipe: Recipe, data: TrainingRows, folder: Path) -> Path:
+    """Return the MindRecord file of the rows; those of ``data.train`` are written once."""
+    from mindrecord.file.layout import sidecar_of
+    from mindrecord.file.writer import write_rows
+
+    named = named_file(recipe)
+    if not recipe.data.train and named is not None:
+        return named
+    file = folder / "train.mindrecord"
+    if file.is_file() and read_json(sidecar_of(file))["rows_sha256"] == data.record["rows_sha256"]:
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    sidecar = {key: data.record[key] for key in ("files", "template", "tokenizer", "audit")}
+    seq_length = recipe.model.model_config.seq_length
+    write_rows(data.rows, file, seq_length=seq_length, pad_id=data.tokenizer.pad_id, sidecar=sidecar)
+    return file
+
+
+def _rows_of_file(recipe: Recipe, file: Path) -> TrainingRows:
+    """Read a MindRecord file's rows after it has been held against the recipe's template and tokenizer.
+
+    Raises:
+        UsageError: there is no such file.
+        UserError: it is damaged, or was written for another recipe.
+    """
+    from converters.text.template import get_template
+    from mindrecord.file.reader import check, read_rows
+
+    template, tokenizer = get_template(recipe.data.template), recipe_tokenizer(recipe)
+    sidecar = check(
+        file,
+        seq_length=recipe.model.model_config.seq_length,
+        template_hash=template.hash,
+        tokenizer_hash=tokenizer.hash,
+        packed_allowed=True,
+    )
+    rows = read_rows(file)
+    if "pad_id" not in sidecar:
+        rows = _without(rows, tokenizer.pad_id)
+    elif sidecar["pad_id"] != tokenizer.pad_id:
+        raise UserError(f"{file}: filled up with token {sidecar['pad_id']}, the tokenizer's pad is {tokenizer.pad_id}")
+    supervised = np.add.reduceat(rows.labels != -100, rows.offsets[:-1])
+    say(f"rows {len(rows)} of {file} · tokens {len(rows.input_ids):,} · supervised {int(supervised.sum()):,}")
+    record = {
+        "files": [{"path": str(file), "sha256": sha256_file(file)}],
+        "rows": len(rows),
+        "rows_sha256": rows.sha256,
+        "packed": bool(sidecar.get("packed")),
+        "template": {"name": template.name, "hash": template.hash},
+        "tokenizer": {"source": str(tokenizer.source), "hash": tokenizer.hash},
+        "audit": sidecar.get("audit") or {"seq_length": None, "longest": int(rows.lengths.max())},
+    }
+    return TrainingRows(rows, supervised.astype(np.int64), tokenizer, template, record)
+
+
+def _without(rows: TokenRows, pad_id: int) -> TokenRows:
+    """Rows without their padding, for files that do not say what it is."""
+    keep = rows.input_ids != pad_id
+    lengths = np.add.reduceat(keep, rows.offsets[:-1])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return type(rows)(rows.input_ids[keep], rows.labels[keep], offsets, rows.ids)

@@ -1,0 +1,167 @@
+"""One training process: a job in, mindformers' Trainer, checkpoints and product out.
+
+``msrun`` starts this module once a card: ``python -m backends.ascend.train.worker RUN/mindformers/job.json``. Alone,
+it is called by :mod:`backends.ascend.train`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.ascend.device import rank, silence, speak, start
+from backends.ascend.train.config import mindformers_config, parallel_layout
+from backends.ascend.train.job import Job, RowFigures, layout_of, read_job, remove_start
+from backends.ascend.train.state import save_moments, trained_values
+from backends.recipe.types import Recipe
+from backends.run.directory import Checkpoint, Run, read_log
+from backends.run.log import TrainLog
+from backends.run.resume import checkpoint_steps, remove_old_checkpoints, write_result
+from converters.common.console import run_main
+from converters.common.errors import UserError
+from converters.common.files import read_json, write_text
+
+
+def work(file: Path) -> None:
+    """Train the job of a run directory.
+
+    Raises:
+        UserError: a loss is not finite, or MindSpore or mindformers fail; nothing that was written is lost.
+    """
+    job, figures = read_job(file)
+    run = Run(Path(job.run))
+    recipe = run.recipe
+    config, notes = mindformers_config(recipe, job)
+    for note in notes:
+        speak(note)
+    start(job.device, threads=job.threads, log_folder=job.folder / "log")
+    monitor, log = _monitor(run, recipe, job, figures)
+    try:
+        _train(config, monitor, job)
+    finally:
+        if log is not None:
+            log.close()
+    if log is not None and not is_cut(recipe, job):
+        finish(run, recipe, job, trained_values(monitor.optimizer), log.rows)
+
+
+def is_cut(recipe: Recipe, job: Job) -> bool:
+    """Whether the model lies in pieces on several cards, so that no worker can write a product."""
+    return parallel_layout(recipe, job.workers) == "recipe"
+
+
+def _train(config: dict[str, Any], monitor: Any, job: Job) -> None:
+    """Hand the configuration to mindformers' own Trainer."""
+    import contextlib
+    import importlib
+    import io
+
+    import yaml
+    from mindformers.core.context import build_context
+    from mindformers.tools.register import MindFormerConfig
+    from mindformers.trainer import Trainer
+
+    # what mindformers is to find in its registry
+    for name in ("dataset", "step", *(["packed"] if job.packed else []), *(["cpu"] if job.device == "cpu" else [])):
+        importlib.import_module(f"backends.ascend.{name}")
+    if job.device == "cpu":
+        from backends.ascend.train.cpu_substitutes import skip_cpu_barrier
+
+        skip_cpu_barrier()
+    # every worker writes the same: none waits for another
+    file = job.folder / "config.yaml"
+    write_text(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    # read from a file, mindformers fills in the sections that a recipe may leave out
+    settings = MindFormerConfig(str(file))
+    try:
+        # the configuration is printed before the first step; a graph that cannot be compiled is dumped where we are
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.chdir(job.folder):
+            build_context(settings)
+            Trainer(args=settings, callbacks=[monitor]).train()
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise UserError(f"mindformers: {_reason(error)}; its log is {job.folder / 'log'}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The lines of a MindSpore error that a reader can use, in one."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line.strip("- ")][:2]
+    return f"{type(error).__name__}: {' '.join(kept)[:400]}" if kept else type(error).__name__
+
+
+def _monitor(run: Run, recipe: Recipe, job: Job, figures: RowFigures) -> tuple[Any, TrainLog | None]:
+    from backends.ascend.train.monitor import RunMonitor
+
+    checkpoint = Checkpoint(Path(job.checkpoint), job.first_step) if job.checkpoint else None
+    log = TrainLog(run.log, read_log(run.log)[: job.first_step], job.steps) if rank() == 0 else None
+
+    def save(optimizer: Any, step: int) -> None:
+        save_checkpoint(run, recipe, job, optimizer, step)
+
+    monitor = RunMonitor(
+        figures,
+        steps_per_epoch=job.steps_per_epoch,
+        total=job.steps,
+        batch=recipe.runner_config.batch_size,
+        seed=recipe.seed,
+        shuffle=recipe.shuffle,
+        resumed=checkpoint,
+        log=log,
+        # of a model in pieces, mindformers writes the checkpoints
+        saving=set() if is_cut(recipe, job) else checkpoint_steps(recipe, job.steps),
+        save=save,
+    )
+    return monitor, log
+
+
+def save_checkpoint(run: Run, recipe: Recipe, job: Job, optimizer: Any, step: int) -> None:
+    """Write one checkpoint: weights, moments, ``state.json``; and delete what is too old."""
+    import json
+
+    from backends.ascend.train.saving import save_weights
+
+    with run.writing_checkpoint(step) as folder:
+        save_weights(trained_values(optimizer), recipe, job, folder)
+        save_moments(optimizer, folder)
+        state = {
+            "step": step,
+            "total": job.steps,
+            "seed": recipe.seed,
+            "backend": "ascend",
+            "dtype": job.dtype,
+            "layout": layout_of(job),
+            "rows_sha256": read_json(run.path / "data.json")["rows_sha256"],
+        }
+        (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    remove_old_checkpoints(run, recipe)
+
+
+def finish(run: Run, recipe: Recipe, job: Job, values: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> None:
+    """Write the product, then the result, which says that the run is finished."""
+    from backends.ascend.train.saving import save_product
+
+    save_product(values, recipe, job, run.path)
+    write_result(run, recipe, rows, sum(value.size for value in values.values()), speak)
+    remove_start(run)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one worker of ``msrun``, or the scheduler that it starts beside them."""
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        silence()
+        from mindspore.communication import init
+
+        init()  # returns when the last worker has left
+        return 0
+    work(Path((sys.argv[1:] if argv is None else argv)[0]))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,1 @@
+"""What ``--ckpt`` names: resolved to files, identified by a hash."""

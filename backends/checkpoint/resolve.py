@@ -1,0 +1,201 @@
+"""What a ``--ckpt`` is made of, found without a framework and without reading its weights.
+
+Everything that asks a model something goes through here, so that the template it was trained in is the template it is
+asked in, whatever the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.checkpoint.fingerprint import count_parameters, fingerprint, weight_files
+from backends.run.directory import Run
+from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import read_json
+
+if TYPE_CHECKING:
+    from converters.text.template import Template
+    from converters.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The parts of a checkpoint.
+
+    Attributes:
+        path: directory of the weights that were named.
+        base: directory of the frozen model under an adapter; None for a whole model.
+        run: the run directory that the weights belong to, if any.
+        template: the template to ask in.
+        tokenizer: the tokenizer to ask with.
+    """
+
+    path: Path
+    base: Path | None
+    run: Path | None
+    template: Template
+    tokenizer: Tokenizer
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end an answer: EOS and the template's own."""
+        names = (self.tokenizer.special_id(name) for name in self.template.stop)
+        return sorted({self.tokenizer.eos_id, *names})
+
+    @property
+    def longest_row(self) -> int | None:
+        """Tokens of the longest row that the run was trained on, prompt included; None if it is not a run."""
+        record = self.run / "data.json" if self.run is not None else None
+        if record is None or not record.is_file():
+            return None
+        audit = read_json(record)["audit"]
+        limit = audit["seq_length"]
+        return audit["longest"] if limit is None else min(audit["longest"], limit + 1)
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens of prompt and answer that the model was made for, as its configuration says."""
+        file = (self.base or self.path) / MODEL_CONFIG
+        return read_json(file).get("max_position_embeddings") if file.is_file() else None
+
+    @cached_property
+    def identity(self) -> dict[str, str | None]:
+        """What answers depend on, as hashes: weights, base, template, tokenizer."""
+        adapter = self.base is not None
+        return {
+            "checkpoint": fingerprint([self.path / ADAPTER_WEIGHTS] if adapter else weight_files(self.path)),
+            "base": fingerprint(weight_files(self.base)) if self.base is not None else None,
+            "template": f"{self.template.name} {self.template.hash[:16]}",
+            "tokenizer": self.tokenizer.hash[:16],
+        }
+
+    @cached_property
+    def parameters(self) -> dict[str, int | None]:
+        """Count parameters: ``trainable`` (None for a model nobody trained here) and ``base``.
+
+        LoRA's ``base`` is the frozen model alone, as the contest counts; after full-parameter training all are trained.
+        """
+        if self.base is not None:
+            return {
+                "trainable": count_parameters([self.path / ADAPTER_WEIGHTS]),
+                "base": count_parameters(weight_files(self.base)),
+            }
+        count = count_parameters(weight_files(self.path))
+        return {"trainable": count if self.run is not None else None, "base": count}
+
+    @cached_property
+    def training(self) -> dict[str, Any] | None:
+        """What a finished run was trained on: ``rows``, ``epochs``, ``steps``, ``minutes``; None for anything else."""
+        run = Run(self.run) if self.run is not None and self.run == self.path else None
+        if run is None or run.result is None:
+            return None
+        return {
+            "rows": read_json(run.path / "data.json")["rows"],
+            "epochs": run.recipe.runner_config.epochs,
+            "steps": run.result["steps"],
+            "minutes": round(run.result["seconds"] / 60, 1),
+        }
+
+
+def open_checkpoint(
+    path: str | Path, *, base: str | None = None, template: str | None = None, allow_mismatch: bool = False
+) -> CheckpointFiles:
+    """Find the parts of a checkpoint.
+
+    Args:
+        path: run, checkpoint of a run, PEFT adapter or Hugging Face model directory; or a mindformers file, which is
+            converted beside itself.
+        base: the frozen model, if it is not where the adapter says.
+        template: name of the template to ask in; None takes the one beside the weights.
+        allow_mismatch: accept a ``template`` other than the one beside the weights.
+
+    Raises:
+        UsageError: nothing can be loaded there, or no template is known.
+        UserError: the base or the tokenizer is missing, the base has other weights than the run was trained on, or the
+            template is not the trained one.
+    """
+    from backends.exchange.cache import hf_directory, is_mindformers_file
+    from backends.exchange.output_files import find_recipe
+    from converters.tokenizers.base import load_tokenizer
+
+    folder = Path(path)
+    if is_mindformers_file(folder):
+        recipe = find_recipe(folder)
+        folder, run = hf_directory(folder), recipe.parent if recipe is not None else None
+    elif not folder.is_dir():
+        raise UsageError(f"{path}: no such run or model directory, nor a .ckpt or .safetensors file")
+    else:
+        run = next((home for home in (folder, folder.parent.parent) if (home / "recipe.yaml").is_file()), None)
+    adapter = (folder / ADAPTER_CONFIG).is_file()
+    if not adapter and not (folder / MODEL_CONFIG).is_file():
+        if run == folder:
+            raise UsageError(f"{folder}: this run has no weights yet; its checkpoints are under {folder}/checkpoints")
+        raise UsageError(f"{folder}: neither {ADAPTER_CONFIG} nor {MODEL_CONFIG} there; a run or a model is expected")
+    below = _find_base(folder, base, run) if adapter else None
+    homes = [home for home in (folder, run, below) if home is not None]
+    chosen = _choose_template(homes[:2] if run else homes[:1], template, allow_mismatch)
+    named = ("tokenizer.json", "tokenizer.model")
+    home = next((home for home in homes if any((home / name).is_file() for name in named)), None)
+    if home is None:
+        raise UserError(f"{folder}: no {' or '.join(named)} there or beside its base; copy the base's tokenizer files")
+    return CheckpointFiles(folder, below, run, chosen, load_tokenizer(home))
+
+
+def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
+    """Return the frozen model's directory: the one given, else the one recorded."""
+    from backends.exchange.cache import hf_directory, is_mindformers_file
+
+    recorded = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if given is None and not recorded and run is not None:
+        from backends.recipe.load import load_recipe
+
+        recorded = load_recipe(run / "recipe.yaml").load_checkpoint
+    named = given or recorded
+    if named and is_mindformers_file(Path(named)):
+        _check_base(folder, run, [Path(named)], given)
+        return hf_directory(Path(named))
+    if not named or not (Path(named) / MODEL_CONFIG).is_file():
+        raise UserError(f"{folder}: its base {named or '(not recorded)'} is not there; name it with --base DIR")
+    _check_base(folder, run, weight_files(Path(named)), given)
+    return Path(named)
+
+
+def _check_base(folder: Path, run: Path | None, weights: list[Path], given: str | None) -> None:
+    """Refuse a base whose weights are not those that the run was trained on; one named with ``--base`` is said."""
+    file = run / "data.json" if run is not None else None
+    trained = read_json(file).get("base") if file is not None and file.is_file() else None
+    found = fingerprint(weights)
+    if trained is None or trained == found:
+        return
+    both = f"{folder} was trained on weights {trained}, {weights[0].parent} has {found}"
+    if given is None:
+        raise UserError(f"{both}: put the former back, or take the latter all the same with --base {weights[0].parent}")
+    say(f"note: {both}; taken all the same, as --base says")
+
+
+def _choose_template(homes: Iterable[Path], name: str | None, allow_mismatch: bool) -> Template:
+    from converters.text.template import Template, get_template, template_names
+
+    wanted = get_template(name) if name else None
+    file = next((home / "template.json" for home in homes if (home / "template.json").is_file()), None)
+    if file is None:
+        if wanted is None:
+            raise UsageError(
+                f"{next(iter(homes))}: no template.json there says how it was trained; choose with --template "
+                f"({', '.join(template_names())})"
+            )
+        return wanted
+    trained = Template.from_json(read_json(file))
+    if wanted is None or wanted.hash == trained.hash:
+        return trained
+    both = f"template {trained.name} ({trained.hash[:8]}), not {wanted.name} ({wanted.hash[:8]})"
+    if not allow_mismatch:
+        raise UserError(f"{file.parent} was trained in {both}: leave --template out, or --allow-template-mismatch")
+    say(f"note: {file.parent} was trained in {both}; asking in {wanted.name} all the same")
+    return wanted

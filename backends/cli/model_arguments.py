@@ -1,0 +1,160 @@
+"""Options of the commands that ask a model something, the same for every backend, and what they open."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from backends.checkpoint.resolve import open_checkpoint
+from backends.generation.registry import BACKENDS, DEVICES, BackendName, choose_backend, get_backend
+from backends.generation.types import BATCH_TOKENS, GREEDY, MAX_NEW_TOKENS, Generator, Limits, Sampling
+from converters.common.console import say
+
+if TYPE_CHECKING:
+    from backends.checkpoint.resolve import CheckpointFiles
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add the options that name a checkpoint and the template to ask it in."""
+    parser.add_argument(
+        "--ckpt",
+        metavar="PATH",
+        required=required,
+        help="run, checkpoint of a run, PEFT adapter or Hugging Face model directory, or a .ckpt or .safetensors file "
+        "of mindformers",
+    )
+    add_template_arguments(parser)
+
+
+def add_template_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the base under an adapter and the template to ask in."""
+    parser.add_argument(
+        "--base", metavar="DIR", help="the frozen model under an adapter (default: where the adapter says)"
+    )
+    parser.add_argument(
+        "--template", metavar="NAME", help="how questions are put to the model (default: as the run was trained)"
+    )
+    parser.add_argument(
+        "--allow-template-mismatch",
+        action="store_true",
+        help="ask in --template although the run was trained in another (default: refuse)",
+    )
+
+
+def add_device_arguments(parser: argparse.ArgumentParser, backend: BackendName | None = None) -> None:
+    """Add where and in which precision to run.
+
+    Args:
+        parser: gets the options.
+        backend: the one whose command this is; None lets ``--backend`` choose.
+    """
+    if backend is None:
+        parser.add_argument(
+            "--backend",
+            choices=["auto", *BACKENDS],
+            default="auto",
+            help="what runs the model; auto: the one whose card is here, else the one installed (default: %(default)s)",
+        )
+        devices = list(dict.fromkeys(device for devices in DEVICES.values() for device in devices))
+    else:
+        parser.set_defaults(backend=backend)
+        devices = list(DEVICES[backend])
+    parser.add_argument("--device", choices=devices, default="auto", help="auto: a card, else the CPU (default: auto)")
+    parser.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="type of the weights; auto: the checkpoint's on a card, float32 on the CPU (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-tokens",
+        type=int,
+        default=BATCH_TOKENS,
+        metavar="N",
+        help="rows of a batch times its longest prompt and answer: memory and speed, never the answers "
+        "(default: %(default)s)",
+    )
+
+
+def add_limit_arguments(parser: argparse.ArgumentParser, max_new_tokens: int | None = None) -> None:
+    """Add how long answers may and must be; without a number here :func:`limits_from` finds one."""
+    default = f"the longest row the run was trained on, at least {MAX_NEW_TOKENS}; {MAX_NEW_TOKENS} for a model"
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=max_new_tokens,
+        metavar="N",
+        help=f"an answer is cut after N tokens (default: {max_new_tokens or default})",
+    )
+    parser.add_argument(
+        "--min-new-tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="no answer ends before N tokens; 1 forbids empty answers (default: %(default)s)",
+    )
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how the next token is chosen."""
+    for name, kind, purpose in (
+        ("temperature", float, "0 takes the likeliest token, more is freer"),
+        ("top_p", float, "keep the likeliest tokens up to this probability"),
+        ("top_k", int, "keep this many likeliest tokens; 0 keeps all"),
+        ("repetition_penalty", float, "above 1: what was said already is less likely"),
+        ("seed", int, "of the random numbers when temperature is above 0"),
+    ):
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=getattr(GREEDY, name),
+            metavar="N" if kind is int else "X",
+            help=f"{purpose} (default: %(default)s)",
+        )
+
+
+def sampling_from(args: argparse.Namespace) -> Sampling:
+    """Return the options of :func:`add_sampling_arguments` as one value."""
+    return Sampling(args.temperature, args.top_p, args.top_k, args.repetition_penalty, args.seed)
+
+
+def limits_from(args: argparse.Namespace, files: CheckpointFiles | None = None) -> Limits:
+    """Return the options of :func:`add_limit_arguments`; answers may be as long as what the run was trained on.
+
+    Raises:
+        UsageError: the limits cannot be meant.
+    """
+    longest = args.max_new_tokens
+    if longest is None:
+        longest = max(MAX_NEW_TOKENS, (files.longest_row if files is not None else None) or 0)
+        say(f"answers may have {longest} tokens (--max-new-tokens)")
+    limits = Limits(longest, args.min_new_tokens)
+    if limits.min_new:
+        say(f"no answer may end before {limits.min_new} tokens (--min-new-tokens)")
+    return limits
+
+
+def open_from(args: argparse.Namespace) -> CheckpointFiles:
+    """Return the files of ``--ckpt`` with the template that was asked for."""
+    return open_checkpoint(
+        args.ckpt, base=args.base, template=args.template, allow_mismatch=args.allow_template_mismatch
+    )
+
+
+def conditions_from(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what answers depend on besides files and limits, for the identity of an answer file.
+
+    Raises:
+        UserError: no backend can be chosen.
+    """
+    return {"backend": choose_backend(args.backend, args.device)[0], "dtype": args.dtype}
+
+
+def load_generator(files: CheckpointFiles, args: argparse.Namespace, sampling: Sampling = GREEDY) -> Generator:
+    """Load the weights into the backend that was asked for, and say which where that was left open."""
+    name, why = choose_backend(args.backend, args.device)
+    if why:
+        say(f"backend: {name} ({why})")
+    return get_backend(name, args.device).load_generator(
+        files, device=args.device, dtype=args.dtype, batch_tokens=args.batch_tokens, sampling=sampling
+    )

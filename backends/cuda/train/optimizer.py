@@ -1,0 +1,72 @@
+"""AdamW as mindformers runs it: no decay on vectors, clipping of the global norm, state as safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backends.recipe.types import Recipe
+
+
+class Optimizer:
+    """AdamW over the trainable parameters of a model, with the names that its stored state needs."""
+
+    def __init__(self, model: torch.nn.Module, recipe: Recipe) -> None:
+        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        decayed = [p for p in self.named.values() if p.ndim > 1]
+        plain = [p for p in self.named.values() if p.ndim <= 1]
+        config = recipe.optimizer
+        self.adam = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=0.0,
+            betas=config.adam_betas,
+            eps=config.eps,
+            fused=True,
+        )
+        self.max_norm = recipe.runner_wrapper.max_grad_norm if recipe.runner_wrapper.use_clip_grad else None
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The trainable parameters, in a fixed order."""
+        return list(self.named.values())
+
+    def gradient_norm(self) -> torch.Tensor:
+        """Norm over all gradients; where the recipe clips, they are scaled by max / max(norm, max)."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self.max_norm is not None:
+            torch._foreach_mul_(gradients, self.max_norm / norm.clamp(min=self.max_norm))
+        return norm
+
+    def step(self, rate: float) -> None:
+        """Move the parameters by one step and forget the gradients."""
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        self.adam.zero_grad(set_to_none=True)
+
+    def save(self, path: Path) -> None:
+        """Store the moments under the parameters' names."""
+        from safetensors.torch import save_file
+
+        tensors = {}
+        for name, parameter in self.named.items():
+            for key, value in self.adam.state.get(parameter, {}).items():
+                tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
+        save_file(tensors, path)
+
+    def load(self, path: Path) -> None:
+        """Take the moments from a file of :meth:`save`."""
+        from safetensors.torch import load_file
+
+        for key, value in load_file(path).items():
+            kind, name = key.split("/", 1)
+            parameter = self.named[name]
+            state: dict[str, Any] = self.adam.state[parameter]
+            state[kind] = value.to(parameter.device)

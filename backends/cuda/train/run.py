@@ -1,0 +1,250 @@
+"""Training: ``python -m backends.cuda train``. Reads top to bottom; no trainer class.
+
+A loop of its own and not transformers' Trainer, because four promises need the step itself:
+
+* the loss is Σ nll / Σ supervised tokens of the whole step, over micro-batches and processes, exactly;
+* a step takes the recipe's rows and packing only lays them out, so packed ≡ padded ≡ accumulated;
+* learning rate, AdamW, decay groups and clipping are mindformers', to the step index;
+* a resumed run has the bits of an uninterrupted one: rows, learning rate and dropout of a step depend on
+  (seed, step) alone, so that weights and moments are all the state there is.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from backends.checkpoint.fingerprint import fingerprint, weight_files
+from backends.cuda import attention
+from backends.cuda.model import (
+    add_lora,
+    base_differences,
+    choose_device,
+    choose_dtype,
+    llama_config,
+    new_model,
+    read_config,
+    read_model,
+)
+from backends.cuda.processes import Processes, joined, speak
+from backends.cuda.train.checks import check_inputs
+from backends.cuda.train.optimizer import Optimizer
+from backends.cuda.train.saving import load_weights, save_product, save_weights
+from backends.cuda.train.step import Stepper, row_names
+from backends.recipe.load import load_recipe
+from backends.recipe.schedule import learning_rate, warmup_steps
+from backends.recipe.types import Recipe
+from backends.run.directory import Checkpoint, Run, read_log
+from backends.run.environment import environment, processor
+from backends.run.log import TrainLog
+from backends.run.resume import (
+    checkpoint_steps,
+    checkpoint_to_resume,
+    open_run,
+    remove_old_checkpoints,
+    saying_how_to_resume,
+    steps_of,
+    write_environment,
+    write_result,
+    write_start,
+)
+from backends.run.rows import TrainingRows, load_rows
+from converters.common.errors import UserError
+from mindrecord.tokens.order import rows_of_step
+
+
+def train(path: str | None, overrides: list[str], *, device: str, dtype: str, resume: bool) -> Path:
+    """Train a recipe into its run directory and return that directory.
+
+    Args:
+        path: the recipe, or None for the default one.
+        overrides: ``key.path=value`` texts.
+        device: auto, cpu or cuda.
+        dtype: auto or the type of the matrix products.
+        resume: go on from the last whole checkpoint of the run directory.
+
+    Raises:
+        UsageError: weights, data or recipe are missing.
+        UserError: the run cannot be started, resumed or finished as asked.
+    """
+    recipe = load_recipe(path, overrides)
+    resume = resume or recipe.resume_training
+    run, finished = open_run(recipe, resume, speak)
+    if finished:
+        return run.path
+    check_inputs(recipe)
+    target = choose_device(device)
+    with saying_how_to_resume(run), joined(target.type) as processes:
+        _train(recipe, run, target, dtype, resume, processes)
+    return run.path
+
+
+def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resume: bool, processes: Processes) -> None:
+    data = load_rows(recipe, quiet=not processes.first)
+    count, batch = len(data.rows), recipe.runner_config.batch_size
+    steps_per_epoch, total = steps_of(recipe, count, speak)
+    dtype = choose_dtype(dtype_name, recipe.model.model_config.compute_dtype, device)
+    if dtype == torch.float16:
+        raise UserError("compute_dtype: float16 gradients overflow; set model.model_config.compute_dtype=bfloat16")
+
+    checkpoint = _enter(run, recipe, data, dtype, resume, processes)
+    model, packed = build_model(recipe, data, device, dtype)
+    optimizer = Optimizer(model, recipe)
+    start = 0
+    if checkpoint is not None:
+        load_weights(model, checkpoint.path)
+        optimizer.load(checkpoint.path / "optimizer.safetensors")
+        start = checkpoint.step
+        speak(f"resumed from {checkpoint.path}: {start:,} steps done, {total - start:,} to go")
+        before, now = checkpoint.state["layout"], layout(recipe, processes)
+        if before != now:
+            speak(f"layout: {before} before, {now} now: the same run to rounding, not to the bit")
+    if processes.first:
+        device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+        here = environment(str(device), device_name, _name(dtype), torch.get_num_threads(), processes.count)
+        write_environment(run, here, start)
+
+    log = TrainLog(run.log, read_log(run.log)[:start], total) if processes.first else None
+    saving = checkpoint_steps(recipe, total)
+    warmup = warmup_steps(recipe.lr_schedule, total, steps_per_epoch)
+    span = recipe.lr_schedule.total_steps if recipe.lr_schedule.total_steps > 0 else total
+    stepper = Stepper(model, recipe, data, device, dtype, packed, processes)
+    model.train()
+    for step in range(start, total):
+        began = time.perf_counter()
+        rate = learning_rate(recipe.lr_schedule, step, span, warmup)
+        rows = rows_of_step(count, batch, step, recipe.seed, recipe.shuffle)
+        loss = stepper.gradients(rows, step, optimizer)
+        norm = float(optimizer.gradient_norm())
+        if not np.isfinite(norm):
+            raise UserError(f"step {step + 1}: the gradient is not finite (loss {loss:.4g}); {row_names(data, rows)}")
+        optimizer.step(rate)
+        if log is not None:
+            tokens = int(data.tokens[rows].sum())
+            seconds = time.perf_counter() - began
+            log.add(
+                {
+                    "step": step + 1,
+                    "total": total,
+                    "epoch": round((step + 1) / steps_per_epoch, 4),
+                    "loss": loss,
+                    "lr": rate,
+                    "grad_norm": norm,
+                    "tokens": tokens,
+                    "supervised_tokens": int(data.supervised[rows].sum()),
+                    "tokens_per_s": round(tokens / seconds, 1),
+                    "seconds": round(seconds, 4),
+                },
+                total,
+            )
+        if step + 1 in saving and log is not None:
+            log.sync()
+            _save_checkpoint(run, recipe, model, optimizer, data, dtype, processes, step + 1, total)
+    if log is not None:
+        log.close()
+        _finish(run, recipe, model, log.rows)
+    processes.wait()
+
+
+def _enter(
+    run: Run,
+    recipe: Recipe,
+    data: TrainingRows,
+    dtype: torch.dtype,
+    resume: bool,
+    processes: Processes,
+) -> Checkpoint | None:
+    """Prepare the run directory; return the checkpoint to go on from, or None to start."""
+    base = fingerprint(weight_files(Path(recipe.load_checkpoint))) if recipe.load_checkpoint else None
+    checkpoint = checkpoint_to_resume(run, data.record, base, _name(dtype), "cuda", resume, speak)
+    processes.wait()
+    if processes.first:
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.remove_unfinished()
+        if checkpoint is None:
+            write_start(run, recipe, data, base)
+    return checkpoint
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def build_model(recipe: Recipe, data: TrainingRows, device: torch.device, dtype: torch.dtype) -> tuple[Any, bool]:
+    """Load or make the model and attach LoRA; returns it and whether its rows are packed."""
+    config = recipe.model.model_config
+    longest = int(data.tokens.max())
+    hf_config = read_config(recipe.load_checkpoint) if recipe.load_checkpoint else llama_config(config, data.tokenizer)
+    highest = int(data.rows.input_ids.max())
+    if highest >= hf_config.vocab_size:
+        raise UserError(
+            f"token id {highest} is outside the model's vocabulary of {hf_config.vocab_size}: "
+            f"{data.tokenizer.source} is not this model's tokenizer"
+        )
+    obstacle = attention.obstacle_to_packing(hf_config, longest) if recipe.data.packing else "data.packing is False"
+    if obstacle:
+        speak(f"packing: off, rows are padded to the longest of a micro-batch ({obstacle})")
+    kind = attention.register() if obstacle is None else "sdpa"
+    if getattr(hf_config, "attn_logit_softcapping", None):
+        kind = "eager"  # torch's fused attention cannot cap scores
+    pet = recipe.pet
+    # frozen weights need no more precision than the products; trained ones are kept in float32
+    held = torch.float32 if pet is None or device.type == "cpu" else dtype
+    if recipe.load_checkpoint:
+        for difference in base_differences(recipe, hf_config):
+            speak(f"model: the recipe says {difference} in the checkpoint, which is what counts")
+        model: Any = read_model(recipe.load_checkpoint, held, kind)
+    else:
+        speak(f"model: random weights from seed {recipe.seed}")
+        model = new_model(hf_config, recipe.seed, kind)
+    if pet is not None:
+        base = str(Path(recipe.load_checkpoint).resolve()) if recipe.load_checkpoint else ""
+        model = add_lora(model, pet, recipe.seed, base)
+    model.to(device)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    everything = sum(p.numel() for p in model.parameters()) - (trainable if pet is not None else 0)
+    speak(f"parameters: {trainable:,} trainable; the base has {everything:,} (ratio {trainable / everything:.6f})")
+    return model, obstacle is None
+
+
+def layout(recipe: Recipe, processes: Processes) -> str:
+    """What decides how sums are rounded, in words."""
+    threads = f"{processes.count} processes of {torch.get_num_threads()} threads"
+    return f"{threads}, micro-batches of {recipe.data.micro_batch_tokens} tokens"
+
+
+def _save_checkpoint(
+    run: Run,
+    recipe: Recipe,
+    model: Any,
+    optimizer: Optimizer,
+    data: TrainingRows,
+    dtype: torch.dtype,
+    processes: Processes,
+    step: int,
+    total: int,
+) -> None:
+    with run.writing_checkpoint(step) as folder:
+        save_weights(model, folder)
+        optimizer.save(folder / "optimizer.safetensors")
+        state = {
+            "step": step,
+            "total": total,
+            "seed": recipe.seed,
+            "backend": "cuda",
+            "dtype": _name(dtype),
+            "layout": layout(recipe, processes),
+            "rows_sha256": data.record["rows_sha256"],
+        }
+        (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    remove_old_checkpoints(run, recipe)
+
+
+def _finish(run: Run, recipe: Recipe, model: Any, rows: list[dict[str, Any]]) -> None:
+    save_product(model, run.path, recipe.model.model_config.param_init_type)
+    write_result(run, recipe, rows, sum(p.numel() for p in model.parameters() if p.requires_grad), speak)

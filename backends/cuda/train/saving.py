@@ -1,0 +1,73 @@
+"""Weights on the disk: PEFT adapters and Hugging Face models, as safetensors, written whole."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, writing_directory
+
+
+def save_weights(model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write the adapter of a PEFT model, or the whole of any other model, into a directory.
+
+    Args:
+        model: what was trained.
+        folder: an existing directory.
+        dtype: round a whole model to this type; None keeps what it was trained in.
+    """
+    if hasattr(model, "peft_config"):
+        _save_adapter(model, folder)
+        return
+    state = {name: tensor.detach().to(dtype or tensor.dtype) for name, tensor in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=state, safe_serialization=True)
+    if dtype is not None:
+        config = json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8"))
+        for key in {"dtype", "torch_dtype"} & config.keys():
+            config[key] = str(dtype).removeprefix("torch.")
+        (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    from peft import get_peft_model_state_dict
+
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / ADAPTER_WEIGHTS)
+    config = copy.copy(model.peft_config["default"])
+    config.inference_mode = True
+    fields = config.to_dict()
+    # sets have no order of their own; the same adapter must have the same bytes
+    fields = {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(fields.items())}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Take back what :func:`save_weights` wrote, bit for bit."""
+    if hasattr(model, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
+        return
+    stored: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        stored.update(load_file(file))
+    missing = model.load_state_dict(stored, strict=False).missing_keys
+    tied = set(getattr(model, "_tied_weights_keys", None) or [])
+    if set(missing) - tied:
+        raise ValueError(f"{folder}: tensors are missing: {sorted(set(missing) - tied)}")
+
+
+def save_product(model: Any, folder: Path, whole_model_dtype: str) -> None:
+    """Put the trained weights at the top of the run directory, each file whole or absent."""
+    dtype = getattr(torch, whole_model_dtype)
+    staging = folder / ".tmp-product"
+    with writing_directory(staging) as temporary:
+        save_weights(model, temporary, dtype)
+    for file in sorted(staging.iterdir()):
+        file.replace(folder / file.name)
+    staging.rmdir()

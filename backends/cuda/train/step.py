@@ -1,0 +1,140 @@
+"""The arithmetic of one optimizer step: losses and gradients over its micro-batches and processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+from backends.cuda.processes import Processes
+from backends.cuda.train.batches import MicroBatch, micro_batches, share_of_process
+from backends.cuda.train.optimizer import Optimizer
+from backends.recipe.types import Recipe
+from backends.run.rows import TrainingRows
+from converters.common.console import say
+from converters.common.errors import UserError
+
+
+class Stepper:
+    """Forward and backward passes of one optimizer step, in micro-batches that fit the memory."""
+
+    def __init__(
+        self,
+        model: Any,
+        recipe: Recipe,
+        data: TrainingRows,
+        device: torch.device,
+        dtype: torch.dtype,
+        packed: bool,
+        processes: Processes,
+    ) -> None:
+        self.model, self.data, self.device, self.packed = model, data, device, packed
+        self.dtype, self.processes, self.seed = dtype, processes, recipe.seed
+        self.capacity = recipe.data.micro_batch_tokens
+
+    def gradients(self, rows: np.ndarray, step: int, optimizer: Optimizer) -> float:
+        """Leave the step's gradient in the parameters and return its loss, both over all processes.
+
+        Raises:
+            UserError: the loss is not finite, or one row alone is too much for the memory.
+        """
+        supervised = int(self.data.supervised[rows].sum())
+        if supervised == 0:
+            raise UserError(f"step {step + 1}: none of its {len(rows)} rows has a supervised token")
+        share = share_of_process(rows, self.data.rows.lengths, self.processes.index, self.processes.count)
+        while True:
+            try:
+                loss = self._accumulate(share, step, supervised)
+                break
+            except torch.OutOfMemoryError:
+                optimizer.clear()
+                self._shrink(share)
+        loss = self.processes.sum(loss, self.device)
+        if not np.isfinite(loss):
+            raise UserError(f"step {step + 1}: the loss is {loss}; {self._culprits(share)}")
+        self.processes.sum_gradients(optimizer.parameters)
+        return loss
+
+    def _accumulate(self, rows: np.ndarray, step: int, supervised: int) -> float:
+        # dropout of a step depends on nothing that happened before it
+        key = hashlib.sha256(f"{self.seed}/{step}/{self.processes.index}".encode()).digest()
+        torch.manual_seed(int.from_bytes(key[:8], "little", signed=True))
+        total = 0.0
+        for batch in micro_batches(
+            self.data.rows,
+            rows,
+            self.capacity,
+            self.device,
+            packed=self.packed,
+            pad_id=self.data.tokenizer.pad_id,
+        ):
+            if len(batch.targets) == 0:
+                continue
+            loss = sum_nll(self.model, batch, self.dtype) / supervised
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def _shrink(self, rows: np.ndarray) -> None:
+        torch.cuda.empty_cache()
+        longest = int(self.data.tokens[rows].max())
+        if self.capacity > longest:
+            self.capacity = max(longest, min(self.capacity, int(self.data.tokens[rows].sum())) // 2)
+            say(f"out of memory: micro-batches of {self.capacity:,} tokens from here on (the maths stays the same)")
+        elif not self.model.is_gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.enable_input_require_grads()
+            say("out of memory: activation checkpointing is on from here on (slower, the maths stays the same)")
+        else:
+            raise UserError(
+                f"out of memory with one row of {longest:,} tokens at a time; lower model.model_config.seq_length"
+            )
+
+    def _culprits(self, rows: np.ndarray) -> str:
+        """Name the rows whose own loss is not finite."""
+        bad: list[int] = []
+        with torch.no_grad():
+            for row in rows:
+                (batch,) = micro_batches(
+                    self.data.rows, np.array([row]), self.capacity, self.device, packed=self.packed, pad_id=0
+                )
+                if len(batch.targets) and not torch.isfinite(sum_nll(self.model, batch, self.dtype)):
+                    bad.append(int(row))
+        bad = self.processes.gather(bad)
+        return row_names(self.data, bad) if bad else "no row gives that alone"
+
+
+def sum_nll(model: Any, batch: MicroBatch, dtype: torch.dtype) -> torch.Tensor:
+    """Σ −log p(next token) over the supervised positions of a micro-batch, in nats; a float32 scalar.
+
+    Logits are computed at supervised positions only, [k, vocabulary], and the loss in float32.
+    """
+    device = batch.input_ids.device
+    lower = dtype != torch.float32
+    with torch.autocast(device.type, dtype=dtype) if lower else nullcontext():
+        if batch.layout is not None:
+            logits = model(
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                use_cache=False,
+                logits_to_keep=batch.supervised,
+                packed_rows=batch.layout,
+            ).logits[0]
+        else:
+            logits = model(
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                attention_mask=batch.attention_mask,
+                use_cache=False,
+            ).logits.flatten(0, 1)[batch.supervised]
+    return torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
+
+
+def row_names(data: TrainingRows, rows: Sequence[int] | np.ndarray) -> str:
+    """Name rows by their ids, the first five of them."""
+    names = ", ".join(str(data.rows.ids[int(row)]) for row in rows[:5])
+    return f"rows {names}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")

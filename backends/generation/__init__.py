@@ -1,0 +1,1 @@
+"""Generating answers, without a framework: limits, batches, the log of predictions, the choice of a backend."""

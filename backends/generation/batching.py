@@ -1,0 +1,105 @@
+"""Which prompts are answered together, in which order, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
+
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+Outcome = TypeVar("Outcome")
+
+
+def check_prompts(prompts: Mapping[int, list[int]]) -> dict[int, int]:
+    """Return the tokens of every prompt by its number.
+
+    Raises:
+        UsageError: a prompt is empty.
+    """
+    lengths = {index: len(prompt) for index, prompt in prompts.items()}
+    for index, length in lengths.items():
+        if length == 0:
+            raise UsageError(f"prompt {index} has no tokens")
+    return lengths
+
+
+def uniforms(indices: Sequence[int], count: int, seed: int) -> np.ndarray:
+    """Return the random numbers that rows draw their tokens with, float32 [rows, count] in [0, 1).
+
+    A row's depend on the seed and its number alone: the same in any batch and on either backend.
+    """
+    import numpy as np
+
+    rows = [np.random.Generator(np.random.Philox(key=[seed, index])).random(count, np.float32) for index in indices]
+    return np.stack(rows)
+
+
+def plan_batches(lengths: Mapping[int, int], max_new_tokens: int, batch_tokens: int) -> list[list[int]]:
+    """Group rows, longest first, into batches of at most ``batch_tokens`` tokens (never less than one row).
+
+    Args:
+        lengths: tokens of every prompt, by its number.
+        max_new_tokens: room kept for each answer.
+        batch_tokens: rows of the batch times its longest prompt and answer.
+    """
+    batches: list[list[int]] = []
+    room = 0
+    for index in sorted(lengths, key=lambda index: (-lengths[index], index)):
+        if room == 0:
+            batches.append([])
+            room = max(1, batch_tokens // (lengths[index] + max_new_tokens))
+        batches[-1].append(index)
+        room -= 1
+    return batches
+
+
+def run_batches(
+    lengths: Mapping[int, int],
+    max_new_tokens: int,
+    batch_tokens: int,
+    run: Callable[[list[int]], Iterator[tuple[int, Outcome]]],
+    out_of_memory: type[BaseException],
+    free: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[int, Outcome]]:
+    """Run every row through ``run`` in planned batches; halve the budget when memory runs out.
+
+    Args:
+        lengths: tokens of every prompt, by its number.
+        max_new_tokens: the most tokens of an answer.
+        batch_tokens: the budget of :func:`plan_batches`.
+        run: answers the rows of one batch, in any order.
+        out_of_memory: what ``run`` raises when the device is full.
+        free: gives cached memory back to the device after that.
+
+    Raises:
+        UserError: a single row does not fit.
+    """
+    batches = plan_batches(lengths, max_new_tokens, batch_tokens)
+    while batches:
+        batch = batches.pop(0)
+        left = dict.fromkeys(batch)
+        try:
+            for index, outcome in run(batch):
+                del left[index]
+                yield index, outcome
+            continue
+        except out_of_memory:
+            # left without the exception: its traceback would keep the tensors of the failed batch alive
+            pass
+        free()
+        longest = lengths[batch[0]] + max_new_tokens
+        if len(batch) == 1:
+            raise UserError(
+                f"out of memory with a single row of {lengths[batch[0]]} prompt tokens and {max_new_tokens} new ones: "
+                "lower --max-new-tokens or take a smaller --dtype"
+            )
+        batch_tokens = longest * (len(batch) // 2)
+        say(f"out of memory with {len(batch)} rows of {longest} tokens: going on with batches of {batch_tokens} tokens")
+        undone = {index: lengths[index] for index in chain(left, *batches)}
+        batches = plan_batches(undone, max_new_tokens, batch_tokens)

@@ -1,0 +1,140 @@
+"""Generating answers, without a framework: what is asked of a backend, in which batches, and what happens on the way.
+
+Prompts are token ids already. The longest come first, so that a batch holds prompts of like length, memory runs out
+early if at all, and the time left is over- rather than under-estimated. A batch is as many rows as fit a budget of
+tokens (prompt and answer, padding included). When the device is out of memory the budget is halved, said, and the
+unfinished rows are done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from converters.common.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BATCH_TOKENS = 16_384
+MAX_NEW_TOKENS = 128  # the contest's own limit for its arithmetic
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said to one prompt.
+
+    Attributes:
+        ids: the new tokens, without the token that ended them.
+        finish_reason: ``stop`` when a stop token ended the answer, ``length`` when the limit cut it.
+    """
+
+    ids: list[int]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; the default is greedy.
+
+    Attributes:
+        temperature: 0 takes the likeliest token; otherwise logits are divided by it.
+        top_p: keep the fewest likeliest tokens whose probabilities reach this sum.
+        top_k: keep this many likeliest tokens; 0 keeps all.
+        repetition_penalty: tokens already in prompt or answer: positive logits divided, negative multiplied by it
+            (Keskar et al. 2019, CTRL).
+        seed: a row's random numbers depend on the seed and its index only, never on the batch it runs in.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UsageError(f"temperature is {self.temperature}; 0 (greedy) or more is expected")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p is {self.top_p}; more than 0 and at most 1 is expected")
+        if self.top_k < 0:
+            raise UsageError(f"top_k is {self.top_k}; 0 (all) or more is expected")
+        if self.repetition_penalty <= 0:
+            raise UsageError(f"repetition_penalty is {self.repetition_penalty}; more than 0 is expected")
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long an answer may be, and how long it must be before it can end; in tokens."""
+
+    max_new: int = MAX_NEW_TOKENS
+    min_new: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new < 1 or not 0 <= self.min_new <= self.max_new:
+            asked = f"at least {self.min_new} and at most {self.max_new} new tokens"
+            raise UsageError(f"{asked}: 0 <= min <= max and 1 <= max is expected")
+
+
+class Batch(Protocol):
+    """Rows being answered together, one token a :meth:`step`.
+
+    Attributes:
+        indices: the caller's numbers of the rows still without a whole answer.
+    """
+
+    indices: list[int]
+
+    def step(self) -> list[tuple[int, Answer]]:
+        """Choose one more token in every row; return the rows whose answer that finished."""
+        ...
+
+    def said(self, index: int) -> list[int]:
+        """Return the tokens so far of a row that is not finished."""
+        ...
+
+
+class Scorer(Protocol):
+    """A model that scores the same few choices after many prompts."""
+
+    def score(self, prompts: Mapping[int, list[int]]) -> Iterator[tuple[int, list[float]]]:
+        """Yield ``(number of the prompt, summed log-probability of each choice)``, every prompt once."""
+        ...
+
+
+class Generator(Protocol):
+    """A loaded model of either backend: it answers prompts, and says how likely given text is."""
+
+    def generate(
+        self, prompts: Mapping[int, list[int]], stop_ids: Iterable[int], limits: Limits
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield ``(number of the prompt, its answer)`` as answers are finished, every prompt once.
+
+        Args:
+            prompts: token ids by number, each at least one; the rows that a resumed job still lacks keep their numbers.
+            stop_ids: tokens that end an answer.
+            limits: how long answers may and must be.
+        """
+        ...
+
+    def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> Batch:
+        """Begin one batch, to be stepped by the caller."""
+        ...
+
+    def scorer(self, choices: Sequence[list[int]]) -> Scorer:
+        """Return what scores these choices, each of at least one token."""
+        ...
+
+    def losses(self, rows: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[int, float]]:
+        """Yield ``(number of the row, Σ −log p of its supervised tokens, in nats)``, every row once.
+
+        Args:
+            rows: ``(input_ids, labels)`` by number, int32 [s] each; labels are not shifted, and −100 is not counted.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""A recipe: a mindformers YAML plus one block ``data:``, checked and returned as types."""

@@ -1,0 +1,181 @@
+"""The run directory: everything that is needed to use, to judge and to repeat a training run.
+
+::
+
+    RUN/
+      adapter_config.json  adapter_model.safetensors   LoRA in PEFT's form
+      config.json  model.safetensors                   or, after full-parameter training, a Hugging Face model
+      recipe.yaml  template.json  tokenizer files      what made it, and what reads it
+      data.json  environment.json                      hashes and audit of the rows; versions and device
+      train_log.jsonl  loss.png                        one line a step; the curve
+      result.json                                      written last: the run is finished
+      checkpoints/step-000123/                         weights, optimizer state, state.json; each whole or absent
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from backends.recipe.load import load_recipe
+from backends.recipe.types import Recipe
+from backends.weights.files import ADAPTER_CONFIG, writing_directory
+from converters.common.errors import UsageError
+from converters.common.files import read_json, write_text
+from converters.text.template import Template
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whole checkpoint of a run."""
+
+    path: Path
+    step: int
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """``state.json``: step, totals, dtype and the hashes that a resumed run must share."""
+        return read_json(self.path / "state.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory on disk."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run directory.
+
+        Raises:
+            UsageError: there is no such directory, or it holds no recipe.
+        """
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            raise UsageError(f"{path}: no such run directory")
+        if not (run.path / "recipe.yaml").is_file():
+            raise UsageError(f"{path}: not a run directory (it has no recipe.yaml)")
+        return run
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe as run."""
+        return load_recipe(self.path / "recipe.yaml")
+
+    @cached_property
+    def template(self) -> Template:
+        """The template that the rows were trained in."""
+        return Template.from_json(read_json(self.path / "template.json"))
+
+    @property
+    def log(self) -> Path:
+        """One line a step."""
+        return self.path / "train_log.jsonl"
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the product is a LoRA adapter and not a whole model."""
+        return (self.path / ADAPTER_CONFIG).is_file()
+
+    @property
+    def base(self) -> str | None:
+        """The frozen model under the adapter; None for a whole model."""
+        if not self.is_adapter:
+            return None
+        return read_json(self.path / ADAPTER_CONFIG).get("base_model_name_or_path") or self.recipe.load_checkpoint
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What ``result.json`` says, or None while the run is not finished."""
+        file = self.path / "result.json"
+        return read_json(file) if file.is_file() else None
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Whole checkpoints, oldest first."""
+        found = []
+        for path in self.path.glob("checkpoints/step-*"):
+            number = path.name.removeprefix("step-")
+            if number.isdigit() and (path / "state.json").is_file():
+                found.append(Checkpoint(path, int(number)))
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    @contextmanager
+    def writing_checkpoint(self, step: int) -> Iterator[Path]:
+        """Yield a directory to fill; it becomes ``checkpoints/step-N`` when all is on the disk."""
+        final = self.path / "checkpoints" / f"step-{step:06d}"
+        with writing_directory(final) as temporary:
+            yield temporary
+
+    def remove_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Delete a checkpoint; renamed first, so that a kill leaves no half of it behind."""
+        doomed = checkpoint.path.with_name(f".tmp-old-{checkpoint.path.name}")
+        os.replace(checkpoint.path, doomed)
+        shutil.rmtree(doomed)
+
+    def remove_unfinished(self) -> None:
+        """Delete what a killed process left under temporary names."""
+        for path in [*self.path.glob(".tmp-*"), *self.path.glob("checkpoints/.tmp-*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Store the merged recipe, overrides included."""
+    import yaml
+
+    write_text(path, yaml.safe_dump(recipe.raw, sort_keys=False, allow_unicode=True))
+
+
+# settings that change where a run writes and how it lies in memory, but not what it computes
+MAY_CHANGE = ("output_dir", "resume_training", "data.micro_batch_tokens", "callbacks", "context")
+
+
+def changed_settings(before: Recipe, now: Recipe) -> list[str]:
+    """Describe the settings that differ between two recipes and matter to the result, one line each."""
+    old, new = _flat(before), _flat(now)
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        if key.startswith(MAY_CHANGE) or old.get(key) == new.get(key):
+            continue
+        lines.append(f"{key}: the run has {old.get(key)!r}, the recipe now says {new.get(key)!r}")
+    return lines
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """Every typed setting by its path."""
+    import dataclasses
+
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(inner, f"{path}.{key}" if path else str(key))
+        else:
+            flat[path] = value
+
+    values = dataclasses.asdict(recipe)
+    for name in ("raw", "path"):
+        values.pop(name)
+    walk(values, "")
+    return flat
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read ``train_log.jsonl``; a last line that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

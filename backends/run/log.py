@@ -1,0 +1,75 @@
+"""What a run says about itself: environment, log, curve, progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from converters.common.console import progress
+from converters.common.files import atomic, write_text
+
+
+class TrainLog:
+    """``train_log.jsonl`` and the progress bar: one record a step."""
+
+    def __init__(self, path: Path, kept: list[dict[str, Any]], total: int) -> None:
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self.rows = kept
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._bar = progress(total=total, desc="train", unit="step")
+        self._bar.initial = self._bar.n = len(kept)
+        self._first = len(kept)
+        self._began = time.perf_counter()
+
+    def add(self, row: dict[str, Any], total: int) -> None:
+        """Write one step's record, with the time left by the mean step of this process so far."""
+        elapsed = time.perf_counter() - self._began
+        done = row["step"] - self._first
+        row["time_left_s"] = round(elapsed / done * (total - row["step"]), 1)
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        self._bar.set_postfix(loss=f"{row['loss']:.4f}", tok_s=f"{row['tokens_per_s']:,.0f}", refresh=False)
+        self._bar.update()
+
+    def sync(self) -> None:
+        """Put the log on the disk, so that no checkpoint is ahead of it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Put everything on the disk."""
+        self._bar.close()
+        self.sync()
+        self._file.close()
+
+
+def plot_loss(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Draw the loss curve with a running mean, and the learning rate under it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    steps = [row["step"] for row in rows]
+    losses = [row["loss"] for row in rows]
+    # a centred window over a fortieth of the run: smooth, and without the lag of a decaying mean
+    reach = len(losses) // 80
+    smooth = [sum(part) / len(part) for part in (losses[max(0, i - reach) : i + reach + 1] for i in range(len(losses)))]
+    figure, (upper, lower) = plt.subplots(2, 1, sharex=True, figsize=(8, 5), height_ratios=[4, 1], layout="constrained")
+    upper.plot(steps, losses, color="0.75", linewidth=0.8, label="step")
+    upper.plot(steps, smooth, color="tab:blue", linewidth=1.6, label="running mean")
+    upper.set_ylabel("loss (nats per supervised token)")
+    upper.set_title(title, fontsize=10)
+    upper.legend(frameon=False)
+    upper.grid(alpha=0.3)
+    lower.plot(steps, [row["lr"] for row in rows], color="tab:orange", linewidth=1.2)
+    lower.set_ylabel("lr")
+    lower.set_xlabel("optimizer step")
+    lower.grid(alpha=0.3)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)

@@ -1,0 +1,178 @@
+"""Starting a run directory, and going on with one: what both backends refuse, write first and write last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from backends.recipe.types import Recipe
+from backends.run.directory import Checkpoint, Run, changed_settings, read_log, write_recipe
+from backends.run.log import plot_loss
+from backends.run.rows import TrainingRows
+from converters.common.errors import UserError
+from converters.common.files import read_json, write_json
+
+Speak = Callable[[str], None]
+
+
+def open_run(recipe: Recipe, resume: bool, speak: Speak) -> tuple[Run, bool]:
+    """Return the run of a recipe and whether it is finished already.
+
+    Raises:
+        UserError: there is a run, and it is not to be resumed or cannot be with this recipe.
+    """
+    run = Run(Path(recipe.output_dir))
+    if not (run.path / "recipe.yaml").is_file():
+        return run, False
+    if not resume:
+        raise UserError(
+            f"{run.path}: a run of {len(read_log(run.log))} steps is there already; --resume goes on with it, "
+            "output_dir=DIR starts another"
+        )
+    _refuse(run, changed_settings(run.recipe, recipe))
+    if run.result is None:
+        return run, False
+    speak(f"{run.path}: this run is finished ({run.result['steps']:,} steps); nothing to resume")
+    return run, True
+
+
+@contextmanager
+def saying_how_to_resume(run: Run) -> Iterator[None]:
+    """Let an interruption say what becomes of the run."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        whole = run.checkpoints()
+        place = f"after step {whole[-1].step:,}" if whole else "from the beginning: there is no checkpoint yet"
+        raise KeyboardInterrupt(f"{run.path}: the same command with --resume goes on {place}") from stop
+
+
+def steps_of(recipe: Recipe, count: int, speak: Speak) -> tuple[int, int]:
+    """Return steps an epoch and steps in all.
+
+    Raises:
+        UserError: the rows are not one step.
+    """
+    batch = recipe.runner_config.batch_size
+    steps_per_epoch = count // batch
+    if steps_per_epoch == 0:
+        raise UserError(f"{count} rows are not one step of runner_config.batch_size {batch}; set it to {count} or less")
+    total = steps_per_epoch * recipe.runner_config.epochs
+    left_out = count - steps_per_epoch * batch
+    speak(
+        f"rows: {count:,}; {steps_per_epoch:,} steps of {batch} an epoch, {total:,} in all"
+        + (f"; {left_out} rows are left over in each epoch (drop_remainder)" if left_out else "")
+    )
+    return steps_per_epoch, total
+
+
+def checkpoint_to_resume(
+    run: Run, record: dict[str, Any], base: str | None, dtype: str, backend: str, resume: bool, speak: Speak
+) -> Checkpoint | None:
+    """Return the checkpoint to go on from, or None to start from the beginning.
+
+    Args:
+        run: the run directory, which may not exist yet.
+        record: of the rows, as ``data.json`` holds it.
+        base: fingerprint of the weights that training starts from.
+        dtype: of the matrix products.
+        backend: ``cuda`` or ``ascend``.
+        resume: whether that was asked for.
+        speak: prints one line.
+
+    Raises:
+        UserError: rows, weights, dtype or backend are not the run's.
+    """
+    if not (run.path / "recipe.yaml").is_file():
+        if resume:
+            speak(f"{run.path}: nothing to resume there, starting from the beginning")
+        return None
+    before, whole = read_json(run.path / "data.json"), run.checkpoints()
+    changes = []
+    if before["rows_sha256"] != record["rows_sha256"]:
+        changes.append(
+            f"data: the run has rows {before['rows_sha256'][:12]} of {before['files'][0]['path']}, "
+            f"these are {record['rows_sha256'][:12]} of {record['files'][0]['path']}"
+        )
+    if before["base"] != base:
+        changes.append(f"load_checkpoint: the run is on weights {before['base']}, these are {base}")
+    if whole:
+        state = whole[-1].state
+        if state.get("backend", "cuda") != backend:
+            changes.append(f"backend: the run was trained by backends.{state.get('backend', 'cuda')}")
+        elif state["dtype"].removeprefix("torch.") != dtype:
+            changes.append(f"dtype: the run has {state['dtype'].removeprefix('torch.')}, now it is {dtype}")
+    _refuse(run, changes)
+    if not whole:
+        speak(f"{run.path}: no whole checkpoint yet, starting from the beginning")
+        return None
+    return whole[-1]
+
+
+def write_start(run: Run, recipe: Recipe, data: TrainingRows, base: str | None) -> None:
+    """Store what the run is made of."""
+    write_json(run.path / "data.json", data.record | {"base": base})
+    write_json(run.path / "template.json", data.template.to_json())
+    data.tokenizer.save(run.path)
+    write_recipe(recipe, run.path / "recipe.yaml")
+
+
+def write_environment(run: Run, now: dict[str, Any], start: int) -> None:
+    """Store where the run began, and under ``resumed`` where it went on."""
+    file = run.path / "environment.json"
+    if start:
+        first = read_json(file)
+        now = first | {"resumed": [*first.get("resumed", []), {"after_step": start} | now]}
+    write_json(file, now)
+
+
+def checkpoint_steps(recipe: Recipe, total: int) -> set[int]:
+    """Steps after which a checkpoint is written: every ``save_checkpoint_steps``, or evenly spaced at -1."""
+    callback = recipe.checkpoint_callback
+    every, keep = int(callback.get("save_checkpoint_steps", -1)), kept_checkpoints(recipe)
+    if every > 0:
+        return {*range(every, total + 1, every), total}
+    return {round(total * part / keep) for part in range(1, keep + 1)} - {0}
+
+
+def kept_checkpoints(recipe: Recipe) -> int:
+    """How many checkpoints stay on the disk."""
+    return int(recipe.checkpoint_callback.get("keep_checkpoint_max", 5))
+
+
+def remove_old_checkpoints(run: Run, recipe: Recipe) -> None:
+    """Delete all but the newest checkpoints."""
+    for old in run.checkpoints()[: -kept_checkpoints(recipe)]:
+        run.remove_checkpoint(old)
+
+
+def write_result(run: Run, recipe: Recipe, rows: list[dict[str, Any]], trainable: int, speak: Speak) -> None:
+    """Draw the curve and write ``result.json``, which says that the run is finished."""
+    title = f"{run.path.name}: {rows[-1]['step']:,} steps of {recipe.runner_config.batch_size} rows"
+    plot_loss(rows, run.path / "loss.png", title)
+    seconds = sum(row["seconds"] for row in rows)
+    tokens = sum(row["tokens"] for row in rows)
+    result = {
+        "steps": rows[-1]["step"],
+        "first_loss": rows[0]["loss"],
+        "last_loss": rows[-1]["loss"],
+        "tokens": tokens,
+        "supervised_tokens": sum(row["supervised_tokens"] for row in rows),
+        "seconds": round(seconds, 1),
+        "tokens_per_s": round(tokens / seconds, 1),
+        "trainable_parameters": trainable,
+    }
+    write_json(run.path / "result.json", result)
+    speak(
+        f"{run.path}: {result['steps']:,} steps in {seconds / 60:.1f} min, {result['tokens_per_s']:,.0f} tokens/s, "
+        f"loss {rows[0]['loss']:.4f} → {rows[-1]['loss']:.4f}"
+    )
+
+
+def _refuse(run: Run, changes: list[str]) -> None:
+    """Refuse to resume with what would make another run of it."""
+    if changes:
+        rest = f"; and {'; '.join(changes[1:4])}" if len(changes) > 1 else ""
+        raise UserError(f"{run.path}: cannot be resumed: {changes[0]}{rest}")

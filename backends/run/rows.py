@@ -1,0 +1,103 @@
+"""Training data of a recipe: conversations → token rows, audited, with the hashes that identify them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backends.recipe.types import Recipe
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import sha256_file
+
+if TYPE_CHECKING:
+    from converters.text.template import Template
+    from converters.tokenizers.base import Tokenizer
+    from mindrecord.tokens.encode import TokenRows
+
+
+NO_DATA = "no training data: set data.train=FILE.jsonl (conversations; `python -m converters.arithmetic` makes some)"
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows of a run and what is known about them.
+
+    ``supervised`` int64[n] counts each row's supervised tokens; ``record`` is what ``data.json`` holds.
+    """
+
+    rows: TokenRows
+    supervised: np.ndarray
+    tokenizer: Tokenizer
+    template: Template
+    record: dict[str, Any]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Input tokens of each row, int64[n]: one less than its ids, since the last is a target only."""
+        return self.rows.lengths - 1
+
+
+def recipe_tokenizer(recipe: Recipe) -> Tokenizer:
+    """Load ``data.tokenizer``, or the tokenizer that lies with the weights.
+
+    Raises:
+        UsageError: neither is set.
+    """
+    from converters.tokenizers.base import load_tokenizer
+
+    path = recipe.data.tokenizer or recipe.load_checkpoint
+    if not path:
+        raise UsageError("no tokenizer: set data.tokenizer=DIR, or load_checkpoint=DIR to a model that has one")
+    return load_tokenizer(path)
+
+
+def load_rows(recipe: Recipe, *, quiet: bool = False) -> TrainingRows:
+    """Read, render and tokenise the rows of ``data.train``.
+
+    Args:
+        recipe: names files, template and tokenizer.
+        quiet: leave out the audit's lines (all processes but the first).
+
+    Raises:
+        UsageError: no data is named, or a file is missing or empty.
+        UserError: a row cannot be read, too many rows have nothing supervised, or none is left.
+    """
+    from converters.text.conversation import read_conversations
+    from converters.text.template import get_template
+    from mindrecord.tokens.encode import encode
+
+    if not recipe.data.train:
+        raise UsageError(NO_DATA)
+    for file in recipe.data.train:
+        if not Path(file).is_file():
+            raise UsageError(f"data.train: {file}: no such file")
+    template = get_template(recipe.data.template)
+    tokenizer = recipe_tokenizer(recipe)
+    conversations = [c for file in recipe.data.train for c in read_conversations(file)]
+    rows, audit = encode(
+        conversations,
+        template,
+        tokenizer,
+        seq_length=recipe.model.model_config.seq_length,
+        over_length=recipe.data.over_length,
+    )
+    if not quiet:
+        for line in audit.lines():
+            say(line)
+    audit.check(recipe.data.max_unsupervised)
+    if len(rows) == 0:
+        raise UserError(f"{recipe.data.train[0]}: no row is left to train on")
+    supervised = np.add.reduceat(rows.labels != -100, rows.offsets[:-1])
+    record = {
+        "files": [{"path": str(file), "sha256": sha256_file(file)} for file in recipe.data.train],
+        "rows": len(rows),
+        "rows_sha256": rows.sha256,
+        "template": {"name": template.name, "hash": template.hash},
+        "tokenizer": {"source": str(tokenizer.source), "hash": tokenizer.hash},
+        "audit": audit.to_dict(),
+    }
+    return TrainingRows(rows, supervised.astype(np.int64), tokenizer, template, record)

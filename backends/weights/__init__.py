@@ -1,0 +1,1 @@
+"""Weights without a framework: files, names, shapes, LoRA."""

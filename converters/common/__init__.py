@@ -1,0 +1,1 @@
+"""What every converter and every command needs: errors, files, one reader of rows, console."""

@@ -1,0 +1,75 @@
+"""What every command shares: exit codes, one-line errors, tables and progress.
+
+Exit codes: 0 ok, 1 failed, 2 wrong use, 3 a gate not passed, 130 interrupted.
+Data goes to files or stdout; talk goes to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from converters.common.errors import UserError
+
+
+def say(message: str) -> None:
+    """Print one line of talk to stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def run_main(main: Callable[[list[str] | None], int | None]) -> NoReturn:
+    """Run a command's ``main`` and leave with its exit code; errors become one line on stderr."""
+    try:
+        code = main(None) or 0
+        sys.stdout.flush()
+    except UserError as error:
+        say(f"error: {error}")
+        code = error.exit_code
+    except KeyboardInterrupt as stop:
+        say(f"interrupted: {stop}" if str(stop) else "interrupted")
+        code = 130
+    except BrokenPipeError:
+        # the reader of our stdout went away (`| head`): not our failure, but say nothing more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def display_width(text: str) -> int:
+    """Columns that ``text`` takes in a terminal: East Asian wide characters take two."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: int = 1) -> str:
+    """Lay out a plain-text table: the first ``left`` columns left-aligned, the others right."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(display_width(row[i]) for row in cells) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        parts = []
+        for i, cell in enumerate(row):
+            gap = " " * (widths[i] - display_width(cell))
+            parts.append(cell + gap if i < left else gap + cell)
+        lines.append("  ".join(parts).rstrip())
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(lines)
+
+
+def progress(
+    iterable: Iterable[Any] | None = None, *, total: int | None = None, desc: str = "", unit: str = "row"
+) -> Any:
+    """A tqdm bar on stderr with rate and time left; in a pipe one line every 30 seconds."""
+    from tqdm import tqdm
+
+    return tqdm(
+        iterable,
+        total=total,
+        desc=desc,
+        unit=unit,
+        file=sys.stderr,
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        dynamic_ncols=True,
+    )

@@ -1,0 +1,1 @@
+"""From converted rows to files: choose by kind, hold out, write, report."""

@@ -1,0 +1,144 @@
+"""How many rows of each kind, and which: exact totals, the same choice for the same seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from converters.common.errors import UsageError, UserError, did_you_mean
+from converters.pipeline.options import BALANCES, LEVELLING, UNIFORM
+
+
+def largest_remainder(weights: Mapping[str, int], total: int) -> dict[str, int]:
+    """Share ``total`` out in proportion to ``weights`` (not all zero); the shares add up to ``total`` exactly.
+
+    Each share is its exact quota rounded down; what is left goes, one each, to the largest fractions (Hamilton's
+    method), the earlier kind first among equals.
+    """
+    whole = sum(weights.values())
+    shares, fractions = {}, {}
+    for name, weight in weights.items():
+        shares[name], fractions[name] = divmod(total * weight, whole)
+    left = total - sum(shares.values())
+    for name in sorted(fractions, key=lambda name: -fractions[name])[:left]:
+        shares[name] += 1
+    return shares
+
+
+def level(available: Mapping[str, int], total: int, balance: str = UNIFORM) -> dict[str, int]:
+    """Share ``total`` out evenly, or in proportion to the square roots of what there is.
+
+    A kind that has too few gives all, and the others make up for it.
+    """
+    shares: dict[str, int] = {}
+    # roots in thousandths, as integers: the shares must not depend on how a machine rounds
+    open_kinds = {
+        name: 1 if balance == UNIFORM else math.isqrt(count * 10**6) for name, count in available.items() if count
+    }
+    while open_kinds:
+        even = largest_remainder(open_kinds, total - sum(shares.values()))
+        short = [name for name in open_kinds if available[name] <= even[name]]
+        if not short:
+            return {**dict.fromkeys(available, 0), **shares, **even}
+        for name in short:
+            shares[name] = available[name]
+            del open_kinds[name]
+    return {**dict.fromkeys(available, 0), **shares}
+
+
+def parse_balance(text: str, names: Sequence[str]) -> str | dict[str, int]:
+    """Read ``--balance``: a name of BALANCES, or ``kind=rows,kind=rows``, the kinds being ``names``.
+
+    Raises:
+        UsageError: it is none of these, or names an unknown kind.
+    """
+    if text in BALANCES:
+        return text
+    counts: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        if not equals or not number.isdecimal():
+            raise UsageError(f"--balance {part.strip()!r}: expected {', '.join(BALANCES)} or '{names[0]}=12000,…'")
+        if name not in names:
+            raise UsageError(f"--balance: no kind {name!r}{did_you_mean(name, names)}")
+        counts[name] = int(number)
+    return counts
+
+
+def plan(
+    available: Mapping[str, int], rows: int | None, balance: str | dict[str, int], multiple: int
+) -> dict[str, int]:
+    """Decide the rows of each kind.
+
+    Args:
+        available: rows there are, by kind.
+        rows: rows wanted in all; None for all there are, or for the sum of explicit counts.
+        balance: one of BALANCES, or explicit counts; kinds without one share the rest proportionally.
+        multiple: the total is rounded down to a multiple of this.
+
+    Raises:
+        UsageError: the request contradicts itself.
+        UserError: more rows are asked for than there are.
+    """
+    explicit = balance if isinstance(balance, dict) else {}
+    fixed = sum(explicit.values())
+    if rows is None:
+        if balance in LEVELLING:
+            raise UsageError(f"--balance {balance} needs --rows")
+        rows = fixed if explicit else sum(available.values())
+    total = rows - rows % multiple
+    if total < fixed:
+        raise UsageError(
+            f"--balance names {fixed} rows, but the total is {total} (--rows {rows}, a multiple of {multiple})"
+        )
+    for name, count in explicit.items():
+        if count > available.get(name, 0):
+            raise UserError(f"{name}: {count} rows wanted, {available.get(name, 0)} there are; lower --balance")
+    others = {name: count for name, count in available.items() if name not in explicit}
+    if total - fixed > sum(others.values()):
+        raise UserError(f"{total - fixed} rows wanted, {sum(others.values())} there are; lower --rows")
+    if isinstance(balance, str) and balance in LEVELLING:
+        return level(available, total, balance)
+    shares = largest_remainder(others, total - fixed) if sum(others.values()) else dict.fromkeys(others, 0)
+    return {name: explicit.get(name, shares.get(name, 0)) for name in available}
+
+
+def random_keys(rows: int, seed: int) -> np.ndarray:
+    """One random number a row; a kind's rows in the order of their keys are its random order. Float64 [rows]."""
+    return np.random.default_rng([seed, 0]).random(rows)
+
+
+def shuffled(rows: int, seed: int) -> np.ndarray:
+    """A random order of ``rows`` rows. Int64 [rows]."""
+    return np.random.default_rng([seed, 1]).permutation(rows)
+
+
+def pick(
+    kinds: np.ndarray, names: Sequence[str], keys: np.ndarray, quotas: Sequence[Mapping[str, int]]
+) -> list[np.ndarray]:
+    """Choose disjoint sets of rows: for each kind, in the order of its keys, the first quota, then the next, ….
+
+    Args:
+        kinds: uint8 [rows], indices into ``names``.
+        names: the kinds.
+        keys: float64 [rows].
+        quotas: one mapping a set, kind → rows.
+
+    Returns:
+        For each set the positions chosen, ascending.
+    """
+    chosen: list[list[np.ndarray]] = [[] for _ in quotas]
+    for number, name in enumerate(names):
+        wanted = [quota.get(name, 0) for quota in quotas]
+        if not sum(wanted):
+            continue
+        ends = np.cumsum(wanted)
+        places = np.flatnonzero(kinds == number)
+        # only the smallest keys have to be in order
+        first = np.argpartition(keys[places], ends[-1] - 1)[: ends[-1]]
+        order = places[first[np.argsort(keys[places[first]])]]
+        for part, start, end in zip(chosen, ends - wanted, ends, strict=True):
+            part.append(order[start:end])
+    return [np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64) for parts in chosen]

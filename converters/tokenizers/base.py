@@ -1,0 +1,153 @@
+"""Text to ids and back, read from files, without transformers.
+
+What people wrote is plain text here: the name of a special token inside it never becomes that token. Special tokens are
+asked for by name (`Tokenizer.special_id`), and templates say where they stand.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.common.errors import UsageError, UserError, did_you_mean
+from converters.common.files import atomic, read_json
+
+Place = Literal["first", "after_special", "inside"]
+
+# texts that are tokenised at a time: enough to keep threads busy, few enough that their lists of ids stay small
+_CHUNK = 2000
+
+
+class Tokenizer(ABC):
+    """Text to ids and back.
+
+    Attributes:
+        bos_id: id of the token that opens a row; None where the family has none (Qwen).
+        eos_id: id of the token that ends a text.
+        pad_id: id that fills up short rows; never ``eos_id``.
+        unk_id: id of what the vocabulary cannot spell; None where every byte has a token.
+        vocab_size: one more than the largest id.
+        source: the file it was read from.
+    """
+
+    source: Path
+    bos_id: int | None
+    eos_id: int
+    pad_id: int
+    unk_id: int | None
+    vocab_size: int
+    # every special token by name
+    specials: dict[str, int]
+
+    def encode_flat(self, texts: Sequence[str], place: Place = "first") -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Tokenise plain texts; return their ids end to end, int32 [t], and the number of each, int64 [n].
+
+        Args:
+            texts: what to tokenise; names of special tokens in them are plain text.
+            place: where the texts stand in their rows. A tokenizer that puts a space before the first word
+                (SentencePiece) does so to a ``first`` text, to one ``after_special`` as its own rule is, and never to
+                one ``inside``, right after other text.
+
+        Raises:
+            UserError: a text would hold a special token all the same.
+        """
+        chunks = [list(texts[i : i + _CHUNK]) for i in range(0, len(texts), _CHUNK)]
+        encoded = self._encode_chunks(chunks, place)
+        ids = [np.empty(0, dtype=np.int32)]
+        sizes = [np.empty(0, dtype=np.int64)]
+        for chunk in encoded:
+            lengths = np.fromiter(map(len, chunk), np.int64, len(chunk))
+            sizes.append(lengths)
+            ids.append(np.fromiter(chain.from_iterable(chunk), np.int32, int(lengths.sum())))
+        return np.concatenate(ids), np.concatenate(sizes)
+
+    def encode_batch(self, texts: Sequence[str], place: Place = "first") -> list[list[int]]:
+        """Tokenise plain texts, as `encode_flat`; return one list of ids each."""
+        ids, sizes = self.encode_flat(texts, place)
+        flat = iter(ids.tolist())
+        return [list(islice(flat, size)) for size in sizes.tolist()]
+
+    @abstractmethod
+    def _encode_chunks(self, chunks: list[list[str]], place: Place) -> Iterator[list[list[int]]]:
+        """Tokenise each chunk; return its ids, a list a text."""
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
+
+    @abstractmethod
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write what `load_tokenizer` and stock transformers (``AutoTokenizer``) read into a directory."""
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """Return the files that make up this tokenizer; `save` copies them."""
+
+    @property
+    @abstractmethod
+    def hash(self) -> str:
+        """SHA-256 over what determines ids: vocabulary, merges, splitting, special tokens, BOS and EOS."""
+
+    def special_id(self, name: str) -> int:
+        """Return the id of a special token.
+
+        Raises:
+            UserError: this tokenizer has no special token of that name.
+        """
+        if name not in self.specials:
+            raise UserError(
+                f"{self.source}: there is no special token {name!r}{did_you_mean(name, self.specials)}; "
+                "another template, or the tokenizer of an instruction-tuned model, is needed"
+            )
+        return self.specials[name]
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Load a tokenizer from a directory, a ``tokenizer.json``, or Llama-3's ``tokenizer.model``.
+
+    Raises:
+        UsageError: there is no tokenizer at ``path``.
+        UserError: the file is of a kind that is not supported, or names no EOS or pad.
+    """
+    from converters.tokenizers.hf_json import JsonTokenizer
+    from converters.tokenizers.tiktoken_file import TiktokenTokenizer
+
+    source = Path(path)
+    if source.is_dir():
+        model, fast = source / "tokenizer.model", source / "tokenizer.json"
+        if model.is_file() and (not fast.is_file() or read_config(source).get("converted_from") == model.name):
+            return TiktokenTokenizer(model)
+        if not fast.is_file():
+            raise UsageError(f"{source}: holds neither tokenizer.json nor tokenizer.model")
+        return JsonTokenizer(fast)
+    if not source.is_file():
+        raise UsageError(f"{source}: no such file or directory; a tokenizer's is expected")
+    return JsonTokenizer(source) if source.suffix == ".json" else TiktokenTokenizer(source)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read ``tokenizer_config.json`` over the older ``special_tokens_map.json``; empty where there is neither."""
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (directory / name).is_file():
+            value = read_json(directory / name)
+            if not isinstance(value, dict):
+                raise UserError(f"{directory / name}: a JSON object is expected")
+            config.update(value)
+    return config
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all; onto itself is nothing to do."""
+    if target.exists() and target.samefile(source):
+        return
+    with atomic(target) as temporary:
+        shutil.copyfile(source, temporary)

@@ -1,0 +1,249 @@
+"""Hugging Face's ``tokenizer.json``, read with the tokenizers library."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.common.console import say
+from converters.common.errors import UserError
+from converters.common.files import read_json, sha256_text, write_json
+from converters.text.template import special_names
+from converters.tokenizers.base import Place, Tokenizer, copy_file, read_config
+
+
+class JsonTokenizer(Tokenizer):
+    """A Hugging Face ``tokenizer.json``, with ``tokenizer_config.json`` beside it where there is one."""
+
+    def __init__(self, path: Path):
+        self.source = path
+        self._config = read_config(path.parent)
+        data = read_json(path)
+        if not isinstance(data, dict) or "model" not in data:
+            raise UserError(f"{path}: not a tokenizer.json (it has no 'model')")
+        added = data.get("added_tokens") or []
+        # a template's tokens are special here whatever the file says, so that no text can spell them
+        flagged = [token for token in added if not token["special"] and token["content"] in special_names()]
+        for token in flagged:
+            token["special"] = True
+        self.specials = {token["content"]: token["id"] for token in added if token["special"]}
+        vocab = _vocab(data["model"])
+        self._ids = {**vocab, **{token["content"]: token["id"] for token in added}}
+        self.vocab_size = max(self._ids.values(), default=-1) + 1
+        unk = data["model"].get("unk_token") or _token_name(self._config.get("unk_token"))
+        self.unk_id = self._ids.get(unk) if unk else None
+        self.bos_id = self._named("bos_token")
+        eos = self._named("eos_token")
+        if eos is None:
+            raise UserError(f"{path}: no eos_token; name one in {path.with_name('tokenizer_config.json')}")
+        self.eos_id = eos
+        self.pad_id = self._choose_pad()
+        self._data, removed = _without_spelling(data, set(self.specials))
+        self._as_it_is = not flagged and not removed
+        self._prefix_first_only = _prefix_first_only(self._data)
+
+    def encode_flat(self, texts: Sequence[str], place: Place = "first") -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """See `Tokenizer.encode_flat`."""
+        ids, sizes = super().encode_flat(texts, place)
+        spelled = self._forbidden[ids]
+        if spelled.any():
+            at = int(spelled.argmax())
+            text = texts[int(np.searchsorted(np.cumsum(sizes), at, side="right"))]
+            name = self._outer.id_to_token(int(ids[at]))
+            raise UserError(f"{self.source}: the text {text[:60]!r} spells the special token {name}; rewrite it")
+        return ids, sizes
+
+    def _encode_chunks(self, chunks: list[list[str]], place: Place) -> Iterator[list[list[int]]]:
+        bare = place == "inside" or (place == "after_special" and self._prefix_first_only)
+        encoder = self._inner if bare else self._outer
+        for chunk in chunks:
+            try:
+                encodings = encoder.encode_batch_fast(chunk, add_special_tokens=False)
+            except (TypeError, UnicodeEncodeError) as error:
+                raise UserError(f"{self.source}: a text is not valid Unicode ({error})") from error
+            yield [encoding.ids for encoding in encodings]
+
+    @cached_property
+    def _forbidden(self) -> NDArray[np.bool_]:
+        """Ids that no plain text may give, as a table."""
+        table = np.zeros(self.vocab_size, dtype=bool)
+        table[[i for i in self.specials.values() if i != self.unk_id]] = True
+        return table
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """See `Tokenizer.decode`."""
+        return self._outer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    @cached_property
+    def hash(self) -> str:
+        """See `Tokenizer.hash`."""
+        parts = {key: self._data.get(key) for key in ("normalizer", "pre_tokenizer", "added_tokens")}
+        # a newer library writes settings that an older one left out: one that is off is as good as absent
+        model = {key: value for key, value in self._data["model"].items() if value not in (None, False, "")}
+        merges = [f"{left} {right}" for left, right in _pairs(model.pop("merges", []))]
+        return sha256_text(json.dumps([parts, model, merges, self.bos_id, self.eos_id], sort_keys=True))
+
+    def files(self) -> list[Path]:
+        """See `Tokenizer.files`."""
+        names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
+        beside = [self.source.with_name(name) for name in names[1:]]
+        return [self.source, *(path for path in beside if path.is_file())]
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Copy the files; complete ``tokenizer_config.json`` with class, BOS, EOS and a pad that is not EOS."""
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        for path in self.files():
+            copy_file(path, target / ("tokenizer.json" if path == self.source else path.name))
+        config = dict(self._config)
+        config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+        name_of = {i: name for name, i in self._ids.items()}
+        if self.bos_id is not None:
+            config["bos_token"] = name_of[self.bos_id]
+        config["eos_token"], config["pad_token"] = name_of[self.eos_id], name_of[self.pad_id]
+        write_json(target / "tokenizer_config.json", config)
+
+    @cached_property
+    def _outer(self) -> Any:
+        if self._as_it_is:
+            return _opened(self.source, lambda library: library.from_file(str(self.source)))
+        return _opened(self.source, lambda library: library.from_str(json.dumps(self._data)))
+
+    @cached_property
+    def _inner(self) -> Any:
+        steps = _without_prefix(self._data)
+        if all(steps[key] == self._data.get(key) for key in steps):
+            return self._outer
+        return _opened(self.source, lambda library: library.from_str(json.dumps({**self._data, **steps})))
+
+    def _named(self, key: str) -> int | None:
+        """Return the id of a token that the configuration, or else a well-known name, gives."""
+        name = _token_name(self._config.get(key))
+        if name is not None:
+            if name not in self._ids:
+                raise UserError(f"{self.source}: {key} is {name!r}, which is not in the vocabulary")
+            return self._ids[name]
+        if key in self._config:
+            return None
+        return next((self._ids[name] for name in _WELL_KNOWN[key] if name in self._ids), None)
+
+    def _choose_pad(self) -> int:
+        """Return the declared pad unless it is EOS; then a token for padding, unk, or a reserved one."""
+        declared = self._named("pad_token")
+        if declared is not None and declared != self.eos_id:
+            return declared
+        free = {name: i for name, i in self.specials.items() if i not in (self.eos_id, self.bos_id, self.unk_id)}
+        free = {name: i for name, i in free.items() if name not in special_names()}
+        padding = [i for name, i in free.items() if "pad" in name.lower()]
+        reserved = [i for name, i in free.items() if "reserved" in name.lower() or "unused" in name.lower()]
+        unknown = [self.unk_id] if self.unk_id is not None and self.unk_id != self.eos_id else []
+        choice = next(iter([*padding, *unknown, *reserved]), None)
+        if choice is None:
+            raise UserError(
+                f"{self.source}: no pad token other than EOS, and no unknown or reserved one to take its place; "
+                "name a pad_token in tokenizer_config.json"
+            )
+        if declared is not None:
+            name = next(name for name, i in self._ids.items() if i == choice)
+            say(f"note: {self.source}: pad is declared to be EOS; {name} (id {choice}) pads instead")
+        return choice
+
+
+_WELL_KNOWN = {
+    "bos_token": ("<|begin_of_text|>", "<s>", "<bos>"),
+    "eos_token": ("<|end_of_text|>", "</s>", "<eos>", "<|endoftext|>"),
+    "pad_token": ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>"),
+}
+
+
+def _token_name(value: Any) -> str | None:
+    return value.get("content") if isinstance(value, dict) else value
+
+
+def _vocab(model: dict[str, Any]) -> dict[str, int]:
+    vocab = model.get("vocab") or {}
+    # Unigram keeps a list of [piece, score]
+    return {piece: i for i, (piece, _) in enumerate(vocab)} if isinstance(vocab, list) else vocab
+
+
+def _pairs(merges: list[Any]) -> Iterator[tuple[str, str]]:
+    """Yield merges as pairs; older files write them as ``"left right"``."""
+    for merge in merges:
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        yield left, right
+
+
+def _without_spelling(data: dict[str, Any], specials: set[str]) -> tuple[dict[str, Any], int]:
+    """Take out merges that would build a special token's name from a text's letters; return how many those are."""
+    model = data["model"]
+    merges = model.get("merges") or []
+    kept = [[left, right] for left, right in _pairs(merges) if left + right not in specials]
+    if len(kept) == len(merges):
+        return data, 0
+    return {**data, "model": {**model, "merges": kept}}, len(merges) - len(kept)
+
+
+def _opened(source: Path, read: Callable[[Any], Any]) -> Any:
+    """Return the library's tokenizer, with nothing that would cut texts or see special tokens in them."""
+    import tokenizers
+
+    try:
+        tokenizer = read(tokenizers.Tokenizer)
+    except Exception as error:  # the library raises a bare Exception
+        raise UserError(f"{source}: the tokenizers library cannot read it ({error})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _steps(data: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> dict[str, Any]:
+    """Return normalizer and pre-tokenizer with ``change`` applied to each step of theirs; None takes a step out."""
+
+    def walk(step: dict[str, Any] | None) -> dict[str, Any] | None:
+        if step is None or step.get("type") != "Sequence":
+            return step and change(step)
+        key = "normalizers" if "normalizers" in step else "pretokenizers"
+        return {**step, key: [new for old in step[key] if (new := walk(old)) is not None]}
+
+    return {key: walk(data.get(key)) for key in ("normalizer", "pre_tokenizer")}
+
+
+def _without_prefix(data: dict[str, Any]) -> dict[str, Any]:
+    """Return normalizer and pre-tokenizer without the space that they put before a first word."""
+
+    def change(step: dict[str, Any]) -> dict[str, Any] | None:
+        if step["type"] == "Prepend":
+            return None
+        if step["type"] == "Metaspace" and _scheme(step) != "never":
+            kept = {key: value for key, value in step.items() if key != "add_prefix_space"}
+            return {**kept, "prepend_scheme": "never"}
+        if step["type"] == "ByteLevel" and step.get("add_prefix_space"):
+            return {**step, "add_prefix_space": False}
+        return step
+
+    return _steps(data, change)
+
+
+def _prefix_first_only(data: dict[str, Any]) -> bool:
+    """Tell whether the space comes before the first word of a row only, not after each special token."""
+    schemes: list[str] = []
+
+    def look(step: dict[str, Any]) -> dict[str, Any]:
+        if step["type"] == "Metaspace":
+            schemes.append(_scheme(step))
+        return step
+
+    _steps(data, look)
+    return "first" in schemes
+
+
+def _scheme(step: dict[str, Any]) -> str:
+    return step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never")

@@ -1,0 +1,1 @@
+"""Tasks with few possible answers: ``python -m eval.choice``."""

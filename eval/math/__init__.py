@@ -1,0 +1,1 @@
+"""Accuracy on arithmetic problems: ``python -m eval.math``."""

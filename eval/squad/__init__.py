@@ -1,0 +1,1 @@
+"""Reading comprehension: ``python -m eval.squad``."""

@@ -1,0 +1,210 @@
+"""Reading sets in SQuAD v1.1's JSON and answers to them in three forms of prediction file: plain text, no framework."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import iter_rows, open_text, read_json
+from converters.text.template import get_template
+from eval.squad.rules import first_line
+
+SHIPPED = Path(__file__).parents[1] / "data" / "reading.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question on one passage.
+
+    Attributes:
+        id: its name in the data set and in prediction files.
+        context: the passage.
+        text: the question.
+        golds: its right answers, the first first.
+        first: whether it is the first question of its passage: the only one that the mindformers protocol asks.
+    """
+
+    id: str
+    context: str
+    text: str
+    golds: tuple[str, ...]
+    first: bool
+
+    @property
+    def prompt(self) -> str:
+        """The contest's reading prompt, byte for byte: what mindformers' SQuAD script writes."""
+        return get_template("squad").first.format(passage=self.context, question=self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer with what it is compared to.
+
+    Attributes:
+        id: the question's id; the row number where the file has none.
+        predict: what the model said.
+        golds: the right answers.
+        first: whether the question is its passage's first.
+        finish_reason: ``stop``, ``length`` (cut at the limit), or None where the file does not say.
+    """
+
+    id: str
+    predict: str
+    golds: tuple[str, ...]
+    first: bool
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The part that is graded."""
+        return first_line(self.predict)
+
+
+Asked = TypeVar("Asked", Question, Answered)
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """Read a data set of SQuAD v1.1's shape.
+
+    Raises:
+        UsageError: the file is missing or empty, or holds no question.
+        UserError: it has another shape, a question has no answer (SQuAD 2.0), or an id comes twice.
+    """
+    with open_text(path) as handle:
+        if not handle.read(1):
+            raise UsageError(f"{path}: empty; a data set in SQuAD v1.1's JSON is expected")
+    questions: list[Question] = []
+    seen: set[str] = set()
+    for question in _questions(str(path), read_json(path)):
+        if question.id in seen:
+            raise UserError(f"{path}: the id {question.id} is there twice")
+        seen.add(question.id)
+        questions.append(question)
+    if not questions:
+        raise UsageError(f"{path}: no question in it")
+    return questions
+
+
+def _questions(path: str, value: Any) -> Iterator[Question]:
+    where = f"{path}: "
+    for a, article in enumerate(_get(value, "data", list, where)):
+        for p, paragraph in enumerate(_get(article, "paragraphs", list, f"{where}data[{a}]: ")):
+            place = f"{where}data[{a}].paragraphs[{p}]: "
+            context = _get(paragraph, "context", str, place)
+            for q, entry in enumerate(_get(paragraph, "qas", list, place)):
+                here = f"{where}data[{a}].paragraphs[{p}].qas[{q}]: "
+                golds = tuple(_get(answer, "text", str, here) for answer in _get(entry, "answers", list, here))
+                name = _get(entry, "id", str, here)
+                if not golds:
+                    raise UserError(f"{here}{name} has no answer; SQuAD v1.1 is expected, where every question has one")
+                yield Question(name, context, _get(entry, "question", str, here), golds, q == 0)
+
+
+def _get(value: Any, key: str, kind: type, where: str) -> Any:
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, kind):
+        keys = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
+        wanted = "a list" if kind is list else "a text"
+        raise UserError(f"{where}{wanted} under {key!r} is expected, as in SQuAD v1.1; found {keys[:80] or 'nothing'}")
+    return found
+
+
+def choose(questions: Iterable[Asked], *, only_first: bool, limit: int | None) -> list[Asked]:
+    """Return the questions (or answers) that a protocol counts, and of these the first ``limit``."""
+    return [one for one in questions if one.first or not only_first][:limit]
+
+
+def read_answers(
+    path: str | Path, data: str | Path | None, *, only_first: bool, limit: int | None = None
+) -> list[Answered]:
+    """Read predictions: SQuAD's ``{id: text}``, this project's rows, or rows of ``pred`` and ``label``.
+
+    Args:
+        path: JSON or JSON lines.
+        data: what ``{id: text}`` answers (default: the shipped set); rows carry their gold answers themselves.
+        only_first: the first question of each passage only, which needs no more than one gold answer.
+        limit: the first so many only.
+
+    Raises:
+        UsageError: a file is missing or empty.
+        UserError: a row has another shape; an id comes twice, is not in the data, or has no prediction.
+    """
+    texts = _id_to_text(path)
+    if texts is not None:
+        return _join(str(path), texts, data or SHIPPED, only_first, limit)
+    if data is not None:
+        say(f"note: {path} has its gold answers with it; {data} is not read")
+    answers = choose(_rows(path, only_first), only_first=only_first, limit=limit)
+    if not answers:
+        raise UserError(f"{path}: no prediction in it")
+    return answers
+
+
+def _id_to_text(path: str | Path) -> dict[str, Any] | None:
+    """Return the file's one JSON object of texts by id; None if it holds rows."""
+    with open_text(path) as handle:
+        text = handle.read()
+    if not text.strip():
+        raise UsageError(f"{path}: empty; predictions are expected")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise UserError(f"{path}: the id {next(key for key in keys if keys.count(key) > 1)} is there twice")
+        return value
+
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError:
+        return None  # JSON lines, or torn; reading the rows tells
+    return value if isinstance(value, dict) and "label" not in value else None
+
+
+def _join(path: str, texts: Mapping[str, Any], data: str | Path, only_first: bool, limit: int | None) -> list[Answered]:
+    """Put predictions by id beside their questions, in the data's order."""
+    questions = read_questions(data)
+    known = {question.id for question in questions}
+    extra = [name for name in texts if name not in known]
+    if extra:
+        raise UserError(
+            f"{path}: {len(extra)} of {len(texts)} ids are not in {data} ({extra[0]} first); is --data theirs?"
+        )
+    asked = choose(questions, only_first=only_first, limit=limit)
+    missing = [question.id for question in asked if question.id not in texts]
+    if missing:
+        raise UserError(
+            f"{path}: {len(missing)} of {len(asked)} questions have no prediction ({missing[0]} first); "
+            'where a model gave no answer, "" is written'
+        )
+    wrong = next((name for name, text in texts.items() if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise UserError(f"{path}: the prediction of {wrong} is not a text but {type(texts[wrong]).__name__}")
+    return [Answered(question.id, texts[question.id], question.golds, question.first) for question in asked]
+
+
+def _rows(path: str | Path, only_first: bool) -> Iterator[Answered]:
+    seen: set[str] = set()
+    for number, row in iter_rows(path):
+        row = row if isinstance(row, dict) else {}
+        predict, label = row.get("predict", row.get("pred")), row.get("label")
+        golds = row.get("labels", [label])
+        if not isinstance(predict, str) or not isinstance(golds, list) or not all(isinstance(g, str) for g in golds):
+            found = ", ".join(row) or "no object"
+            raise UserError(f"{path}: row {number}: texts under 'pred' and 'label' are expected; found {found}")
+        # a row says by its scores for which protocols it was asked
+        if not only_first and ("labels" not in row or "squad_official" not in row.get("scores", {"squad_official": 0})):
+            raise UserError(
+                f"{path}: row {number}: asked for the mindformers protocol, which takes one question a passage and one "
+                "gold answer; the official one takes all"
+            )
+        name = str(row.get("id", number))
+        if name in seen:
+            raise UserError(f"{path}: row {number}: the id {name} is there twice")
+        seen.add(name)
+        yield Answered(name, predict, tuple(golds), bool(row.get("first", True)), row.get("finish_reason"))

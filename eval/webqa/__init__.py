@@ -1,0 +1,1 @@
+"""Answers from a given text, and refusals: ``python -m eval.webqa``."""

@@ -1,0 +1,1 @@
+"""MindRecord files, read and written without MindSpore."""

@@ -1,0 +1,166 @@
+"""MindRecord files: are they whole, do they hold the rows that a run asks for, and those rows; without MindSpore."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import read_json
+from mindrecord.file.layout import COLUMNS, Layout, index_of, read_layout, sidecar_of
+from mindrecord.file.row_codec import decode_page
+from mindrecord.tokens.encode import TokenRows, row_offsets
+
+
+def check(
+    path: Path,
+    *,
+    seq_length: int,
+    template_hash: str | None,
+    tokenizer_hash: str | None,
+    packed_allowed: bool = False,
+) -> dict[str, Any]:
+    """See that a file is whole and holds the rows that a run asks for.
+
+    Args:
+        path: a MindRecord file.
+        seq_length: tokens of model input; rows hold one id more.
+        template_hash: what the run's template hashes to; None: any.
+        tokenizer_hash: what the run's tokenizer hashes to; None: any.
+        packed_allowed: the reader tells the conversations of a packed row apart. One that does not would let them see
+            each other, and nothing would say so.
+
+    Returns:
+        The sidecar. A file from elsewhere has none: then what the file itself says, and one line of talk.
+
+    Raises:
+        UsageError: there is no such file.
+        UserError: the file is cut off, lacks its index, has other columns, another seq_length, template or tokenizer,
+            or is packed and must not be.
+    """
+    layout = read_layout(path)
+    length = _row_length(layout)
+    if length != seq_length + 1:
+        raise UserError(
+            f"{path}: rows of {length} ids are for seq_length={length - 1}, not {seq_length}; "
+            f"set seq_length to {length - 1}, or write the file again"
+        )
+    file = sidecar_of(path)
+    if not file.is_file():
+        say(f"{path}: no {file.name} beside it: the template and the tokenizer of its rows cannot be checked")
+        return {"rows": layout.rows, "seq_length": seq_length, "columns": list(COLUMNS), "packed": None}
+    sidecar = read_json(file)
+    if not isinstance(sidecar, dict) or sidecar.get("rows") != layout.rows or sidecar.get("seq_length") != seq_length:
+        raise UserError(
+            f"{file}: not the sidecar of {path.name}, which has {layout.rows} rows; copy or write both again"
+        )
+    for key, wanted in (("template", template_hash), ("tokenizer", tokenizer_hash)):
+        found = sidecar.get(key) or {}
+        if wanted is not None and found.get("hash") != wanted:
+            raise UserError(
+                f"{path}: written with another {key}: {found.get('name') or found.get('source')} "
+                f"{str(found.get('hash'))[:12]}, wanted is {wanted[:12]}; write the file again, or take that {key}"
+            )
+    if sidecar.get("packed") and not packed_allowed:
+        raise UserError(f"{path}: its rows are packed, and would see each other here; write the file without --pack")
+    return sidecar
+
+
+def row_length(path: Path) -> int:
+    """Return how many ids the rows of a file hold.
+
+    Raises:
+        UsageError: there is no such file.
+        UserError: the file is not whole, or has other columns.
+    """
+    return _row_length(read_layout(path))
+
+
+def _row_length(layout: Layout) -> int:
+    _check_columns(layout)
+    return len(_decode(layout, 0, 1)[0][0])
+
+
+def _check_columns(layout: Layout) -> None:
+    if not layout.trainable:
+        found = ", ".join(f"{name} ({column['type']})" for name, column in layout.columns.items())
+        raise UserError(f"{layout.path}: its columns are {found}; wanted are int32 arrays {' and '.join(COLUMNS)}")
+    if not layout.rows:
+        raise UserError(f"{layout.path}: holds no rows")
+
+
+def read_rows(path: Path, start: int = 0, end: int | None = None) -> TokenRows:
+    """Read rows back, without what they were filled up with.
+
+    Args:
+        path: a MindRecord file.
+        start: first row, from 0.
+        end: one after the last; None: to the end of the file.
+
+    Returns:
+        The rows, named by their number from 0. Without a sidecar, which names the pad, rows keep their full length.
+
+    Raises:
+        UsageError: there is no such file, or no row ``start``.
+        UserError: the file is not whole, is damaged, has other columns, or holds other rows than its sidecar says.
+    """
+    layout = read_layout(path)
+    _check_columns(layout)
+    end = layout.rows if end is None else min(end, layout.rows)
+    if start >= layout.rows:
+        raise UsageError(f"{path}: there is no row {start}; it has rows 0 to {layout.rows - 1}")
+    file = sidecar_of(path)
+    sidecar = read_json(file) if file.is_file() else {}
+    pad_id = sidecar.get("pad_id")
+    ids, labels = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+    lengths = [np.empty(0, np.int64)]
+    for page_ids, page_labels in _pages(layout, start, end):
+        keep = page_ids != pad_id if pad_id is not None else np.ones(page_ids.shape, bool)
+        ids.append(page_ids[keep])
+        labels.append(page_labels[keep])
+        lengths.append(keep.sum(axis=1))
+    names = [str(i) for i in range(start, max(start, end))]
+    rows = TokenRows(np.concatenate(ids), np.concatenate(labels), row_offsets(np.concatenate(lengths)), names)
+    if (start, end) == (0, layout.rows) and sidecar.get("rows_sha256", rows.sha256) != rows.sha256:
+        raise UserError(f"{path}: its rows are not those that {file.name} speaks of; copy or write all three again")
+    return rows
+
+
+def _pages(layout: Layout, start: int, end: int) -> Iterator[list[NDArray[np.int32]]]:
+    for page in layout.header["page"]:
+        if page["page_type"] == "BLOB_DATA":
+            first, last = max(start, page["start_row_id"]), min(end, page["end_row_id"])
+            if first < last:
+                yield _decode(layout, first, last)
+
+
+def _decode(layout: Layout, start: int, end: int) -> list[NDArray[np.int32]]:
+    """Return the columns of rows ``start:end``, which lie on one page, each int32 [n, length]."""
+    path = layout.path
+    query = (
+        "SELECT PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES "
+        "WHERE ROW_ID >= ? AND ROW_ID < ? ORDER BY ROW_ID"
+    )
+    try:
+        with closing(sqlite3.connect(f"{index_of(path).absolute().as_uri()}?mode=ro", uri=True)) as database:
+            places = np.array(database.execute(query, (start, end)).fetchall(), np.int64)
+    except sqlite3.Error as error:
+        raise UserError(f"{index_of(path)}: cannot be read ({error}); copy or write both files again") from error
+    page, first, last = int(places[0, 0]), int(places[0, 1]), int(places[-1, 2])
+    with path.open("rb") as handle:
+        handle.seek(layout.header["header_size"] + page * layout.header["page_size"] + first)
+        data = handle.read(last - first)
+    try:
+        decoded = decode_page(data, places[:, 1] - first, len(COLUMNS))
+    except ValueError as error:
+        raise UserError(f"{path}: rows {start} to {end - 1} are damaged ({error}); copy or write it again") from error
+    # a row holds its columns in the order of the schema's list
+    order = layout.header["schema"][0]["blob_fields"]
+    return [decoded[order.index(name)] for name in COLUMNS]

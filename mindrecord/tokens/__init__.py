@@ -1,0 +1,1 @@
+"""Conversations to token rows: encode, audit, pack, order."""

@@ -1,0 +1,236 @@
+"""Conversations to token rows: the integers that every backend trains on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.common.errors import UsageError, UserError
+from converters.text.conversation import Conversation, Turn
+from converters.text.template import BOS, EOS, Segment, Template
+from converters.tokenizers.base import Place, Tokenizer
+from mindrecord.tokens.audit import Audit
+
+IGNORE = -100
+
+OverLength = Literal["drop", "truncate", "error"]
+
+
+@dataclass
+class TokenRows:
+    """Rows of tokens, end to end (n rows, t tokens in all).
+
+    Attributes:
+        input_ids: int32 [t].
+        labels: int32 [t]; the id itself where it is trained on, −100 elsewhere. Not shifted: the model's loss compares
+            the output at one position with the label at the next, so a row's first label is always −100.
+        offsets: int64 [n + 1]; row i is ``offsets[i]:offsets[i + 1]``.
+        ids: the conversations' ids.
+    """
+
+    input_ids: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def row(self, i: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return ``(input_ids, labels)`` of one row, as views."""
+        place = slice(self.offsets[i], self.offsets[i + 1])
+        return self.input_ids[place], self.labels[place]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of ids of each row, int64 [n]."""
+        return np.diff(self.offsets)
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the integers: equal for equal rows, whatever backend or file holds them."""
+        identity = hashlib.sha256()
+        for part in (self.input_ids, self.labels, self.offsets):
+            identity.update(np.ascontiguousarray(part).tobytes())
+        return identity.hexdigest()
+
+
+def encode(
+    conversations: Sequence[Conversation],
+    template: Template,
+    tokenizer: Tokenizer,
+    *,
+    seq_length: int | None,
+    over_length: OverLength = "drop",
+) -> tuple[TokenRows, Audit]:
+    """Tokenise whole conversations for training.
+
+    Each segment of the template is tokenised on its own, so that the ids of the generation prompt are a prefix of the
+    row's ids by construction. Equal segments are tokenised once.
+
+    Args:
+        conversations: rows, each ending with an answer.
+        template: how they are written.
+        tokenizer: text to ids.
+        seq_length: longest model input in tokens; rows of up to ``seq_length + 1`` ids fit, since the last id is only a
+            target. None: no limit.
+        over_length: what happens to longer rows: they are dropped, cut at the limit, or an error.
+
+    Returns:
+        The rows kept, in order, and the audit.
+
+    Raises:
+        UsageError: ``over_length`` or ``seq_length`` cannot be meant.
+        UserError: a conversation does not suit the template, the tokenizer lacks one of its tokens, or a row is over
+            length and that is to be an error.
+    """
+    if over_length not in ("drop", "truncate", "error"):
+        raise UsageError(f"over_length is {over_length!r}; it can be drop, truncate or error")
+    if seq_length is not None and seq_length < 1:
+        raise UsageError(f"seq_length is {seq_length}; it must be at least 1")
+    pieces = _Pieces(template, tokenizer)
+    empty = np.zeros(len(conversations), dtype=bool)
+    for i, conversation in enumerate(conversations):
+        pieces.add(template.render(conversation))
+        empty[i] = not any(turn.text.strip() for turn in conversation.turns if turn.role == "assistant")
+    input_ids, supervised, offsets = pieces.tokenise()
+    ids = [conversation.id for conversation in conversations]
+    lengths = np.diff(offsets)
+    audit = Audit(rows=len(ids), seq_length=seq_length)
+    audit.measure(lengths)
+
+    if seq_length is not None:
+        over = lengths > seq_length + 1
+        if over.any() and over_length == "error":
+            worst = int(lengths.argmax())
+            raise UserError(
+                f"{int(over.sum())} of {len(ids)} rows are longer than seq_length={seq_length}; the longest, row "
+                f"{ids[worst]}, has {lengths[worst]} ids. Raise seq_length, or choose over_length drop or truncate"
+            )
+        if over_length == "truncate":
+            audit.note("truncated", ids, over)
+            kept_lengths = np.minimum(lengths, seq_length + 1)
+        else:
+            audit.note("dropped", ids, over)
+            kept_lengths = np.where(over, 0, lengths)
+            ids = [row_id for row_id, out in zip(ids, over, strict=True) if not out]
+        if over.any():
+            within = np.arange(len(input_ids)) - np.repeat(offsets[:-1], lengths)
+            keep = within < np.repeat(kept_lengths, lengths)
+            input_ids, supervised = input_ids[keep], supervised[keep]
+            if over_length == "truncate":
+                lengths = kept_lengths
+            else:
+                lengths, empty = lengths[~over], empty[~over]
+            offsets = row_offsets(lengths)
+
+    labels = np.where(supervised, input_ids, np.int32(IGNORE))
+    labels[offsets[:-1][lengths > 0]] = IGNORE
+    rows = TokenRows(input_ids, labels, offsets, ids)
+    _count(rows, audit, tokenizer)
+    audit.note("empty", ids, empty)
+    return rows, audit
+
+
+def encode_prompts(turns: Iterable[Sequence[Turn]], template: Template, tokenizer: Tokenizer) -> list[list[int]]:
+    """Tokenise generation prompts; each is a prefix of the training row of a conversation that goes on from it.
+
+    Raises:
+        UserError: turns do not suit the template; the message has their number, from 1.
+    """
+    pieces = _Pieces(template, tokenizer)
+    for number, one in enumerate(turns, start=1):
+        try:
+            segments = template.prompt(one)
+        except UserError as error:
+            raise UserError(f"prompt {number}: {error}") from None
+        pieces.add(segments)
+    input_ids, _, offsets = pieces.tokenise()
+    flat = input_ids.tolist()
+    return [flat[start:end] for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+
+
+class _Pieces:
+    """Gathers the segments of many rows, each different one once, and tokenises them together."""
+
+    def __init__(self, template: Template, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        self.after_bos: Place = "after_special" if template.joined_bos else "first"
+        self.codes: list[int] = []
+        self.supervised: list[bool] = []
+        self.row_ends: list[int] = []
+        self.code_of: dict[tuple[str, Place | None], int] = {}
+
+    def add(self, segments: list[Segment]) -> None:
+        place: Place = "first"
+        for text, supervised, special in segments:
+            key = (text, None if special else place)
+            code = self.code_of.get(key)
+            if code is None:
+                code = self.code_of[key] = len(self.code_of)
+            self.codes.append(code)
+            self.supervised.append(supervised)
+            place = "inside" if not special else self.after_bos if text == BOS else "after_special"
+        self.row_ends.append(len(self.codes))
+
+    def tokenise(self) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
+        """Return ids [t], supervised [t] and row offsets [n + 1]."""
+        by_place: dict[Place | None, list[tuple[int, str]]] = {}
+        for (text, place), code in self.code_of.items():
+            by_place.setdefault(place, []).append((code, text))
+        ids: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
+        sizes = np.zeros(len(self.code_of), dtype=np.int64)
+        starts = np.zeros(len(self.code_of), dtype=np.int64)
+        end = 0
+        for place, entries in by_place.items():
+            texts = [text for _, text in entries]
+            found, counts = self._specials(texts) if place is None else self.tokenizer.encode_flat(texts, place)
+            codes = np.array([code for code, _ in entries])
+            sizes[codes] = counts
+            starts[codes] = end + np.cumsum(counts) - counts
+            ids.append(found)
+            end += len(found)
+
+        codes = np.array(self.codes, dtype=np.int64)
+        counts = sizes[codes]
+        ends = row_offsets(counts)
+        # token j of segment k lies at the start of k's text plus its place within k
+        source = np.arange(ends[-1]) + np.repeat(starts[codes] - ends[:-1], counts)
+        supervised = np.repeat(np.array(self.supervised, dtype=bool), counts)
+        offsets = ends[np.array([0, *self.row_ends], dtype=np.int64)]
+        return np.concatenate(ids)[source], supervised, offsets
+
+    def _specials(self, names: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        ids = [self._special(name) for name in names]
+        sizes = np.array([len(one) for one in ids], dtype=np.int64)
+        return np.array([i for one in ids for i in one], dtype=np.int32), sizes
+
+    def _special(self, name: str) -> list[int]:
+        if name == BOS:
+            return [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
+        return [self.tokenizer.eos_id if name == EOS else self.tokenizer.special_id(name)]
+
+
+def row_offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where rows of these lengths begin when laid end to end, and the end of the last, int64 [n + 1]."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _count(rows: TokenRows, audit: Audit, tokenizer: Tokenizer) -> None:
+    """Fill in what can be told from the rows as they are."""
+    audit.kept = len(rows)
+    audit.tokens = len(rows.input_ids)
+    targets = rows.labels != IGNORE
+    audit.supervised = int(targets.sum())
+    if tokenizer.unk_id is not None:
+        audit.unknown = int((rows.input_ids == tokenizer.unk_id).sum())
+    total = np.concatenate([[0], np.cumsum(targets)])
+    per_row = total[rows.offsets[1:]] - total[rows.offsets[:-1]]
+    audit.note("unsupervised", rows.ids, per_row == 0)
