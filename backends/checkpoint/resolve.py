@@ -18,6 +18,7 @@ from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import read_json
+from converters.common.shipped import locate_model
 
 if TYPE_CHECKING:
     from converters.text.template import Template
@@ -124,7 +125,7 @@ def open_checkpoint(
     from backends.exchange.output_files import find_recipe
     from converters.tokenizers.base import load_tokenizer
 
-    folder = Path(path)
+    folder = Path(locate_model(path))
     if is_mindformers_file(folder):
         recipe = find_recipe(folder)
         folder, run = hf_directory(folder), recipe.parent if recipe is not None else None
@@ -156,7 +157,7 @@ def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
         from backends.recipe.load import load_recipe
 
         recorded = load_recipe(run / "recipe.yaml").load_checkpoint
-    named = given or recorded
+    named = locate_model(given or recorded or "")
     if named and is_mindformers_file(Path(named)):
         _check_base(folder, run, [Path(named)], given)
         return hf_directory(Path(named))

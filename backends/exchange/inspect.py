@@ -15,6 +15,7 @@ from backends.weights.names import is_lora, mindformers_to_peft
 from backends.weights.safetensors_files import Tensors
 from converters.common.console import format_table
 from converters.common.files import read_json
+from converters.common.shipped import locate_model
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def inspect(path: Path) -> Report:
         UsageError: there is nothing.
         UserError: a file is damaged, or a LoRA's matrices do not belong together.
     """
+    path = Path(locate_model(path))
     if path.is_dir() and (path / ADAPTER_WEIGHTS).is_file():
         tensors = open_weights(path / ADAPTER_WEIGHTS)
         config = read_json(path / ADAPTER_CONFIG) if (path / ADAPTER_CONFIG).is_file() else {}

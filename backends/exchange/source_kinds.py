@@ -22,6 +22,7 @@ from backends.weights.names import is_lora
 from backends.weights.safetensors_files import Tensors
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
+from converters.common.shipped import locate_model
 
 Kind = Literal["hf", "peft", "mindformers", "mindformers-lora", "meta", "llama2c"]
 WORDS: dict[Kind, str] = {
@@ -120,6 +121,7 @@ def _kind_of_weights(tensors: Tensors) -> Kind:
 def to_mindformers(path: Path, out: Path, options: Options) -> str:
     """Convert anything but mindformers' own to a mindformers file; returns what was done, in words."""
     check_output_file(out)
+    path = Path(locate_model(path))
     kind = kind_of(path)
     options.check(kind, path)
     if kind == "peft":

@@ -21,6 +21,7 @@ from backends.weights.safetensors_files import Tensors
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError, did_you_mean
 from converters.common.files import read_json
+from converters.common.shipped import locate_model
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 
@@ -66,7 +67,7 @@ def open_base(path: str | Path) -> Base:
         UsageError: there is none.
         UserError: its files are not whole, or its weights are quantised.
     """
-    source = Path(path)
+    source = Path(locate_model(path))
     if source.is_dir() and (source / ADAPTER_CONFIG).is_file():
         raise UsageError(f"{source}: an adapter, not a base; give it with --adapter")
     if not source.exists():

@@ -30,6 +30,7 @@ from backends.recipe.types import (
     RunnerWrapper,
 )
 from converters.common.errors import UsageError, did_you_mean
+from converters.common.shipped import DEFAULT_RECIPE, locate_model, locate_recipe, shipped_recipes
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -48,7 +49,6 @@ __all__ = [
     "recipe_from",
 ]
 
-DEFAULT_RECIPE = Path(__file__).resolve().parents[2] / "yaml" / "llama3_lora.yaml"
 FLOAT_TYPES = ("float16", "bfloat16", "float32")
 
 
@@ -56,7 +56,7 @@ def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     """Read a recipe and apply ``key.path=value`` overrides.
 
     Args:
-        path: the YAML file; None takes ``yaml/llama3_lora.yaml``.
+        path: the YAML file, or the name of a shipped one such as ``demo``; None takes ``yaml/llama3_lora.yaml``.
         overrides: texts like ``runner_config.epochs=3``; the value is read as YAML.
 
     Raises:
@@ -65,11 +65,9 @@ def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     """
     import yaml
 
-    source = Path(path) if path is not None else DEFAULT_RECIPE
+    source = locate_recipe(path) if path is not None else DEFAULT_RECIPE
     if not source.is_file():
-        known = sorted(str(file) for file in DEFAULT_RECIPE.parent.glob("*.yaml"))
-        hint = f"; recipes here: {', '.join(known)}" if known else ""
-        raise UsageError(f"{source}: no such recipe{hint}")
+        raise UsageError(f"{source}: no such recipe; recipes here: {', '.join(shipped_recipes())}")
     try:
         raw = yaml.safe_load(source.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -78,7 +76,8 @@ def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         raise UsageError(f"{source}: empty or not a mapping; a mindformers YAML is expected")
     for override in overrides:
         _override(raw, override)
-    return recipe_from(raw, source=str(source))
+    recipe = recipe_from(raw, source=str(source))
+    return dataclasses.replace(recipe, load_checkpoint=locate_model(recipe.load_checkpoint))
 
 
 def recipe_from(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:

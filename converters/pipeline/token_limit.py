@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from converters.common.errors import UsageError, UserError
+from converters.common.shipped import locate_model
 from converters.text.conversation import Conversation, Turn
 from converters.text.template import get_template
 
@@ -60,7 +61,7 @@ def token_counter(tokenizer: Path) -> CountTexts:
         UsageError: there is none.
         UserError: the file cannot be read as one.
     """
-    names = ("tokenizer.json", "tokenizer.model")
+    tokenizer, names = Path(locate_model(tokenizer)), ("tokenizer.json", "tokenizer.model")
     files = [tokenizer / name for name in names] if tokenizer.is_dir() else [tokenizer]
     file = next((path for path in files if path.is_file()), None)
     if file is None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from converters.common.errors import UsageError, UserError, did_you_mean
 from converters.common.files import atomic, read_json
+from converters.common.shipped import locate_model
 
 Place = Literal["first", "after_special", "inside"]
 
@@ -120,7 +121,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     from converters.tokenizers.hf_json import JsonTokenizer
     from converters.tokenizers.tiktoken_file import TiktokenTokenizer
 
-    source = Path(path)
+    source = Path(locate_model(path))
     if source.is_dir():
         model, fast = source / "tokenizer.model", source / "tokenizer.json"
         if model.is_file() and (not fast.is_file() or read_config(source).get("converted_from") == model.name):

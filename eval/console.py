@@ -1,0 +1,153 @@
+"""The one command ``twinlora``: it hands the rest of the line to the command that the first words name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from importlib import metadata
+
+from backends.generation.registry import BACKENDS, choose_backend, missing
+from converters.common.console import run_main, say
+from converters.common.errors import UsageError, did_you_mean
+
+ON_A_BACKEND = {
+    "train": "fine-tune from a recipe into a run directory",
+    "plan": "predict parameters, steps, memory and time of a recipe",
+    "generate": "answer the problems of a file, or one prompt",
+    "evaluate": "measure the perplexity of conversations",
+    "chat": "talk to a run or a model",
+    "doctor": "check versions and devices, and train a tiny model",
+    "unshard": "join the distributed checkpoints of several cards (ascend)",
+}
+"""Commands of ``python -m backends.cuda`` and ``python -m backends.ascend``."""
+
+MODULES = {
+    "merge": ("backends.merge.__main__", "add LoRA adapters to their base, or to each other"),
+    "exchange": ("backends.exchange.__main__", "convert weights between Hugging Face, PEFT, mindformers and Meta"),
+    "mindrecord": ("mindrecord.__main__", "show token rows, write and read MindRecord files"),
+}
+"""Commands with a module of their own."""
+
+GROUPS = {
+    "convert": {
+        "arithmetic": ("converters.arithmetic.__main__", "arithmetic problems with checked, worked steps"),
+        "glue": ("converters.glue", "RTE, MNLI, QQP, CoLA and their like"),
+        "webqa": ("converters.webqa", "WebQA: Chinese questions on evidence"),
+        "novel": ("converters.novel.__main__", "passages of a novel, continued or retold"),
+        "alpaca": ("converters.alpaca", "Alpaca and ShareGPT files as LLaMA-Factory describes them"),
+        "tiny": ("converters.tiny.__main__", "the small base's corpus, tokenizer and reading set"),
+    },
+    "eval": {
+        "math": ("eval.math.__main__", "arithmetic: answers by value, and the steps"),
+        "squad": ("eval.squad.__main__", "SQuAD v1.1: exact match and F1"),
+        "choice": ("eval.choice.__main__", "classes: accuracy, F1, Matthews"),
+        "webqa": ("eval.webqa.__main__", "WebQA: F1, ROUGE and BLEU"),
+        "retention": ("eval.retention", "what a tuned model kept of its base's skills"),
+        "sweep": ("eval.sweep", "one evaluation over all checkpoints of a run"),
+        "table": ("eval.table", "results of several models in one table"),
+        "report": ("eval.report.__main__", "one page about a run: curve, before and after, rows"),
+    },
+}
+"""Groups of commands that are told apart by a second word."""
+
+
+def usage() -> str:
+    """Return the map of all commands."""
+    lines = ["usage: twinlora COMMAND …", "", f"on a backend, --backend {{auto,{','.join(BACKENDS)}}} (default: auto)"]
+    lines += [f"  {name:<19} {purpose}" for name, purpose in ON_A_BACKEND.items()]
+    lines += ["", "on files"]
+    lines += [f"  {name:<19} {purpose}" for name, (_, purpose) in MODULES.items()]
+    for group, members in GROUPS.items():
+        lines += ["", f"{group} …"]
+        lines += [f"  {f'{group} {name}':<19} {purpose}" for name, (_, purpose) in members.items()]
+    lines += [
+        "",
+        "examples:",
+        "  twinlora plan yaml/llama3_lora.yaml",
+        "  twinlora train demo --backend cuda data.train=rows.jsonl output_dir=runs/demo",
+        "  twinlora eval squad --ckpt runs/demo --limit 100",
+        "",
+        "twinlora COMMAND --help lists the options of one; twinlora --version prints the version.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int | None:
+    """Run the command that the first words name.
+
+    Raises:
+        UsageError: there is no command of that name.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    name, rest = (words[0], words[1:]) if words else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if words else 2
+    if name == "--version":
+        print(f"twinlora {metadata.version('twinlora')}")
+        return 0
+    if name in ON_A_BACKEND:
+        return _on_a_backend(name, rest)
+    if name in MODULES:
+        return _main_of(MODULES[name][0])(rest)
+    if name not in GROUPS:
+        raise UsageError(f"twinlora: no command {name!r}{did_you_mean(name, [*ON_A_BACKEND, *MODULES, *GROUPS])}")
+    return _in_group(name, rest)
+
+
+def run() -> None:
+    """Entry point of the installed command."""
+    run_main(main)
+
+
+def _main_of(module: str) -> Callable[[list[str]], int | None]:
+    return importlib.import_module(module).main
+
+
+def _in_group(group: str, words: list[str]) -> int | None:
+    members = GROUPS[group]
+    if not words or words[0] in ("-h", "--help"):
+        lines = [f"  {name:<12} {purpose}" for name, (_, purpose) in members.items()]
+        print("\n".join([f"usage: twinlora {group} COMMAND …", "", *lines]))
+        return 0 if words else 2
+    if words[0] not in members:
+        raise UsageError(f"twinlora {group}: no command {words[0]!r}{did_you_mean(words[0], members)}")
+    return _main_of(members[words[0]][0])(words[1:])
+
+
+def _on_a_backend(command: str, words: list[str]) -> int | None:
+    rest, given = _without(words, "--backend")
+    _, device = _without(words, "--device")
+    if command == "unshard" and given is None:
+        given = "ascend"
+    helping = any(word in ("-h", "--help") for word in rest)
+    if given in (None, "auto") and (command == "plan" or helping) and not any(not missing(name) for name in BACKENDS):
+        given = "cuda"  # a plan and help need no framework
+    name, why = choose_backend(given or "auto", device or "auto")
+    if why and not helping:
+        say(f"backend: {name} ({why})")
+    return _main_of(f"backends.{name}.__main__")([command, *rest])
+
+
+def _without(words: list[str], option: str) -> tuple[list[str], str | None]:
+    """Take an option and its value out of a command line.
+
+    Returns:
+        The other words, and the value; None where the option is not there.
+
+    Raises:
+        UsageError: the option stands last, without a value.
+    """
+    for i, word in enumerate(words):
+        if word == option:
+            if i + 1 == len(words):
+                raise UsageError(f"{option}: a value is expected")
+            return [*words[:i], *words[i + 2 :]], words[i + 1]
+        if word.startswith(f"{option}="):
+            return [*words[:i], *words[i + 1 :]], word.partition("=")[2]
+    return words, None
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,82 @@
+"""The command ``twinlora``: what it dispatches to, and what it says of words it does not know."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from converters.common.errors import UsageError, UserError
+from eval import console
+
+TARGETS = [module for members in (console.MODULES, *console.GROUPS.values()) for module, _ in members.values()]
+
+
+@pytest.mark.parametrize("module", [*TARGETS, "backends.cuda.__main__", "backends.ascend.__main__"])
+def test_every_command_has_a_main_that_takes_words(module):
+    assert next(iter(inspect.signature(importlib.import_module(module).main).parameters)) == "argv"
+
+
+def test_help_is_a_map_of_all_commands(capsys):
+    assert console.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in [*console.ON_A_BACKEND, *console.MODULES]:
+        assert f"  {name} " in shown
+    for group, members in console.GROUPS.items():
+        for name in members:
+            assert f"  {group} {name} " in shown
+
+
+def test_help_imports_no_framework():
+    heavy = ("torch", "transformers", "mindspore", "matplotlib", "polars", "pydantic")
+    script = (
+        "import sys\nfrom eval.console import main\nmain(['--help'])\n"
+        f"print('loaded:', [name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("loaded: []\n")
+
+
+def test_without_a_command_the_map_is_shown_and_the_use_is_wrong(capsys):
+    assert console.main([]) == 2
+    assert console.main(["eval"]) == 2
+    assert "usage: twinlora" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert console.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("twinlora 0.")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], r"no command 'trian' \(did you mean 'train'\?\)"),
+        (["eval", "skwad"], r"twinlora eval: no command 'skwad' \(did you mean 'squad'\?\)"),
+        (["train", "--backend"], "--backend: a value is expected"),
+        (["train", "--backend", "tpu"], "backend 'tpu': cuda, ascend or auto is expected"),
+        (["plan", "--backend", "cuda", "nowhere.yaml"], r"nowhere\.yaml: no such recipe"),
+    ],
+)
+def test_wrong_words_are_wrong_use(words, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        console.main(words)
+    assert caught.value.exit_code == 2
+
+
+def test_the_backend_is_taken_out_wherever_it_stands_and_the_rest_passed_on(monkeypatch):
+    passed = []
+    monkeypatch.setattr(
+        console, "choose_backend", lambda name, device: (passed.append((name, device)), ("cuda", None))[1]
+    )
+    monkeypatch.setattr(console, "_main_of", lambda module: lambda words: passed.append((module, words)))
+    console.main(["train", "demo", "--backend=cuda", "seed=1", "--device", "cpu"])
+    assert passed == [("cuda", "cpu"), ("backends.cuda.__main__", ["train", "demo", "seed=1", "--device", "cpu"])]
+
+
+def test_a_command_gets_its_words(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        console.main(["mindrecord", "info", str(tmp_path / "none.mindrecord")])
