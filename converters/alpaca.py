@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters.common.console import format_table, run_main, say
 from converters.common.errors import UsageError, UserError, did_you_mean
-from converters.common.files import read_json
+from converters.common.reader import read_json
 from converters.common.rejected import RowError
 from converters.pipeline.options import OutputOptions, add_output_arguments, check_output_arguments, output_options
 

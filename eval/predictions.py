@@ -6,15 +6,13 @@ Fields: ``idx, kind, prompt, predict, label, parsed, correct{rule}, finish_reaso
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from backends.generation.predictions_log import meta_path
 from converters.arithmetic.problems import parse as parse_problem
-from converters.common.console import say
-from converters.common.errors import UsageError, UserError
-from converters.common.files import open_text, read_json
+from converters.common.errors import UserError
+from converters.common.reader import read_json, read_rows
 from eval.math.rules import grade, parse
 
 OTHER = "other"
@@ -91,26 +89,7 @@ def read_values(path: str | Path) -> list[Any]:
         UsageError: the file is missing or empty.
         UserError: another line is not JSON.
     """
-    with open_text(path) as handle:
-        text = handle.read()
-    if not text.strip():
-        raise UsageError(f"{path}: empty; one prediction a line is expected")
-    if text.lstrip().startswith("["):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: starts as a JSON array but is not one ({error})") from error
-    values = []
-    lines = [line for line in text.split("\n") if line.strip()]
-    for number, line in enumerate(lines, start=1):
-        try:
-            values.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines) and number > 1 and not text.endswith("\n"):
-                say(f"{path}: left out a torn last line; {len(values)} rows are whole")
-                break
-            raise UserError(f"{path}:{number}: not JSON ({error.msg})") from error
-    return values
+    return [value for _, value in read_rows(path, torn=True)]
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:

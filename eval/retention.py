@@ -24,7 +24,8 @@ from typing import Any
 
 from converters.common.console import format_table, run_main, say
 from converters.common.errors import GateNotPassed, UsageError, UserError
-from converters.common.files import iter_rows, read_json, sha256_file, write_json, write_text
+from converters.common.files import sha256_file, write_json, write_text
+from converters.common.reader import read_json, read_rows
 from eval.markdown import markdown_table
 
 THRESHOLD = 0.9
@@ -115,7 +116,7 @@ def read_results(path: str | Path) -> Results:
     whole = predictions.is_file() and sha256_file(predictions) == value["hashes"].get("predictions")
     rows = None
     if whole:
-        found = {str(row.get("id")): row["scores"] for _, row in iter_rows(predictions) if "scores" in row}
+        found = {str(row.get("id")): row["scores"] for _, row in read_rows(predictions) if "scores" in row}
         rows = found or None
     return Results(value, rows, file)
 

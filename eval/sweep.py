@@ -161,7 +161,7 @@ def places(run: Run, base: str | None) -> list[tuple[int, str]]:
         UsageError: the run has no checkpoints.
     """
     from backends.weights.files import ADAPTER_CONFIG
-    from converters.common.files import read_json
+    from converters.common.reader import read_json
 
     checkpoints = run.checkpoints()
     if not checkpoints:

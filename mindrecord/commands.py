@@ -95,7 +95,7 @@ def _column_type(column: dict[str, Any]) -> str:
 
 
 def _sidecar(file: Path) -> dict[str, Any]:
-    from converters.common.files import read_json
+    from converters.common.reader import read_json
 
     return read_json(file) if file.is_file() else {}
 

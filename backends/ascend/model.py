@@ -19,7 +19,7 @@ from backends.weights.names import is_lora, peft_to_mindformers, to_mindformers
 from backends.weights.safetensors_files import Tensors, open_tensors
 from converters.common.console import say
 from converters.common.errors import UserError
-from converters.common.files import read_json
+from converters.common.reader import read_json
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles

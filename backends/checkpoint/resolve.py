@@ -17,7 +17,7 @@ from backends.run.directory import Run
 from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
-from converters.common.files import read_json
+from converters.common.reader import read_json
 from converters.common.shipped import locate_model
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from backends.recipe.types import ModelConfig, PetConfig, Recipe
 from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
 from backends.weights.lora import LINEAR_LAYERS, hf_modules, initial_lora_a
 from converters.common.errors import UsageError, UserError
-from converters.common.files import read_json
+from converters.common.reader import read_json
 
 if TYPE_CHECKING:
     import torch

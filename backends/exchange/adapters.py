@@ -25,7 +25,8 @@ from backends.weights.names import is_lora, mindformers_to_peft, peft_to_mindfor
 from backends.weights.safetensors_files import ShardWriter, Tensors, open_tensors
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
-from converters.common.files import atomic, read_json, write_json
+from converters.common.files import atomic, write_json
+from converters.common.reader import read_json
 
 METADATA_KEY = "adapter_config"
 _LAYER_MODULE = {hf: mf for mf, hf in LINEAR_LAYERS.items()}

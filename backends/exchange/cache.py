@@ -12,7 +12,8 @@ from backends.exchange.output_files import beside
 from backends.exchange.source_kinds import kind_of
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
-from converters.common.files import read_json, write_json
+from converters.common.files import write_json
+from converters.common.reader import read_json
 
 STAMP = "exchanged_from.json"
 

@@ -14,7 +14,7 @@ from backends.weights.mindspore_ckpt import open_weights
 from backends.weights.names import is_lora, mindformers_to_peft
 from backends.weights.safetensors_files import Tensors
 from converters.common.console import format_table
-from converters.common.files import read_json
+from converters.common.reader import read_json
 from converters.common.shipped import locate_model
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from backends.recipe.types import ModelConfig
 from backends.weights.files import MODEL_CONFIG
 from converters.common.errors import UserError
-from converters.common.files import read_json
+from converters.common.reader import read_json
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 SHOWN = 10  # names of each kind that an error lists

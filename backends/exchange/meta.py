@@ -19,7 +19,7 @@ from backends.exchange.models import HEAD, Item, Source, make_source
 from backends.weights.names import to_hf
 from backends.weights.safetensors_files import numpy_types, type_name
 from converters.common.errors import UsageError, UserError
-from converters.common.files import read_json
+from converters.common.reader import read_json
 
 PARAMS = "params.json"
 _SHARD = re.compile(r"consolidated\.(\d\d)\.pth")

@@ -19,7 +19,8 @@ from typing import Any, Self
 from backends.generation.types import Answer, Generator, Limits
 from converters.common.console import progress, say
 from converters.common.errors import UserError
-from converters.common.files import read_json, sha256_file, write_json, write_jsonl
+from converters.common.files import sha256_file, write_json, write_jsonl
+from converters.common.reader import read_json
 
 
 def meta_path(path: Path) -> Path:

@@ -25,7 +25,7 @@ from backends.weights.names import is_lora, mindformers_to_peft
 from backends.weights.safetensors_files import Tensors
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
-from converters.common.files import read_json
+from converters.common.reader import read_json
 
 _PREFIX, _COPY = "base_model.model.", ".base_layer.weight"
 _PEFT_NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")

@@ -20,7 +20,7 @@ from backends.weights.names import is_lora, to_mindformers
 from backends.weights.safetensors_files import Tensors
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError, did_you_mean
-from converters.common.files import read_json
+from converters.common.reader import read_json
 from converters.common.shipped import locate_model
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"

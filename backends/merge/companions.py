@@ -15,7 +15,8 @@ from backends.merge.serving import jinja, modelfile
 from backends.weights.files import MODEL_CONFIG
 from converters.common.console import say
 from converters.common.errors import UserError
-from converters.common.files import read_json, sha256_file, write_json, write_text
+from converters.common.files import sha256_file, write_json, write_text
+from converters.common.reader import read_json
 from converters.text.template import Template, get_template
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import numpy as np
 from backends.weights.names import to_mindformers
 from backends.weights.safetensors_files import Entry, ShardWriter, numpy_types, open_tensors
 from converters.common.errors import UserError
-from converters.common.files import read_json, write_json
+from converters.common.files import write_json
+from converters.common.reader import read_json
 
 if TYPE_CHECKING:
     import torch

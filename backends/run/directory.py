@@ -28,7 +28,8 @@ from backends.recipe.load import load_recipe
 from backends.recipe.types import Recipe
 from backends.weights.files import ADAPTER_CONFIG, writing_directory
 from converters.common.errors import UsageError
-from converters.common.files import read_json, write_text
+from converters.common.files import write_text
+from converters.common.reader import read_json
 from converters.text.template import Template
 
 

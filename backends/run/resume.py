@@ -12,7 +12,8 @@ from backends.run.directory import Checkpoint, Run, changed_settings, read_log, 
 from backends.run.log import plot_loss
 from backends.run.rows import TrainingRows
 from converters.common.errors import UserError
-from converters.common.files import read_json, write_json
+from converters.common.files import write_json
+from converters.common.reader import read_json
 
 Speak = Callable[[str], None]
 

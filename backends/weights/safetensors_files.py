@@ -18,7 +18,8 @@ from typing import IO, Any, Self
 import numpy as np
 
 from converters.common.errors import UsageError, UserError
-from converters.common.files import read_json, write_json
+from converters.common.files import write_json
+from converters.common.reader import read_json
 
 HEADER_LIMIT = 100_000_000  # of the reference implementation
 # While a file grows its header is not known yet: this much is kept free for it and, in large files, filled with blanks

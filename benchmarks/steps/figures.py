@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.steps.study import ARMS, Arm
 from converters.common.console import run_main
 from converters.common.errors import UsageError
-from converters.common.files import read_json, write_json
+from converters.common.files import write_json
+from converters.common.reader import read_json
 from eval.results import wilson
 
 RULES = ("close", "exact", "sig4")

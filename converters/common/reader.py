@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
@@ -101,12 +101,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a file that is one JSON value.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: the file is missing or empty.
         UserError: it is not JSON; the message has file, and line and column where they are known.
     """
     text = read_text(path)
     if not text.strip():
-        raise UserError(f"{path}: empty; a JSON value is expected")
+        raise UsageError(f"{path}: empty, not JSON")
     with _at(path):
         return parse_json(text)
 
@@ -216,8 +216,7 @@ def _at(path: str | os.PathLike[str], number: int | None = None) -> Iterator[Non
         raise UserError(f"{path}{'' if number is None else f':{number}'}: {error}") from None
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    pairs = list(pairs)
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from converters.common.errors import UserError
-from converters.common.files import iter_rows
+from converters.common.reader import read_rows
 
 Role = Literal["system", "user", "assistant"]
 
@@ -82,7 +82,7 @@ def read_conversations(path: str | os.PathLike[str], *, unanswered: bool = False
         UserError: a row has another shape; the message has file, row, what was found and what is expected.
     """
     conversations = []
-    for number, row in iter_rows(path):
+    for number, row in read_rows(path):
         try:
             conversations.append(_parse(row, number, unanswered))
         except _WrongShapeError as error:
@@ -186,13 +186,6 @@ def _system_turn(row: dict[str, Any]) -> list[Turn]:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise _WrongShapeError(f"{where} must be a string, found {_kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        # JSON can spell half a surrogate pair, which no encoding and no tokenizer takes
-        raise _WrongShapeError(
-            f"{where} has half a surrogate pair (\\u{ord(value[error.start]):04x}) at {error.start}"
-        ) from None
     return value
 
 

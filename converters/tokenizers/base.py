@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.common.errors import UsageError, UserError, did_you_mean
-from converters.common.files import atomic, read_json
+from converters.common.files import atomic
+from converters.common.reader import read_json
 from converters.common.shipped import locate_model
 
 Place = Literal["first", "after_special", "inside"]

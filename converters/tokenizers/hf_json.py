@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from converters.common.console import say
 from converters.common.errors import UserError
-from converters.common.files import read_json, sha256_text, write_json
+from converters.common.files import sha256_text, write_json
+from converters.common.reader import read_json
 from converters.text.template import special_names
 from converters.tokenizers.base import Place, Tokenizer, copy_file, read_config
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
-from converters.common.files import open_text, write_text
+from converters.common.files import write_text
+from converters.common.reader import read_text
 from eval.choice.rules import UNPARSED, Choices, choices_of, label_of
 from eval.predictions import read_values
 
@@ -152,14 +153,10 @@ def read_lines(path: str | Path) -> list[str]:
         UsageError: the file is missing or empty.
         UserError: it is not UTF-8.
     """
-    with open_text(path) as handle:
-        try:
-            lines = handle.read().rstrip().splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    if not lines:
+    text = read_text(path).rstrip()
+    if not text:
         raise UsageError(f"{path}: empty; one label a line is expected")
-    return lines
+    return text.split("\n")
 
 
 def add_answers(rows: Sequence[dict[str, Any]], path: str, choices: Choices) -> list[dict[str, Any]]:

@@ -153,12 +153,12 @@ def read_problems(path: str, limit: int | None) -> dict[int, dict[str, str]]:
         UsageError: the file is missing or empty.
         UserError: a row has another shape.
     """
-    from converters.common.files import iter_rows
+    from converters.common.reader import read_rows
     from eval.predictions import kind_of
 
     problems: dict[int, dict[str, str]] = {}
     without: list[int] = []
-    for index, (number, row) in enumerate(iter_rows(path)):
+    for index, (number, row) in enumerate(read_rows(path)):
         if limit is not None and index >= limit:
             break
         texts = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("problem", "solution"))
@@ -228,7 +228,7 @@ def compare(before: str, after: str, rule: str = "close") -> int:
 
 
 def _read_results(path: str) -> dict[str, Any]:
-    from converters.common.files import read_json
+    from converters.common.reader import read_json
 
     file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
     value = read_json(file)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
-from converters.common.files import read_json, sha256_file
+from converters.common.files import sha256_file
+from converters.common.reader import read_json
 
 if TYPE_CHECKING:
     from converters.text.template import Template

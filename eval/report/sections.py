@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from converters.common.errors import UserError
-from converters.common.files import read_json
+from converters.common.reader import read_json
 from eval.report.chart import Line, chart, running_mean
 from eval.report.data import Compared, Evaluation, wrong_answers
 from eval.report.html import Html, bars, join, legend, page, pairs, side_by_side, table, tag, tiles

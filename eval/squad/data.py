@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
-from converters.common.files import iter_rows, open_text, read_json
+from converters.common.reader import read_json, read_rows, read_text
 from converters.text.template import get_template
 from eval.squad.rules import first_line
 
@@ -75,9 +75,6 @@ def read_questions(path: str | Path) -> list[Question]:
         UsageError: the file is missing or empty, or holds no question.
         UserError: it has another shape, a question has no answer (SQuAD 2.0), or an id comes twice.
     """
-    with open_text(path) as handle:
-        if not handle.read(1):
-            raise UsageError(f"{path}: empty; a data set in SQuAD v1.1's JSON is expected")
     questions: list[Question] = []
     seen: set[str] = set()
     for question in _questions(str(path), read_json(path)):
@@ -147,8 +144,7 @@ def read_answers(
 
 def _id_to_text(path: str | Path) -> dict[str, Any] | None:
     """Return the file's one JSON object of texts by id; None if it holds rows."""
-    with open_text(path) as handle:
-        text = handle.read()
+    text = read_text(path)
     if not text.strip():
         raise UsageError(f"{path}: empty; predictions are expected")
 
@@ -190,7 +186,7 @@ def _join(path: str, texts: Mapping[str, Any], data: str | Path, only_first: boo
 
 def _rows(path: str | Path, only_first: bool) -> Iterator[Answered]:
     seen: set[str] = set()
-    for number, row in iter_rows(path):
+    for number, row in read_rows(path):
         row = row if isinstance(row, dict) else {}
         predict, label = row.get("predict", row.get("pred")), row.get("label")
         golds = row.get("labels", [label])

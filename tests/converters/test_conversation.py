@@ -112,7 +112,7 @@ def test_another_shape_is_refused_by_file_row_and_key(tmp_path, row, words):
 
 def test_half_a_surrogate_pair_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"instruction": "q", "output": "bad \\ud83d"}')
-    with pytest.raises(UserError, match=r"row 1: 'output' has half a surrogate pair \(\\ud83d\) at 4"):
+    with pytest.raises(UserError, match=r"a\.jsonl:1: half of a surrogate pair \(\\ud83d\)"):
         read_conversations(tmp_path / "a.jsonl")
 
 

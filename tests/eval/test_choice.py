@@ -183,7 +183,7 @@ def test_answers_must_be_those_of_the_rows(tmp_path, answers, message):
 
 def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "result.txt").write_bytes(b"0\n\xff\n")
-    with pytest.raises(UserError, match=r"result\.txt: not UTF-8"):
+    with pytest.raises(UserError, match=r"result\.txt:2: not UTF-8"):
         run("--predictions", tmp_path / "result.txt", "--choices", "0,1")
 
 

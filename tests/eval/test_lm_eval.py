@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.common.files import read_json
+from converters.common.reader import read_json
 from eval.math import command as eval_math
 from eval.math.rules import parse
 from eval.squad import command as squad

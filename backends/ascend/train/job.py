@@ -20,7 +20,8 @@ import numpy as np
 
 from backends.run.directory import Run
 from backends.run.rows import TrainingRows
-from converters.common.files import atomic, read_json, write_json
+from converters.common.files import atomic, write_json
+from converters.common.reader import read_json
 
 FOLDER = "mindformers"
 

@@ -11,7 +11,8 @@ from backends.recipe.types import Recipe
 from backends.run.rows import TrainingRows, load_rows, recipe_tokenizer
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
-from converters.common.files import read_json, sha256_file
+from converters.common.files import sha256_file
+from converters.common.reader import read_json
 
 if TYPE_CHECKING:
     from mindrecord.tokens.encode import TokenRows

@@ -16,7 +16,7 @@ from backends.exchange.layout import config_from_recipe
 from backends.recipe.types import ModelConfig, Recipe
 from backends.weights.files import MODEL_CONFIG, writing_directory
 from backends.weights.safetensors_files import ShardWriter, numpy_types
-from converters.common.files import read_json
+from converters.common.reader import read_json
 
 MINDFORMERS = "mindformers"
 

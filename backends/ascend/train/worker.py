@@ -23,7 +23,8 @@ from backends.run.log import TrainLog
 from backends.run.resume import checkpoint_steps, remove_old_checkpoints, write_result
 from converters.common.console import run_main
 from converters.common.errors import UserError
-from converters.common.files import read_json, write_text
+from converters.common.files import write_text
+from converters.common.reader import read_json
 
 
 def work(file: Path) -> None:
