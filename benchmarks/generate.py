@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from backends.cuda.generate.decode import TorchGenerator
     from backends.generation.types import Limits
     from converters.text.template import get_template
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
     from eval.results import environment, git_hash
     from mindrecord.tokens.encode import encode_prompts
 

@@ -126,7 +126,7 @@ def make_model(folder: Path, rows: Path) -> Path:
     """A Llama of 5 million random parameters."""
     from backends.cuda.model import llama_config, new_model
     from backends.recipe.types import ModelConfig
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
 
     make_tokenizer(folder, rows)
     tokenizer = load_tokenizer(folder)

@@ -39,7 +39,7 @@ def plain(conversations: Path, out: Path, tokenizer_path: str, name: str, rows: 
 
     from converters.text.conversation import read_conversations
     from converters.text.template import get_template
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
     from mindrecord.tokens.encode import encode
 
     template, tokenizer = get_template(name), load_tokenizer(tokenizer_path)

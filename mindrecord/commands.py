@@ -21,7 +21,7 @@ def write(args: Namespace) -> int:
     from converters.common.files import sha256_file
     from converters.text.conversation import read_conversations
     from converters.text.template import get_template
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
     from mindrecord.file.writer import check_name, write_rows
     from mindrecord.tokens.encode import encode
     from mindrecord.tokens.pack import pack_rows
@@ -141,7 +141,7 @@ def read(args: Namespace) -> int:
 
 def _tokenizer_of(path: Path, given: str | None) -> Tokenizer:
     """Load the tokenizer that rows were written with: the one given, or where the sidecar says it was."""
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
     from mindrecord.file.layout import sidecar_of
 
     recorded = _sidecar(sidecar_of(path)).get("tokenizer") or {}

@@ -28,7 +28,7 @@ def show(args: Namespace) -> int:
         raise UsageError("--template is needed to write conversations; a MindRecord file knows its own")
     from converters.text.conversation import read_conversations
     from converters.text.template import get_template
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
     from mindrecord.tokens.encode import encode
 
     template = get_template(args.template)
@@ -43,7 +43,7 @@ def show(args: Namespace) -> int:
 
 def _show_mindrecord(args: Namespace) -> int:
     from converters.text.template import get_template
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
     from mindrecord.file.reader import check, read_rows, row_length
     from mindrecord.tokens.audit import Audit
 

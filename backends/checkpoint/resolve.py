@@ -123,7 +123,7 @@ def open_checkpoint(
     """
     from backends.exchange.cache import hf_directory, is_mindformers_file
     from backends.exchange.output_files import find_recipe
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
 
     folder = Path(locate_model(path))
     if is_mindformers_file(folder):

@@ -85,7 +85,7 @@ def evaluate(files: CheckpointFiles, args: argparse.Namespace) -> dict[str, Any]
     from converters.common.files import sha256_file
 
     rows, dropped = _read(files, args)
-    supervised = {i: int((rows.row(i)[1] != -100).sum()) for i in range(len(rows))}
+    supervised = dict(enumerate(rows.supervised.tolist()))
     asked = {i: rows.row(i) for i, count in supervised.items() if count}
     if not asked:
         raise UserError(f"{args.data}: no row has a supervised token (the answers are empty, or there is no row left)")

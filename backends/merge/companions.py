@@ -99,7 +99,7 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _tokenizer_hash(folder: Path) -> str:
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
 
     try:
         return load_tokenizer(folder).hash
@@ -113,7 +113,7 @@ def copy_tokenizer(home: Path | None, folder: Path) -> Tokenizer | None:
     if home is None or not _has_tokenizer(home):
         say("note: there is no tokenizer beside the base or the adapters; none goes along")
         return None
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
 
     for name in TOKENIZER_FILES:
         if (home / name).is_file():

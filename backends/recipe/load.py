@@ -17,37 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backends.recipe.mindformers_keys import ASCEND_TOP_LEVEL, CALLBACKS, SECTIONS
-from backends.recipe.types import (
-    ArchConfig,
-    DataConfig,
-    LrSchedule,
-    Model,
-    ModelConfig,
-    OptimizerConfig,
-    PetConfig,
-    Recipe,
-    RunnerConfig,
-    RunnerWrapper,
-)
+from backends.recipe.types import Recipe
 from converters.common.errors import UsageError, did_you_mean
 from converters.common.shipped import DEFAULT_RECIPE, locate_model, locate_recipe, shipped_recipes
-
-__all__ = [
-    "DEFAULT_RECIPE",
-    "LEAF_PATHS",
-    "ArchConfig",
-    "DataConfig",
-    "LrSchedule",
-    "Model",
-    "ModelConfig",
-    "OptimizerConfig",
-    "PetConfig",
-    "Recipe",
-    "RunnerConfig",
-    "RunnerWrapper",
-    "load_recipe",
-    "recipe_from",
-]
 
 FLOAT_TYPES = ("float16", "bfloat16", "float32")
 

@@ -47,7 +47,7 @@ def recipe_tokenizer(recipe: Recipe) -> Tokenizer:
     Raises:
         UsageError: neither is set.
     """
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
 
     path = recipe.data.tokenizer or recipe.load_checkpoint
     if not path:
@@ -91,7 +91,7 @@ def load_rows(recipe: Recipe, *, quiet: bool = False) -> TrainingRows:
     audit.check(recipe.data.max_unsupervised)
     if len(rows) == 0:
         raise UserError(f"{recipe.data.train[0]}: no row is left to train on")
-    supervised = np.add.reduceat(rows.labels != -100, rows.offsets[:-1])
+    supervised = rows.supervised
     record = {
         "files": [{"path": str(file), "sha256": sha256_file(file)} for file in recipe.data.train],
         "rows": len(rows),
@@ -100,4 +100,4 @@ def load_rows(recipe: Recipe, *, quiet: bool = False) -> TrainingRows:
         "tokenizer": {"source": str(tokenizer.source), "hash": tokenizer.hash},
         "audit": audit.to_dict(),
     }
-    return TrainingRows(rows, supervised.astype(np.int64), tokenizer, template, record)
+    return TrainingRows(rows, supervised, tokenizer, template, record)

@@ -27,7 +27,7 @@ from pathlib import Path
 from converters.common.console import run_main, say
 from converters.common.errors import UsageError
 from converters.common.files import write_json, write_text
-from converters.pipeline.token_limit import Limit
+from converters.tokenizers.segments import TokenLimit
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENS = {"scratch": 5_000_000, "sums": 4_000_000, "lora": 2_000_000}
@@ -182,7 +182,7 @@ def mean_tokens(file: Path, tokenizer: str) -> float:
         for line in handle:
             question, answer = json.loads(line)["conversations"]
             pairs.append((question["value"], answer["value"]))
-    lengths = Limit(LONGEST, Path(tokenizer), "bare").lengths(pairs)
+    lengths = TokenLimit(LONGEST, Path(tokenizer), "bare").lengths(pairs)
     return sum(lengths) / len(lengths)
 
 

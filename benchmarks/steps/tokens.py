@@ -26,7 +26,7 @@ from converters.arithmetic.synthesize import DRAWS
 from converters.common.console import format_table, run_main, say
 from converters.common.errors import UsageError
 from converters.common.files import write_json
-from converters.pipeline.token_limit import Limit
+from converters.tokenizers.segments import TokenLimit
 
 MIX = {
     "direct computation": 0.666755,
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     cases = draw(args.rows, args.seed)
     report: dict[str, Any] = {"rows_of_each_kind": args.rows, "seed": args.seed, "limit": args.limit, "tokenizers": {}}
     for tokenizer in args.tokenizer or [ROOT / "models/tiny"]:
-        limit = Limit(args.limit, tokenizer, "bare")
+        limit = TokenLimit(args.limit, tokenizer, "bare")
         report["tokenizers"][tokenizer.resolve().name] = {
             name: measure(cases, limit, *choice) for name, choice in variants().items()
         }
@@ -111,7 +111,7 @@ def case_of(problem: Problem) -> str:
     return f"{name} ^{problem.operands[1]}" if problem.kind == "power computation" else name
 
 
-def measure(cases: dict[str, list[Problem]], limit: Limit, *choice: Any) -> dict[str, dict[str, float]]:
+def measure(cases: dict[str, list[Problem]], limit: TokenLimit, *choice: Any) -> dict[str, dict[str, float]]:
     """Lengths of the rows of each case, and of the contest's mix of them."""
     steps = get_style(choose_style(*choice))
     say(f"{limit.tokenizer}: {' '.join(map(str, choice))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from converters.arithmetic.problems import KINDS
 from converters.arithmetic.records import FORMATS
@@ -13,8 +14,10 @@ from converters.arithmetic.workers import record_workers
 from converters.common.console import run_main, say
 from converters.common.errors import UsageError
 from converters.pipeline.options import add_output_arguments, check_output_arguments, output_options
-from converters.pipeline.token_limit import Limit, token_counter
 from converters.text.template import template_names
+
+if TYPE_CHECKING:
+    from converters.tokenizers.segments import TokenLimit
 
 EXAMPLES = """examples:
   python -m converters.arithmetic synthesize -o raw.jsonl --rows 20000 --seed 1
@@ -154,7 +157,7 @@ def run_convert(args: argparse.Namespace) -> None:
     say(table(report))
 
 
-def length_limit(args: argparse.Namespace) -> Limit | None:
+def length_limit(args: argparse.Namespace) -> TokenLimit | None:
     """The longest row allowed; its tokenizer is opened, so that the workers are forked with it.
 
     Raises:
@@ -166,8 +169,11 @@ def length_limit(args: argparse.Namespace) -> Limit | None:
         return None
     if args.max_tokens < 1:
         raise UsageError("--max-tokens must be at least 1")
-    token_counter(args.tokenizer)
-    return Limit(args.max_tokens, args.tokenizer, args.template)
+    from converters.tokenizers.segments import TokenLimit
+
+    limit = TokenLimit(args.max_tokens, args.tokenizer, args.template)
+    limit.open()
+    return limit
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -26,7 +26,7 @@ from converters.common.source import Source
 from converters.pipeline import sampling as sample
 from converters.pipeline.options import PROPORTIONAL, OutputOptions
 from converters.pipeline.row_writer import write_records
-from converters.pipeline.token_limit import Limit
+from converters.tokenizers.segments import TokenLimit
 
 CHUNK = 1_000
 LONG = 500_000
@@ -38,7 +38,7 @@ class Options(OutputOptions):
     """What ``convert`` is asked for."""
 
     style: Style = field(default_factory=lambda: choose_style(DEFAULT))
-    limit: Limit | None = None
+    limit: TokenLimit | None = None
     """The longest row that is written; longer ones are shortened, or else left out."""
     keep_english: bool = False
 

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring as quoted
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from converters.arithmetic.problems import ENGLISH, Problem, StepError, check, parse
 from converters.arithmetic.steps import Style, get_style
 from converters.common.rejected import RowError
 from converters.pipeline import row_writer as rowfile
 from converters.pipeline.row_writer import record_tail
-from converters.pipeline.token_limit import Limit
+
+if TYPE_CHECKING:
+    from converters.tokenizers.segments import TokenLimit
 
 FORMATS = (*rowfile.FORMATS, "problems")
 LINE_BYTES = 256
@@ -102,7 +105,7 @@ class Writing:
 
     style: Style
     layout: str
-    limit: Limit | None = None
+    limit: TokenLimit | None = None
 
 
 TOO_LONG = 255
@@ -143,7 +146,9 @@ def record_tails(writing: Writing, path: Path, offsets: Iterable[int]) -> Tails:
     return tails
 
 
-def _shorten(answers: dict[int, tuple[Problem, str]], style: Style, limit: Limit, shortened: dict[int, int]) -> None:
+def _shorten(
+    answers: dict[int, tuple[Problem, str]], style: Style, limit: TokenLimit, shortened: dict[int, int]
+) -> None:
     """Write rows that are too long to the next shorter precision, and take out what is too long in all of them."""
     asked = list(answers)
     for step, shorter in enumerate([*style.shortened()[1:], None], start=1):

@@ -17,10 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.common.errors import UsageError, UserError, did_you_mean
+from converters.common.errors import UserError, did_you_mean
 from converters.common.files import atomic
 from converters.common.reader import read_json
-from converters.common.shipped import locate_model
 
 Place = Literal["first", "after_special", "inside"]
 
@@ -81,6 +80,9 @@ class Tokenizer(ABC):
     def _encode_chunks(self, chunks: list[list[str]], place: Place) -> Iterator[list[list[int]]]:
         """Tokenise each chunk; return its ids, a list a text."""
 
+    def preload(self) -> None:  # noqa: B027 - most have nothing to load later
+        """Read now what is otherwise read at first use, so that forked processes share it."""
+
     @abstractmethod
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
@@ -110,29 +112,6 @@ class Tokenizer(ABC):
                 "another template, or the tokenizer of an instruction-tuned model, is needed"
             )
         return self.specials[name]
-
-
-def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Load a tokenizer from a directory, a ``tokenizer.json``, or Llama-3's ``tokenizer.model``.
-
-    Raises:
-        UsageError: there is no tokenizer at ``path``.
-        UserError: the file is of a kind that is not supported, or names no EOS or pad.
-    """
-    from converters.tokenizers.hf_json import JsonTokenizer
-    from converters.tokenizers.tiktoken_file import TiktokenTokenizer
-
-    source = Path(locate_model(path))
-    if source.is_dir():
-        model, fast = source / "tokenizer.model", source / "tokenizer.json"
-        if model.is_file() and (not fast.is_file() or read_config(source).get("converted_from") == model.name):
-            return TiktokenTokenizer(model)
-        if not fast.is_file():
-            raise UsageError(f"{source}: holds neither tokenizer.json nor tokenizer.model")
-        return JsonTokenizer(fast)
-    if not source.is_file():
-        raise UsageError(f"{source}: no such file or directory; a tokenizer's is expected")
-    return JsonTokenizer(source) if source.suffix == ".json" else TiktokenTokenizer(source)
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -71,6 +71,10 @@ class JsonTokenizer(Tokenizer):
                 raise UserError(f"{self.source}: a text is not valid Unicode ({error})") from error
             yield [encoding.ids for encoding in encodings]
 
+    def preload(self) -> None:
+        """See `Tokenizer.preload`."""
+        _ = self._outer, self._inner
+
     @cached_property
     def _forbidden(self) -> NDArray[np.bool_]:
         """Ids that no plain text may give, as a table."""

@@ -14,8 +14,13 @@ from typing import Any
 
 from converters.common.errors import UserError
 from converters.common.files import sha256_file, sha256_text, write_json, write_text
-from converters.pipeline.token_limit import LLAMA3_PATTERN
 from converters.tokenizers.base import Place, Tokenizer, copy_file
+
+# Llama 3's split pattern, as published with the model
+LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
 
 # Llama 3's 256 special tokens, in the order of their ids after the ordinary ones
 LLAMA3_SPECIAL = (

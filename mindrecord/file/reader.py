@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_json
+from converters.tokenizers.segments import row_offsets
 from mindrecord.file.layout import COLUMNS, Layout, index_of, read_layout, sidecar_of
 from mindrecord.file.row_codec import decode_page
-from mindrecord.tokens.encode import TokenRows, row_offsets
+from mindrecord.tokens.encode import TokenRows
 
 
 def check(

@@ -14,7 +14,7 @@ from converters.common.errors import UsageError, UserError
 from mindrecord.file.layout import COLUMNS, SUFFIX, index_of, sidecar_of
 from mindrecord.file.pages import write_file
 from mindrecord.file.row_codec import Column
-from mindrecord.tokens.encode import IGNORE, TokenRows
+from mindrecord.tokens.encode import IGNORE_INDEX, TokenRows
 
 _FORBIDDEN = ":*?\"<>|`&;'\\"
 
@@ -60,7 +60,7 @@ def write_rows(rows: TokenRows, path: Path, *, seq_length: int, pad_id: int, sid
     }
     columns = {
         "input_ids": Column(rows.input_ids, rows.offsets, seq_length + 1, pad_id),
-        "labels": Column(rows.labels, rows.offsets, seq_length + 1, IGNORE),
+        "labels": Column(rows.labels, rows.offsets, seq_length + 1, IGNORE_INDEX),
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

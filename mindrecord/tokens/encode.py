@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from converters.common.errors import UsageError, UserError
 from converters.text.conversation import Conversation, Turn
-from converters.text.template import BOS, EOS, Segment, Template
-from converters.tokenizers.base import Place, Tokenizer
+from converters.text.template import Template
+from converters.tokenizers.base import Tokenizer
+from converters.tokenizers.segments import SegmentEncoder, row_offsets
 from mindrecord.tokens.audit import Audit
 
-IGNORE = -100
+# label of an id that is not trained on: the default of PyTorch's and mindformers' cross-entropy
+IGNORE_INDEX = -100
 
 OverLength = Literal["drop", "truncate", "error"]
 
@@ -50,6 +52,12 @@ class TokenRows:
     def lengths(self) -> NDArray[np.int64]:
         """Number of ids of each row, int64 [n]."""
         return np.diff(self.offsets)
+
+    @property
+    def supervised(self) -> NDArray[np.int64]:
+        """Number of ids of each row that are trained on, int64 [n]."""
+        before = np.concatenate([[0], np.cumsum(self.labels != IGNORE_INDEX)])
+        return before[self.offsets[1:]] - before[self.offsets[:-1]]
 
     @property
     def sha256(self) -> str:
@@ -93,12 +101,12 @@ def encode(
         raise UsageError(f"over_length is {over_length!r}; it can be drop, truncate or error")
     if seq_length is not None and seq_length < 1:
         raise UsageError(f"seq_length is {seq_length}; it must be at least 1")
-    pieces = _Pieces(template, tokenizer)
+    segments = SegmentEncoder(template, tokenizer)
     empty = np.zeros(len(conversations), dtype=bool)
     for i, conversation in enumerate(conversations):
-        pieces.add(template.render(conversation))
+        segments.add(template.render(conversation))
         empty[i] = not any(turn.text.strip() for turn in conversation.turns if turn.role == "assistant")
-    input_ids, supervised, offsets = pieces.tokenise()
+    input_ids, supervised, offsets = segments.encode()
     ids = [conversation.id for conversation in conversations]
     lengths = np.diff(offsets)
     audit = Audit(rows=len(ids), seq_length=seq_length)
@@ -129,8 +137,8 @@ def encode(
                 lengths, empty = lengths[~over], empty[~over]
             offsets = row_offsets(lengths)
 
-    labels = np.where(supervised, input_ids, np.int32(IGNORE))
-    labels[offsets[:-1][lengths > 0]] = IGNORE
+    labels = np.where(supervised, input_ids, np.int32(IGNORE_INDEX))
+    labels[offsets[:-1][lengths > 0]] = IGNORE_INDEX
     rows = TokenRows(input_ids, labels, offsets, ids)
     _count(rows, audit, tokenizer)
     audit.note("empty", ids, empty)
@@ -143,94 +151,23 @@ def encode_prompts(turns: Iterable[Sequence[Turn]], template: Template, tokenize
     Raises:
         UserError: turns do not suit the template; the message has their number, from 1.
     """
-    pieces = _Pieces(template, tokenizer)
+    segments = SegmentEncoder(template, tokenizer)
     for number, one in enumerate(turns, start=1):
         try:
-            segments = template.prompt(one)
+            segments.add(template.prompt(one))
         except UserError as error:
             raise UserError(f"prompt {number}: {error}") from None
-        pieces.add(segments)
-    input_ids, _, offsets = pieces.tokenise()
+    input_ids, _, offsets = segments.encode()
     flat = input_ids.tolist()
     return [flat[start:end] for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
-
-
-class _Pieces:
-    """Gathers the segments of many rows, each different one once, and tokenises them together."""
-
-    def __init__(self, template: Template, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
-        self.after_bos: Place = "after_special" if template.joined_bos else "first"
-        self.codes: list[int] = []
-        self.supervised: list[bool] = []
-        self.row_ends: list[int] = []
-        self.code_of: dict[tuple[str, Place | None], int] = {}
-
-    def add(self, segments: list[Segment]) -> None:
-        place: Place = "first"
-        for text, supervised, special in segments:
-            key = (text, None if special else place)
-            code = self.code_of.get(key)
-            if code is None:
-                code = self.code_of[key] = len(self.code_of)
-            self.codes.append(code)
-            self.supervised.append(supervised)
-            place = "inside" if not special else self.after_bos if text == BOS else "after_special"
-        self.row_ends.append(len(self.codes))
-
-    def tokenise(self) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
-        """Return ids [t], supervised [t] and row offsets [n + 1]."""
-        by_place: dict[Place | None, list[tuple[int, str]]] = {}
-        for (text, place), code in self.code_of.items():
-            by_place.setdefault(place, []).append((code, text))
-        ids: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
-        sizes = np.zeros(len(self.code_of), dtype=np.int64)
-        starts = np.zeros(len(self.code_of), dtype=np.int64)
-        end = 0
-        for place, entries in by_place.items():
-            texts = [text for _, text in entries]
-            found, counts = self._specials(texts) if place is None else self.tokenizer.encode_flat(texts, place)
-            codes = np.array([code for code, _ in entries])
-            sizes[codes] = counts
-            starts[codes] = end + np.cumsum(counts) - counts
-            ids.append(found)
-            end += len(found)
-
-        codes = np.array(self.codes, dtype=np.int64)
-        counts = sizes[codes]
-        ends = row_offsets(counts)
-        # token j of segment k lies at the start of k's text plus its place within k
-        source = np.arange(ends[-1]) + np.repeat(starts[codes] - ends[:-1], counts)
-        supervised = np.repeat(np.array(self.supervised, dtype=bool), counts)
-        offsets = ends[np.array([0, *self.row_ends], dtype=np.int64)]
-        return np.concatenate(ids)[source], supervised, offsets
-
-    def _specials(self, names: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        ids = [self._special(name) for name in names]
-        sizes = np.array([len(one) for one in ids], dtype=np.int64)
-        return np.array([i for one in ids for i in one], dtype=np.int32), sizes
-
-    def _special(self, name: str) -> list[int]:
-        if name == BOS:
-            return [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-        return [self.tokenizer.eos_id if name == EOS else self.tokenizer.special_id(name)]
-
-
-def row_offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where rows of these lengths begin when laid end to end, and the end of the last, int64 [n + 1]."""
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
 
 
 def _count(rows: TokenRows, audit: Audit, tokenizer: Tokenizer) -> None:
     """Fill in what can be told from the rows as they are."""
     audit.kept = len(rows)
     audit.tokens = len(rows.input_ids)
-    targets = rows.labels != IGNORE
-    audit.supervised = int(targets.sum())
+    supervised = rows.supervised
+    audit.supervised = int(supervised.sum())
     if tokenizer.unk_id is not None:
         audit.unknown = int((rows.input_ids == tokenizer.unk_id).sum())
-    total = np.concatenate([[0], np.cumsum(targets)])
-    per_row = total[rows.offsets[1:]] - total[rows.offsets[:-1]]
-    audit.note("unsupervised", rows.ids, per_row == 0)
+    audit.note("unsupervised", rows.ids, supervised == 0)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.common.errors import UserError
-from mindrecord.tokens.encode import TokenRows, row_offsets
+from converters.tokenizers.segments import row_offsets
+from mindrecord.tokens.encode import TokenRows
 
 
 def pack_rows(rows: TokenRows, capacity: int, bos_id: int | None) -> TokenRows:

@@ -29,10 +29,11 @@ from mindspore import Tensor
 from mindformers import LlamaConfig, LlamaForCausalLM
 from mindformers.models.build_model import build_model
 from mindformers.dataset.causal_language_model_dataset import get_input_data_batch_slice_map
-from backends.ascend.packed import PACKED_MODEL
-from mindrecord.encode import TokenRows, row_offsets
-from mindrecord.pack import pack_rows
-from mindrecord.writer import write_rows
+from backends.ascend.train.packed import PACKED_MODEL
+from converters.tokenizers.segments import row_offsets
+from mindrecord.tokens.encode import TokenRows
+from mindrecord.tokens.pack import pack_rows
+from mindrecord.file.writer import write_rows
 
 S, BOS, END, PAD = 48, 1, 2, 0
 draw = np.random.default_rng(0)

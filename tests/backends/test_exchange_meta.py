@@ -124,7 +124,7 @@ def test_a_llama2c_file_of_another_size_or_format_is_refused(tmp_path):
 
 
 def test_the_vocabulary_splits_words_as_llama2c_does(stories, tmp_path):
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
 
     write_tokenizer(stories / "tok512.bin", tmp_path)
     tokenizer = load_tokenizer(tmp_path)

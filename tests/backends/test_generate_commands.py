@@ -106,7 +106,7 @@ def test_an_adapter_added_to_its_base_answers_as_one_beside_it(adapter, tiny_lla
 
     beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), adapter).eval()
     generate(adapter, "--data", data, "--out", tmp_path / "a.jsonl")
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
 
     tokenizer = load_tokenizer(tiny_llama)
     rows = rows_of(tmp_path / "a.jsonl")

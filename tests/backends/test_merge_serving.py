@@ -10,7 +10,7 @@ from backends.merge.serving import jinja, modelfile
 from converters.common.errors import UserError
 from converters.text.conversation import Turn
 from converters.text.template import BOS, EOS, get_template, template_names
-from converters.tokenizers.base import load_tokenizer
+from converters.tokenizers.load import load_tokenizer
 
 NAMES = {BOS: "<|begin_of_text|>", EOS: "<|end_of_text|>"}
 ANSWERED = [Turn("user", "a {{b}} \n\n c?"), Turn("assistant", "d\n"), Turn("user", 'e "f"\n\ng')]

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore::UserWarni
 from safetensors.torch import load_file
 
 from backends.cuda.__main__ import main
-from backends.recipe.load import DEFAULT_RECIPE
+from converters.common.shipped import DEFAULT_RECIPE
 from backends.run.directory import Run, read_log
 
 by_case = pytest.mark.parametrize("case", CASES)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from backends.cuda.__main__ import main
-from backends.recipe.load import DEFAULT_RECIPE, load_recipe
+from backends.recipe.load import load_recipe
+from converters.common.shipped import DEFAULT_RECIPE
 from backends.run.plan import Sizes, make_plan, recipe_sizes
 
 RECIPES = DEFAULT_RECIPE.parent

@@ -14,10 +14,10 @@ from converters.arithmetic.__main__ import main
 from converters.arithmetic.problems import parse
 from converters.arithmetic.synthesize import synthesize
 from converters.common.errors import UsageError, UserError
-from converters.pipeline.token_limit import Limit, token_counter
 from converters.text.conversation import Conversation, Turn, read_conversations
 from converters.text.template import get_template
-from converters.tokenizers.base import load_tokenizer
+from converters.tokenizers.load import load_tokenizer
+from converters.tokenizers.segments import TokenLimit
 from mindrecord.tokens.encode import encode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def test_counts_are_those_of_training(template: str) -> None:
         Conversation(str(i), (Turn("user", question), Turn("assistant", answer)))
         for i, (question, answer) in enumerate(PAIRS)
     ]
-    assert Limit(1, TINY, template).lengths(PAIRS) == trained_lengths(conversations, template, TINY)
+    assert TokenLimit(1, TINY, template).lengths(PAIRS) == trained_lengths(conversations, template, TINY)
 
 
 def test_counts_with_the_genuine_llama3_tokenizer(shared_llama3: Path) -> None:
@@ -69,7 +69,7 @@ def test_counts_with_the_genuine_llama3_tokenizer(shared_llama3: Path) -> None:
         for i, (question, answer) in enumerate(PAIRS)
     ]
     for template in ("bare", "vicuna", "llama3"):
-        assert Limit(1, shared_llama3, template).lengths(PAIRS) == trained_lengths(
+        assert TokenLimit(1, shared_llama3, template).lengths(PAIRS) == trained_lengths(
             conversations, template, shared_llama3
         )
 
@@ -115,7 +115,7 @@ def test_long_rows_are_shortened_step_by_step(raw: Path, tmp_path: Path) -> None
         (["--max-tokens", "256"], "--max-tokens and --tokenizer belong together"),
         (["--tokenizer", str(TINY)], "--max-tokens and --tokenizer belong together"),
         (["--max-tokens", "0", "--tokenizer", str(TINY)], "at least 1"),
-        (["--max-tokens", "256", "--tokenizer", "nowhere"], "nowhere: no tokenizer"),
+        (["--max-tokens", "256", "--tokenizer", "nowhere"], "nowhere: no such file or directory; a tokenizer"),
         (["--steps", "seed", "--precision", "2dp"], "--steps seed has no --precision 2dp"),
         (["--steps", "seed", "--digits", "spaced"], "--steps seed has no digit columns"),
     ],
@@ -126,8 +126,16 @@ def test_wrong_use(raw: Path, tmp_path: Path, options: list[str], message: str) 
     assert not (tmp_path / "out.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
-def test_a_damaged_tokenizer_is_named(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"), [("tokenizer.json", "not JSON"), ("tokenizer.model", "not a tiktoken file")]
+)
+def test_a_damaged_tokenizer_is_named(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / name).write_text("no tokenizer", encoding="utf-8")
-    with pytest.raises(UserError, match=f"{name}: cannot be read as a tokenizer"):
-        token_counter(tmp_path)
+    with pytest.raises(UserError, match=f"{name}: {words}"):
+        TokenLimit(1, tmp_path, "bare").open()
+
+
+def test_the_name_of_a_special_token_counts_as_the_text_that_it_is() -> None:
+    pair = ("Why <|end_of_text|>?", "</s> <|begin_of_text|>")
+    conversation = Conversation("0", (Turn("user", pair[0]), Turn("assistant", pair[1])))
+    assert TokenLimit(1, TINY, "bare").lengths([pair]) == trained_lengths([conversation], "bare", TINY)

@@ -192,7 +192,7 @@ def test_the_published_questions_all_fit_the_contests_form(squad_files):
 
 
 def test_llama_3_reads_the_contests_tokens_in_the_contests_form(squad_files):
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
     from eval.squad.data import choose, read_questions
     from mindrecord.tokens.encode import encode_prompts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from converters.text.template import special_names
-from converters.tokenizers.base import load_tokenizer
+from converters.tokenizers.load import load_tokenizer
 from converters.tokenizers.tiktoken_file import LLAMA3_PATTERN
 
 CORPUS = [

@@ -145,7 +145,7 @@ def test_a_text_of_a_hundred_rows_equals_each_row_alone(tokenizer):
 
 def test_the_first_label_is_never_a_target(small):
     # without BOS and question, the first id is the answer's: nothing stands before it that could predict it
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
 
     tokenizer = load_tokenizer(small["byte_level"])
     tokenizer.bos_id = None
@@ -156,7 +156,7 @@ def test_the_first_label_is_never_a_target(small):
 @pytest.fixture(scope="module")
 def lengths_of(small):
     """Rows of the byte-level tokenizer, and how many ids the longest has."""
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
 
     tokenizer = load_tokenizer(small["byte_level"])
     rows = [problem_row("q" * n, "x" * n, f"r{n}") for n in (3, 9, 5, 7)]  # 2 n + 2 ids each
@@ -209,7 +209,7 @@ def test_empty_answers_are_counted(lengths_of):
 
 
 def test_what_the_vocabulary_cannot_spell_is_counted(tmp_path, small):
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
 
     data = json.loads((small["prepend"] / "tokenizer.json").read_text(encoding="utf-8"))
     data["model"]["byte_fallback"] = False
@@ -243,7 +243,7 @@ def test_no_prompts_and_no_rows(lengths_of):
 
 def test_llama2_keeps_a_space_out_of_the_answer(small):
     """Without care each segment would start with SentencePiece's own space: `▁▁b` after `[/INST]`."""
-    from converters.tokenizers.base import load_tokenizer
+    from converters.tokenizers.load import load_tokenizer
 
     tokenizer = load_tokenizer(small["prepend"])
     ids, labels = row_of(problem_row("a", "the", "1"), get_template("llama2"), tokenizer)

@@ -11,7 +11,7 @@ import pytest
 
 from converters.common.errors import UsageError, UserError
 from converters.text.template import Template, get_template
-from converters.tokenizers.base import load_tokenizer
+from converters.tokenizers.load import load_tokenizer
 from mindrecord.__main__ import main
 from mindrecord.file.layout import is_mindrecord, sidecar_of
 from mindrecord.file.reader import row_length

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.common.errors import UsageError, UserError
+from converters.tokenizers.segments import row_offsets
 from mindrecord.file.layout import index_of, read_layout, sidecar_of
 from mindrecord.file.reader import check, read_rows
 from mindrecord.file.writer import write_rows
-from mindrecord.tokens.encode import TokenRows, row_offsets
+from mindrecord.tokens.encode import TokenRows
 from mindrecord.tokens.pack import pack_rows
 
 ROOT = Path(__file__).resolve().parents[2]

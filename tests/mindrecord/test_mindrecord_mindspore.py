@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converters.tokenizers.segments import row_offsets
 from mindrecord.file.layout import COLUMNS, index_of, read_layout, sidecar_of
 from mindrecord.file.pages import write_file
 from mindrecord.file.reader import check, read_rows
 from mindrecord.file.row_codec import Column
-from mindrecord.tokens.encode import row_offsets
 
 NEEDED = ("mindspore", "mindformers")
 pytestmark = [

@@ -12,7 +12,7 @@ import pytest
 
 from converters.text.conversation import problem_row
 from converters.text.template import get_template
-from converters.tokenizers.base import load_tokenizer
+from converters.tokenizers.load import load_tokenizer
 from mindrecord.__main__ import main
 from mindrecord.show import marked_text
 from mindrecord.tokens.audit import Audit

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from converters.common.errors import UsageError, UserError
-from converters.tokenizers.base import load_tokenizer
+from converters.tokenizers.load import load_tokenizer
 from converters.tokenizers.tiktoken_file import LLAMA3_SPECIAL
 
 

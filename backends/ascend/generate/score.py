@@ -15,6 +15,7 @@ from backends.ascend.generate.decode import MindSporeGenerator
 from backends.generation.batching import check_prompts, run_batches
 from backends.generation.choice_layout import ChoiceLayout
 from converters.common.errors import UserError
+from mindrecord.tokens.encode import IGNORE_INDEX
 
 LOGITS_AT_ONCE = 2**28  # numbers in the logits of a batch: a gigabyte in float32
 
@@ -95,13 +96,13 @@ def _losses(generator: MindSporeGenerator, rows: Sequence[tuple[np.ndarray, np.n
     """Return one loss a row; logits are computed at supervised positions only."""
     b, t = len(rows), max(len(ids) for ids, _ in rows) - 1
     inputs = np.full((b, t), generator.pad_id, dtype=np.int64)
-    targets = np.full((b, t), -100, dtype=np.int64)
+    targets = np.full((b, t), IGNORE_INDEX, dtype=np.int64)
     for i, (ids, labels) in enumerate(rows):
         inputs[i, : len(ids) - 1], targets[i, : len(ids) - 1] = ids[:-1], labels[1:]
     # padding lies behind, where nothing that counts sees it
     sees = np.broadcast_to(np.tril(np.ones((t, t), dtype=bool)), (b, t, t))
     positions = np.broadcast_to(np.arange(t), (b, t))
-    row, column = np.nonzero(targets != -100)
+    row, column = np.nonzero(targets != IGNORE_INDEX)
     forward = generator.forward
     logits, _ = forward.run(inputs, positions, sees, row * t + column, forward.empty(b))
     found = log_sum_exp(logits) - logits[np.arange(len(row)), targets[row, column]]

@@ -17,6 +17,7 @@ from backends.recipe.types import Recipe
 from backends.run.resume import kept_checkpoints
 from backends.weights.lora import target_layers
 from converters.common.errors import UserError
+from mindrecord.tokens.encode import IGNORE_INDEX
 
 ADAMW = ("AdamW", "FP32StateAdamWeightDecay", "AdamWeightDecay", "FusedAdamW")
 LOADER = "StepOrderDataset"
@@ -262,7 +263,7 @@ def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: Changes) -> No
         "seq_length": recipe.model.model_config.seq_length,
         "pad_token_id": job.pad_id,
         "bos_token_id": job.bos_id,
-        "ignore_token_id": -100,
+        "ignore_token_id": IGNORE_INDEX,
         "use_past": False,
         "checkpoint_name_or_path": "",
     }

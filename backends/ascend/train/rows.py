@@ -86,7 +86,7 @@ def _rows_of_file(recipe: Recipe, file: Path) -> TrainingRows:
         rows = _without(rows, tokenizer.pad_id)
     elif sidecar["pad_id"] != tokenizer.pad_id:
         raise UserError(f"{file}: filled up with token {sidecar['pad_id']}, the tokenizer's pad is {tokenizer.pad_id}")
-    supervised = np.add.reduceat(rows.labels != -100, rows.offsets[:-1])
+    supervised = rows.supervised
     say(f"rows {len(rows)} of {file} · tokens {len(rows.input_ids):,} · supervised {int(supervised.sum()):,}")
     record = {
         "files": [{"path": str(file), "sha256": sha256_file(file)}],
@@ -97,7 +97,7 @@ def _rows_of_file(recipe: Recipe, file: Path) -> TrainingRows:
         "tokenizer": {"source": str(tokenizer.source), "hash": tokenizer.hash},
         "audit": sidecar.get("audit") or {"seq_length": None, "longest": int(rows.lengths.max())},
     }
-    return TrainingRows(rows, supervised.astype(np.int64), tokenizer, template, record)
+    return TrainingRows(rows, supervised, tokenizer, template, record)
 
 
 def _without(rows: TokenRows, pad_id: int) -> TokenRows:

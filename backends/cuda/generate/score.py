@@ -20,6 +20,7 @@ from backends.cuda.generate.decode import TorchGenerator
 from backends.generation.batching import check_prompts, run_batches
 from backends.generation.choice_layout import ChoiceLayout
 from converters.common.errors import UserError
+from mindrecord.tokens.encode import IGNORE_INDEX
 
 LOGITS_AT_ONCE = 2048  # of 128,256 words in float32: a gigabyte
 
@@ -127,7 +128,7 @@ def _losses(generator: TorchGenerator, rows: Sequence[tuple[np.ndarray, np.ndarr
     model = generator.model
     b, s = len(rows), max(len(ids) for ids, _ in rows) - 1
     inputs = np.full((b, s), generator.pad_id, dtype=np.int64)
-    targets = np.full((b, s), -100, dtype=np.int64)
+    targets = np.full((b, s), IGNORE_INDEX, dtype=np.int64)
     real = np.zeros((b, s), dtype=np.int64)
     for i, (ids, labels) in enumerate(rows):
         inputs[i, : len(ids) - 1], targets[i, : len(ids) - 1], real[i, : len(ids) - 1] = ids[:-1], labels[1:], 1
@@ -136,7 +137,7 @@ def _losses(generator: TorchGenerator, rows: Sequence[tuple[np.ndarray, np.ndarr
         attention_mask=None if real.all() else torch.from_numpy(real).to(model.device),
         use_cache=False,
     ).last_hidden_state
-    row, column = np.nonzero(targets != -100)
+    row, column = np.nonzero(targets != IGNORE_INDEX)
     wanted = torch.from_numpy(targets[row, column]).to(model.device)
     losses = torch.empty(len(row), dtype=torch.float64)
     for start in range(0, len(row), LOGITS_AT_ONCE):

@@ -15,9 +15,7 @@ import numpy as np
 import torch
 
 from backends.cuda.attention import Layout
-from mindrecord.tokens.encode import TokenRows
-
-IGNORED = -100
+from mindrecord.tokens.encode import IGNORE_INDEX, TokenRows
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def _packed(data: TokenRows, rows: np.ndarray, device: torch.device, pad_id: int
     targets = np.concatenate([labels[1:] for _, labels in pairs]).astype(np.int64)
     lengths = np.array([len(tokens) - 1 for tokens, _ in pairs])
     positions = np.concatenate([np.arange(length) for length in lengths])
-    supervised = np.flatnonzero(targets != IGNORED)
+    supervised = np.flatnonzero(targets != IGNORE_INDEX)
     return MicroBatch(
         input_ids=torch.from_numpy(ids).to(device)[None],
         position_ids=torch.from_numpy(positions).to(device)[None],
@@ -94,13 +92,13 @@ def _padded(data: TokenRows, rows: np.ndarray, device: torch.device, pad_id: int
     pairs = [data.row(int(row)) for row in rows]
     longest = max(len(tokens) for tokens, _ in pairs) - 1
     ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    targets = np.full((len(rows), longest), IGNORED, dtype=np.int64)
+    targets = np.full((len(rows), longest), IGNORE_INDEX, dtype=np.int64)
     mask = np.zeros((len(rows), longest), dtype=np.int64)
     for place, (tokens, labels) in enumerate(pairs):
         ids[place, : len(tokens) - 1] = tokens[:-1]
         targets[place, : len(tokens) - 1] = labels[1:]
         mask[place, : len(tokens) - 1] = 1
-    supervised = np.flatnonzero(targets.ravel() != IGNORED)
+    supervised = np.flatnonzero(targets.ravel() != IGNORE_INDEX)
     positions = np.broadcast_to(np.arange(longest), ids.shape).copy()
     return MicroBatch(
         input_ids=torch.from_numpy(ids).to(device),
