@@ -7,7 +7,7 @@ import pytest
 from backends.recipe.load import load_recipe
 from converters.common import shipped
 from converters.common.shipped import SHIPPED, locate_model, locate_recipe, shipped_recipes
-from converters.tokenizers.base import load_tokenizer
+from converters.tokenizers.load import load_tokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore::UserWarni
 from safetensors.torch import load_file
 
 from backends.cuda.__main__ import main
-from converters.common.shipped import DEFAULT_RECIPE
 from backends.run.directory import Run, read_log
+from converters.common.shipped import DEFAULT_RECIPE
 
 by_case = pytest.mark.parametrize("case", CASES)
 

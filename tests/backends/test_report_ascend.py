@@ -8,8 +8,8 @@ from backends.ascend.sizes import lora_shapes, model_sizes, parameter_shapes
 from backends.ascend.train.config import mindformers_config
 from backends.ascend.train.job import Job
 from backends.recipe.load import load_recipe
-from converters.common.shipped import DEFAULT_RECIPE
 from converters.common.errors import UserError
+from converters.common.shipped import DEFAULT_RECIPE
 
 # all parameters, tensors of the adapter, parameters of the adapter: as `plan` and transformers count them
 CARRIED = {

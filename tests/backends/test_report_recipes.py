@@ -6,8 +6,8 @@ import pytest
 
 from backends.cuda.__main__ import main
 from backends.recipe.load import load_recipe
-from converters.common.shipped import DEFAULT_RECIPE
 from backends.run.plan import Sizes, make_plan, recipe_sizes
+from converters.common.shipped import DEFAULT_RECIPE
 
 RECIPES = DEFAULT_RECIPE.parent
 QWEN3B = {
