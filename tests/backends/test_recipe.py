@@ -5,10 +5,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.recipe.load import DEFAULT_RECIPE, LEAF_PATHS, load_recipe, recipe_from
+from backends.recipe.load import LEAF_PATHS, load_recipe, recipe_from
 from backends.recipe.types import ModelConfig
 from backends.run.directory import changed_settings
 from converters.common.errors import UsageError, UserError
+from converters.common.shipped import DEFAULT_RECIPE
 
 # the contest's own file, key by key
 CONTEST = """
