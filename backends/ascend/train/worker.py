@@ -67,8 +67,9 @@ def _train(config: dict[str, Any], monitor: Any, job: Job) -> None:
     from mindformers.trainer import Trainer
 
     # what mindformers is to find in its registry
-    for name in ("dataset", "step", *(["packed"] if job.packed else []), *(["cpu"] if job.device == "cpu" else [])):
-        importlib.import_module(f"backends.ascend.{name}")
+    names = ["row_order", "step", *(["packed"] if job.packed else [])]
+    for name in [*names, *(["cpu_substitutes"] if job.device == "cpu" else [])]:
+        importlib.import_module(f"backends.ascend.train.{name}")
     if job.device == "cpu":
         from backends.ascend.train.cpu_substitutes import skip_cpu_barrier
 
