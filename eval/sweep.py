@@ -26,7 +26,7 @@ from eval.squad.rules import PROTOCOLS
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
-    from backends.generation.types import Generator
+    from backends.generation.types import Generator, Runtime
     from backends.run.directory import Run
 
 EPILOG = """examples:
@@ -177,16 +177,16 @@ def places(run: Run, base: str | None) -> list[tuple[int, str]]:
 
 def ask(args: argparse.Namespace, run: Run, step: int, place: str, folder: Path) -> None:
     """Run both evaluations of one checkpoint; their tables go into files beside their rows."""
-    from backends.cli import model_arguments as asking
+    from backends.generation import registry
     from eval.math import command as eval_math
     from eval.squad import command as eval_squad
 
     loaded: list[Generator] = []
 
-    def load_once(files: CheckpointFiles, options: argparse.Namespace) -> Generator:
+    def load_once(files: CheckpointFiles, runtime: Runtime) -> Generator:
         # the template may differ between the two evaluations, the weights do not
         if not loaded:
-            loaded.append(asking.load_generator(files, options))
+            loaded.append(registry.load_generator(files, runtime))
         return loaded[0]
 
     common = ["--ckpt", place, "--backend", args.backend, "--device", args.device, "--dtype", args.dtype]

@@ -129,10 +129,11 @@ def evaluate_row(
         UserError: predictions there were made with something else.
     """
     from backends.cli import model_arguments as asking
+    from backends.generation import registry
     from eval.choice.command import ask, report
 
     say(f"{name}: {files.path}")
-    load = functools.cache(functools.partial(asking.load_generator, files, args))
+    load = functools.cache(functools.partial(registry.load_generator, files, asking.runtime_from(args)))
     found = {}
     for data, task in tasks.items():
         folder = Path(args.out) / name / data

@@ -16,14 +16,13 @@ from backends.cli.model_arguments import (
     add_device_arguments,
     add_limit_arguments,
     add_sampling_arguments,
-    limits_from,
-    load_generator,
-    open_from,
+    checkpoint_from,
+    runtime_from,
     sampling_from,
 )
-from backends.generation.registry import BackendName
+from backends.generation.registry import BackendName, load_generator
 from backends.generation.types import Generator as Model
-from backends.generation.types import Limits
+from backends.generation.types import Limits, answer_limits
 from converters.common.console import say
 from converters.common.errors import UserError
 from converters.text.conversation import Turn
@@ -162,10 +161,10 @@ def check_system(files: CheckpointFiles, system: str | None) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Talk until the user leaves, or answer ``--prompt``."""
-    sampling, limits = sampling_from(args), limits_from(args)
-    files = open_from(args)
+    sampling, limits = sampling_from(args), answer_limits(None, args.max_new_tokens, args.min_new_tokens)
+    files = checkpoint_from(args)
     check_system(files, args.system)  # before the weights are loaded, which can take minutes
-    chat = Chat(files, load_generator(files, args, sampling), limits, args.system, files.positions)
+    chat = Chat(files, load_generator(files, runtime_from(args), sampling), limits, args.system, files.positions)
     if args.prompt is not None:
         _print_answer(chat, args.prompt)
         return 0

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from backends.cli.model_arguments import (
     add_checkpoint_arguments,
     add_device_arguments,
-    conditions_from,
-    load_generator,
-    open_from,
+    checkpoint_from,
+    runtime_from,
 )
+from backends.generation import registry
 from backends.generation.registry import BackendName
 from converters.common.console import format_table, progress, say
 from converters.common.errors import UsageError, UserError
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}: at least 1 is needed")
-    files = open_from(args)
+    files = checkpoint_from(args)
     value = evaluate(files, args)
     figures = value["results"]["perplexity"]
     if args.json:
@@ -91,8 +91,8 @@ def evaluate(files: CheckpointFiles, args: argparse.Namespace) -> dict[str, Any]
         raise UserError(f"{args.data}: no row has a supervised token (the answers are empty, or there is no row left)")
     if without := len(rows) - len(asked):
         say(f"{args.data}: {without} of {len(rows)} rows have no supervised token and are not measured")
-    conditions = conditions_from(args)
-    generator = load_generator(files, args)
+    conditions = registry.conditions(runtime_from(args))
+    generator = registry.load_generator(files, runtime_from(args))
     losses: dict[int, float] = {}
     with progress(total=len(asked), desc="rows") as bar:
         for index, loss in generator.losses(asked):

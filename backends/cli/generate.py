@@ -13,15 +13,13 @@ from backends.cli.model_arguments import (
     add_device_arguments,
     add_limit_arguments,
     add_sampling_arguments,
-    conditions_from,
-    limits_from,
-    load_generator,
-    open_from,
+    checkpoint_from,
+    runtime_from,
     sampling_from,
 )
 from backends.generation.predictions_log import AnswerLog, answer_missing
-from backends.generation.registry import BackendName
-from backends.generation.types import Answer, Limits, Sampling
+from backends.generation.registry import BackendName, conditions, load_generator
+from backends.generation.types import Answer, Limits, Sampling, answer_limits
 from converters.common.console import say
 from converters.common.errors import UsageError
 
@@ -63,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError: options that do not go together.
     """
-    files = open_from(args)
+    files = checkpoint_from(args)
     sampling = sampling_from(args)
-    limits = limits_from(args, files)
+    limits = answer_limits(files, args.max_new_tokens, args.min_new_tokens)
     if args.prompt is not None:
         return _answer_one(files, args, sampling, limits)
     if args.out is None:
@@ -78,7 +76,7 @@ def _answer_one(files: CheckpointFiles, args: argparse.Namespace, sampling: Samp
     from mindrecord.tokens.encode import encode_prompts
 
     prompts = encode_prompts([[Turn("user", args.prompt)]], files.template, files.tokenizer)
-    generator = load_generator(files, args, sampling)
+    generator = load_generator(files, runtime_from(args), sampling)
     for _, answer in generator.generate(dict(enumerate(prompts)), files.stop_ids, limits):
         print(files.tokenizer.decode(answer.ids).strip())
         if answer.finish_reason == "length":
@@ -101,7 +99,7 @@ def _answer_file(files: CheckpointFiles, args: argparse.Namespace, sampling: Sam
         "max_new_tokens": limits.max_new,
         "min_new_tokens": limits.min_new,
         "sampling": asdict(sampling),
-        **conditions_from(args),
+        **conditions(runtime_from(args)),
     }
     log = AnswerLog(Path(args.out), identity, {"ckpt": args.ckpt, "data": args.data}, overwrite=args.overwrite)
 
@@ -117,7 +115,7 @@ def _answer_file(files: CheckpointFiles, args: argparse.Namespace, sampling: Sam
             "n_tokens": len(answer.ids),
         }
 
-    load = partial(load_generator, files, args, sampling)
+    load = partial(load_generator, files, runtime_from(args), sampling)
     rows = answer_missing(log, dict(enumerate(prompts)), load, files.stop_ids, limits, to_row)
     cut = sum(row["finish_reason"] == "length" for row in rows)
     say(f"{args.out}: {len(rows)} answers, {cut} cut after {limits.max_new} tokens")

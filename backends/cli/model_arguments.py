@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backends.checkpoint.resolve import open_checkpoint
-from backends.generation.registry import BACKENDS, DEVICES, BackendName, choose_backend, get_backend
-from backends.generation.types import BATCH_TOKENS, GREEDY, MAX_NEW_TOKENS, Generator, Limits, Sampling
-from converters.common.console import say
+from backends.generation.registry import BACKENDS, DEVICES, BackendName
+from backends.generation.types import BATCH_TOKENS, GREEDY, MAX_NEW_TOKENS, Runtime, Sampling
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
@@ -77,7 +76,7 @@ def add_device_arguments(parser: argparse.ArgumentParser, backend: BackendName |
 
 
 def add_limit_arguments(parser: argparse.ArgumentParser, max_new_tokens: int | None = None) -> None:
-    """Add how long answers may and must be; without a number here :func:`limits_from` finds one."""
+    """Add how long answers may and must be; without a number here ``answer_limits`` finds one."""
     default = f"the longest row the run was trained on, at least {MAX_NEW_TOKENS}; {MAX_NEW_TOKENS} for a model"
     parser.add_argument(
         "--max-new-tokens",
@@ -118,43 +117,13 @@ def sampling_from(args: argparse.Namespace) -> Sampling:
     return Sampling(args.temperature, args.top_p, args.top_k, args.repetition_penalty, args.seed)
 
 
-def limits_from(args: argparse.Namespace, files: CheckpointFiles | None = None) -> Limits:
-    """Return the options of :func:`add_limit_arguments`; answers may be as long as what the run was trained on.
-
-    Raises:
-        UsageError: the limits cannot be meant.
-    """
-    longest = args.max_new_tokens
-    if longest is None:
-        longest = max(MAX_NEW_TOKENS, (files.longest_row if files is not None else None) or 0)
-        say(f"answers may have {longest} tokens (--max-new-tokens)")
-    limits = Limits(longest, args.min_new_tokens)
-    if limits.min_new:
-        say(f"no answer may end before {limits.min_new} tokens (--min-new-tokens)")
-    return limits
+def runtime_from(args: argparse.Namespace) -> Runtime:
+    """Return the options of :func:`add_device_arguments` as one value."""
+    return Runtime(args.backend, args.device, args.dtype, args.batch_tokens)
 
 
-def open_from(args: argparse.Namespace) -> CheckpointFiles:
+def checkpoint_from(args: argparse.Namespace) -> CheckpointFiles:
     """Return the files of ``--ckpt`` with the template that was asked for."""
     return open_checkpoint(
         args.ckpt, base=args.base, template=args.template, allow_mismatch=args.allow_template_mismatch
-    )
-
-
-def conditions_from(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what answers depend on besides files and limits, for the identity of an answer file.
-
-    Raises:
-        UserError: no backend can be chosen.
-    """
-    return {"backend": choose_backend(args.backend, args.device)[0], "dtype": args.dtype}
-
-
-def load_generator(files: CheckpointFiles, args: argparse.Namespace, sampling: Sampling = GREEDY) -> Generator:
-    """Load the weights into the backend that was asked for, and say which where that was left open."""
-    name, why = choose_backend(args.backend, args.device)
-    if why:
-        say(f"backend: {name} ({why})")
-    return get_backend(name, args.device).load_generator(
-        files, device=args.device, dtype=args.dtype, batch_tokens=args.batch_tokens, sampling=sampling
     )

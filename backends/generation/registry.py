@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from backends.generation.types import GREEDY, Generator, Sampling
+from backends.generation.types import DEFAULT_RUNTIME, GREEDY, Generator, Runtime, Sampling
+from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -71,6 +72,32 @@ def get_backend(name: str = "auto", device: str = "auto") -> Backend:
     """Return a backend, imported; the arguments and errors are those of :func:`choose_backend`."""
     chosen, _ = choose_backend(name, device)
     return cast(Backend, importlib.import_module(f"backends.{chosen}.generate.load"))
+
+
+def load_generator(
+    files: CheckpointFiles, runtime: Runtime = DEFAULT_RUNTIME, sampling: Sampling = GREEDY
+) -> Generator:
+    """Load the weights into a backend, and say which where that was left open.
+
+    Raises:
+        UsageError: there is no such backend, or it has no such device or type.
+        UserError: the backend is not installed, or cannot run this model.
+    """
+    name, why = choose_backend(runtime.backend, runtime.device)
+    if why:
+        say(f"backend: {name} ({why})")
+    return get_backend(name, runtime.device).load_generator(
+        files, device=runtime.device, dtype=runtime.dtype, batch_tokens=runtime.batch_tokens, sampling=sampling
+    )
+
+
+def conditions(runtime: Runtime) -> dict[str, Any]:
+    """Return what answers depend on besides files and limits, for the identity of an answer file.
+
+    Raises:
+        UserError: no backend can be chosen.
+    """
+    return {"backend": choose_backend(runtime.backend, runtime.device)[0], "dtype": runtime.dtype}
 
 
 def missing(name: BackendName) -> list[str]:

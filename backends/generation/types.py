@@ -12,10 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from converters.common.console import say
 from converters.common.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from backends.checkpoint.resolve import CheckpointFiles
 
 BATCH_TOKENS = 16_384
 MAX_NEW_TOKENS = 128  # the contest's own limit for its arithmetic
@@ -80,6 +83,47 @@ class Limits:
         if self.max_new < 1 or not 0 <= self.min_new <= self.max_new:
             asked = f"at least {self.min_new} and at most {self.max_new} new tokens"
             raise UsageError(f"{asked}: 0 <= min <= max and 1 <= max is expected")
+
+
+def answer_limits(files: CheckpointFiles | None, max_new: int | None = None, min_new: int = 0) -> Limits:
+    """Return the limits of answers, and say those that were not asked for by number.
+
+    Args:
+        files: the checkpoint to ask; without ``max_new``, answers may be as long as its longest training row, and
+            never have less than ``MAX_NEW_TOKENS``. None stands for a model without a record of its training.
+        max_new: an answer is cut after this many tokens.
+        min_new: no answer ends before this many tokens.
+
+    Raises:
+        UsageError: the limits cannot be meant.
+    """
+    if max_new is None:
+        max_new = max(MAX_NEW_TOKENS, (files.longest_row if files is not None else None) or 0)
+        say(f"answers may have {max_new} tokens (--max-new-tokens)")
+    limits = Limits(max_new, min_new)
+    if min_new:
+        say(f"no answer may end before {min_new} tokens (--min-new-tokens)")
+    return limits
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Where and in which precision a model runs.
+
+    Attributes:
+        backend: ``cuda``, ``ascend`` or ``auto``: the one whose card is here, else the one installed.
+        device: one of the backend's, or ``auto``: a card, else the CPU.
+        dtype: of the weights, or ``auto``: the checkpoint's on a card, float32 on the CPU.
+        batch_tokens: rows of a batch times its longest prompt and answer: memory and speed, never the answers.
+    """
+
+    backend: str = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_tokens: int = BATCH_TOKENS
+
+
+DEFAULT_RUNTIME = Runtime()
 
 
 class Batch(Protocol):

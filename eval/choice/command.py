@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.generation.types import Answer
+from backends.generation.types import Answer, answer_limits
 from converters.common.console import progress, say
 from converters.common.errors import UsageError, UserError
 from eval.choice.rules import UNPARSED, Choices, Scores
@@ -116,16 +116,18 @@ def evaluate(args: argparse.Namespace) -> int:
         UserError: the data has another shape, or predictions there were made with something else.
     """
     from backends.cli import model_arguments as asking
+    from backends.generation import registry
     from eval.choice.files import read_task, write_labels
     from eval.math.command import default_out
 
     task = read_task(args.data, args.choices, args.limit)
     _check_positive(args.positive, task.choices)
-    files = asking.open_from(args)
+    files = asking.checkpoint_from(args)
     labels = Path(args.out) if args.out and args.out.endswith(".txt") else None
     own = args.out is None or labels is not None
     folder = default_out(files, args.data, args.limit, f"choice-{args.way}") if own else Path(args.out)
-    predictions = ask(task, files, args, folder, functools.partial(asking.load_generator, files, args))
+    load = functools.partial(registry.load_generator, files, asking.runtime_from(args))
+    predictions = ask(task, files, args, folder, load)
     rows, _ = report(predictions, folder, task.choices, positive=args.positive, score_002=args.score_002)
     if labels:
         write_labels(labels, rows)
@@ -146,7 +148,8 @@ def ask(
         folder: where predictions lie.
         load: loads the model; not called when every answer is there.
     """
-    from backends.cli.model_arguments import conditions_from, limits_from
+    from backends.cli.model_arguments import runtime_from
+    from backends.generation import registry
     from backends.generation.predictions_log import AnswerLog, answer_missing
     from converters.common.files import sha256_file
     from eval.choice.files import graded
@@ -155,14 +158,14 @@ def ask(
     turns = [question.turns for question in task.questions]
     prompts = dict(enumerate(encode_prompts(turns, files.template, files.tokenizer)))
     generate = args.way == "generate"
-    limits = limits_from(args) if generate else None
+    limits = answer_limits(None, args.max_new_tokens, args.min_new_tokens) if generate else None
     identity = {
         **files.identity,
         "data": sha256_file(task.path)[:16],
         "rows": len(prompts),
         "choices": list(task.choices.names),
         "way": args.way,
-        **conditions_from(args),
+        **registry.conditions(runtime_from(args)),
         **({"max_new_tokens": limits.max_new, "min_new_tokens": limits.min_new} if limits else {}),
     }
     about = {"ckpt": str(files.path), "data": str(task.path), "parameters": files.parameters}

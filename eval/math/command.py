@@ -16,16 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.generation.types import Answer
+from backends.generation.types import Answer, answer_limits
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from eval.math.rules import RULES, parse
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
-    from backends.generation.types import Generator
+    from backends.generation.types import Generator, Runtime
 
-    Loader = Callable[[CheckpointFiles, argparse.Namespace], Generator]
+    Loader = Callable[[CheckpointFiles, Runtime], Generator]
 
 EPILOG = """examples:
   python -m eval.math --ckpt RUN --data heldout.jsonl
@@ -100,6 +100,7 @@ def evaluate(args: argparse.Namespace, load: Loader | None = None) -> int:
         UserError: the data has another shape, or predictions there were made with something else.
     """
     from backends.cli import model_arguments as asking
+    from backends.generation import registry
     from backends.generation.predictions_log import AnswerLog, answer_missing
     from converters.common.files import sha256_file
     from converters.text.conversation import Turn
@@ -107,8 +108,8 @@ def evaluate(args: argparse.Namespace, load: Loader | None = None) -> int:
     from mindrecord.tokens.encode import encode_prompts
 
     problems = read_problems(args.data, args.limit)
-    files = asking.open_from(args)
-    limits = asking.limits_from(args, files)
+    files = asking.checkpoint_from(args)
+    limits = answer_limits(files, args.max_new_tokens, args.min_new_tokens)
     questions = [[Turn("user", row["problem"])] for row in problems.values()]
     prompts = dict(zip(problems, encode_prompts(questions, files.template, files.tokenizer), strict=True))
     identity = {
@@ -117,7 +118,7 @@ def evaluate(args: argparse.Namespace, load: Loader | None = None) -> int:
         "rows": len(problems),
         "max_new_tokens": limits.max_new,
         "min_new_tokens": limits.min_new,
-        **asking.conditions_from(args),
+        **registry.conditions(asking.runtime_from(args)),
     }
     about = {
         "ckpt": str(args.ckpt),
@@ -139,7 +140,7 @@ def evaluate(args: argparse.Namespace, load: Loader | None = None) -> int:
             len(answer.ids),
         )
 
-    load_model = functools.partial(load or asking.load_generator, files, args)
+    load_model = functools.partial(load or registry.load_generator, files, asking.runtime_from(args))
     answer_missing(log, prompts, load_model, files.stop_ids, limits, to_row)
     return _report(log.path, folder, args.rule)
 

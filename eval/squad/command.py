@@ -17,7 +17,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.generation.types import Answer
+from backends.generation.types import Answer, answer_limits
 from converters.common.console import format_table, say
 from converters.common.errors import GateNotPassed, UsageError, UserError
 from eval.squad.rules import PROTOCOLS
@@ -112,6 +112,7 @@ def evaluate(args: argparse.Namespace, load: Loader | None = None) -> int:
     """
     from backends.checkpoint.resolve import open_checkpoint
     from backends.cli import model_arguments as asking
+    from backends.generation import registry
     from backends.generation.predictions_log import AnswerLog, answer_missing
     from converters.common.files import sha256_file, write_json
     from eval.squad.data import SHIPPED, Answered, choose, read_questions
@@ -119,7 +120,7 @@ def evaluate(args: argparse.Namespace, load: Loader | None = None) -> int:
     from eval.squad.rules import load_jieba
     from mindrecord.tokens.encode import encode_prompts
 
-    limits = asking.limits_from(args)
+    limits = answer_limits(None, args.max_new_tokens, args.min_new_tokens)
     protocols = _protocols(args.protocol)
     data = args.data or SHIPPED
     if args.data is None:
@@ -139,7 +140,7 @@ def evaluate(args: argparse.Namespace, load: Loader | None = None) -> int:
         "rows": len(prompts),
         "max_new_tokens": limits.max_new,
         "min_new_tokens": limits.min_new,
-        **asking.conditions_from(args),
+        **registry.conditions(asking.runtime_from(args)),
     }
     about = {"ckpt": str(args.ckpt), "data": str(data), "parameters": files.parameters}
     folder = Path(args.out) if args.out else default_out(files, args)
@@ -162,7 +163,7 @@ def evaluate(args: argparse.Namespace, load: Loader | None = None) -> int:
             "n_tokens": len(answer.ids),
         }
 
-    load_model = functools.partial(load or asking.load_generator, files, args)
+    load_model = functools.partial(load or registry.load_generator, files, asking.runtime_from(args))
     rows = answer_missing(log, prompts, load_model, files.stop_ids, limits, to_row)
     answers = [
         Answered(row["id"], row["predict"], tuple(row["labels"]), row["first"], row["finish_reason"]) for row in rows

@@ -23,7 +23,7 @@ from eval.webqa.rules import ANSWERED, EMPTY, MEANING, REFUSED, Counts, grade
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
-    from backends.generation.types import Answer
+    from backends.generation.types import Answer, Generator
 
 MAX_NEW_TOKENS = 64  # a refusal is about 25 characters
 _PREDICT = ("predict", "model_output", "pred")
@@ -98,7 +98,7 @@ def evaluate(args: argparse.Namespace) -> int:
         if one.turns[-1].role != "assistant" or not one.turns[-1].text.strip():
             raise UserError(f"{args.data}: row {number}: no answer to grade by")
     rows = [(one.id, one.turns[:-1], one.turns[-1].text) for one in conversations[: args.limit]]
-    files = asking.open_from(args)
+    files = asking.checkpoint_from(args)
     folder = Path(args.out) if args.out else default_out(files, args.data, args.limit, "webqa")
     report(ask(rows, files, args, folder), folder)
     return 0
@@ -109,17 +109,19 @@ def ask(
 ) -> Path:
     """Answer the rows (id, turns, label) that the predictions in ``folder`` lack; return the file."""
     from backends.cli import model_arguments as asking
+    from backends.generation import registry
     from backends.generation.predictions_log import AnswerLog, answer_missing
+    from backends.generation.types import answer_limits
     from converters.common.files import sha256_file
     from mindrecord.tokens.encode import encode_prompts
 
     prompts = dict(enumerate(encode_prompts([turns for _, turns, _ in rows], files.template, files.tokenizer)))
-    limits = asking.limits_from(args, files)
+    limits = answer_limits(files, args.max_new_tokens, args.min_new_tokens)
     identity = {
         **files.identity,
         "data": sha256_file(args.data)[:16],
         "rows": len(prompts),
-        **asking.conditions_from(args),
+        **registry.conditions(asking.runtime_from(args)),
         "max_new_tokens": limits.max_new,
         "min_new_tokens": limits.min_new,
     }
@@ -133,7 +135,10 @@ def ask(
         row = {"idx": index, "id": row_id, "prompt": prompt, "predict": text, "label": label, **grade(text, label)}
         return {**row, "finish_reason": answer.finish_reason, "n_tokens": len(answer.ids)}
 
-    answer_missing(log, prompts, lambda: asking.load_generator(files, args), files.stop_ids, limits, written)
+    def load() -> Generator:
+        return registry.load_generator(files, asking.runtime_from(args))
+
+    answer_missing(log, prompts, load, files.stop_ids, limits, written)
     return log.path
 
 

@@ -69,12 +69,12 @@ def test_what_was_left_open_is_said_once_the_model_is_loaded(machine, monkeypatc
         def load_generator(self, files, **options):
             asked.append((files, options))
 
-    monkeypatch.setattr(asking, "get_backend", lambda name, device: Nothing())
+    monkeypatch.setattr(base, "get_backend", lambda name, device: Nothing())
     parser = argparse.ArgumentParser()
     asking.add_device_arguments(parser)
-    asking.load_generator("files", parser.parse_args([]))
+    base.load_generator("files", asking.runtime_from(parser.parse_args([])))
     assert capsys.readouterr().err == "backend: cuda (no card found)\n"
-    asking.load_generator("files", parser.parse_args(["--backend", "ascend", "--device", "cpu"]))
+    base.load_generator("files", asking.runtime_from(parser.parse_args(["--backend", "ascend", "--device", "cpu"])))
     assert capsys.readouterr().err == ""
     assert [options["device"] for _, options in asked] == ["auto", "cpu"]
 
@@ -85,7 +85,7 @@ def test_a_backends_own_command_needs_no_name(machine):
     asking.add_device_arguments(parser, "ascend")
     args = parser.parse_args(["--device", "npu"])
     assert (args.backend, args.device) == ("ascend", "npu")
-    assert asking.conditions_from(args) == {"backend": "ascend", "dtype": "auto"}
+    assert base.conditions(asking.runtime_from(args)) == {"backend": "ascend", "dtype": "auto"}
     with pytest.raises(SystemExit):
         parser.parse_args(["--device", "cuda"])
 

@@ -88,14 +88,12 @@ def test_a_checkpoint_inside_a_run_takes_what_lies_at_the_top(adapter, base):
 
 
 def test_answers_may_be_as_long_as_what_the_run_was_trained_on(adapter):
-    from argparse import Namespace
-
-    from backends.cli.model_arguments import limits_from
+    from backends.generation.types import answer_limits
 
     def limit(audit, given=None):
         (adapter / "recipe.yaml").write_text("")
         (adapter / "data.json").write_text(json.dumps({"audit": audit}))
-        return limits_from(Namespace(max_new_tokens=given, min_new_tokens=0), open_checkpoint(adapter)).max_new
+        return answer_limits(open_checkpoint(adapter), given).max_new
 
     assert limit({"seq_length": 256, "longest": 900}) == 257
     assert limit({"seq_length": 256, "longest": 200}) == 200

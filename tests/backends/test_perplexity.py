@@ -7,8 +7,7 @@ import shutil
 
 import pytest
 
-from backends.cli import evaluate as perplexity
-from backends.cli import model_arguments as asking
+from backends.generation import registry
 from converters.common.errors import UsageError, UserError
 
 
@@ -32,8 +31,8 @@ def losses(monkeypatch):
                 for index, (_, labels) in reversed(rows.items()):
                     yield index, change(0.5 * int((labels != -100).sum()))
 
-        monkeypatch.setattr(perplexity, "load_generator", lambda files, args: Even())
-        monkeypatch.setattr(asking, "choose_backend", lambda name, device: ("cuda", None))
+        monkeypatch.setattr(registry, "load_generator", lambda files, runtime: Even())
+        monkeypatch.setattr(registry, "choose_backend", lambda name, device: ("cuda", None))
 
     return use
 

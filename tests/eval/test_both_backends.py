@@ -102,12 +102,14 @@ def test_choices_are_identical(trained, tmp_path, capsys, way):
 
 
 def test_a_sweep_loads_each_checkpoint_once(trained, small, tmp_path, capsys, monkeypatch):
-    from backends.cli import model_arguments as asking
+    from backends.generation import registry
 
     run, test = trained
     loaded = []
-    load = asking.load_generator
-    monkeypatch.setattr(asking, "load_generator", lambda files, args: loaded.append(files.path) or load(files, args))
+    load = registry.load_generator
+    monkeypatch.setattr(
+        registry, "load_generator", lambda files, runtime: loaded.append(files.path) or load(files, runtime)
+    )
     options = [
         "--math",
         test,

@@ -124,12 +124,12 @@ class TestWithModels:
         return table.main([*basis, "--out", str(data / "out"), *more])
 
     def test_the_table_is_its_cells(self, adapter, tiny_llama, data, capsys, monkeypatch):
-        from backends.cli import model_arguments as asking
+        from backends.generation import registry
 
         loaded = []
-        load = asking.load_generator
+        load = registry.load_generator
         monkeypatch.setattr(
-            asking, "load_generator", lambda files, args: loaded.append(files.path) or load(files, args)
+            registry, "load_generator", lambda files, runtime: loaded.append(files.path) or load(files, runtime)
         )
         assert self.run(adapter, tiny_llama, data) == 0
         assert loaded == [tiny_llama, adapter]  # once a row
