@@ -1,6 +1,7 @@
 """Small models and adapters on the disk, written without a framework."""
 
 import json
+import struct
 
 import ml_dtypes
 import numpy as np
@@ -91,3 +92,75 @@ def read_all(path):
     """Return {name: (dtype, shape, bytes)} of a safetensors file or directory."""
     tensors = open_tensors(path)
     return {name: (tensors.dtype(name), tensors.shape(name), tensors.read(name).tobytes()) for name in tensors}
+
+
+PARAMS = {"dim": 8, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "norm_eps": 1e-5, "vocab_size": -1, "multiple_of": 4}
+
+
+def write_llama2c(file, tied=True, dim=8, hidden=6, layers=2, heads=2, kv_heads=1, vocab=5, context=4):
+    """Write a model of random bits. Returns the arrays, stacked over layers, in the file's order."""
+    kv = dim // heads * kv_heads
+    shapes = {
+        "tok": (vocab, dim),
+        "attention_norm": (layers, dim),
+        "wq": (layers, dim, dim),
+        "wk": (layers, kv, dim),
+        "wv": (layers, kv, dim),
+        "wo": (layers, dim, dim),
+        "ffn_norm": (layers, dim),
+        "w1": (layers, hidden, dim),
+        "w2": (layers, dim, hidden),
+        "w3": (layers, hidden, dim),
+        "norm": (dim,),
+        "tables": (2, context, dim // heads // 2),
+    }
+    if not tied:
+        shapes["head"] = (vocab, dim)
+    arrays = {name: random_bits(shape, np.float32, i) for i, (name, shape) in enumerate(shapes.items())}
+    header = np.array([dim, hidden, layers, heads, kv_heads, vocab if tied else -vocab, context], "<i4")
+    file.write_bytes(header.tobytes() + b"".join(array.tobytes() for array in arrays.values()))
+    return arrays
+
+
+def meta_weights():
+    shapes = {"tok_embeddings.weight": (12, 8), "norm.weight": (8,), "output.weight": (12, 8)}
+    for layer in range(2):
+        inner = {
+            "attention.wq": (8, 8),
+            "attention.wk": (4, 8),
+            "attention.wv": (4, 8),
+            "attention.wo": (8, 8),
+            "feed_forward.w1": (6, 8),
+            "feed_forward.w2": (8, 6),
+            "feed_forward.w3": (6, 8),
+            "attention_norm": (8,),
+            "ffn_norm": (8,),
+        }
+        shapes |= {f"layers.{layer}.{name}.weight": shape for name, shape in inner.items()}
+    return {name: random_bits(shape, np.int16, i) for i, (name, shape) in enumerate(shapes.items())}
+
+
+def write_meta(folder, shards=1, embedding_axis=1, params=PARAMS):
+    """Write Meta's directory in bfloat16, split as its model parallelism splits. Returns the bits, whole."""
+    import torch
+
+    folder.mkdir()
+    weights = meta_weights()
+    (folder / "params.json").write_text(json.dumps(params))
+    for number in range(shards):
+        part = {"rope.freqs": torch.ones(2)}
+        for name, array in weights.items():
+            module = name.split(".")[-2]
+            axis = {"tok_embeddings": embedding_axis, "wo": 1, "w2": 1}.get(module, 0)
+            whole = array.ndim == 1
+            piece = array if whole else np.split(array, shards, axis)[number]
+            part[name] = torch.from_numpy(piece.copy()).view(torch.bfloat16)
+        torch.save(part, folder / f"consolidated.{number:02d}.pth")
+    return weights
+
+
+def write_vocabulary(file):
+    """Write a vocabulary of llama2.c that has bytes only."""
+    pieces = ["<unk>", "\n<s>\n", "\n</s>\n", *(f"<0x{byte:02X}>" for byte in range(256))]
+    data = b"".join(struct.pack("<fi", 0.0, len(piece)) + piece.encode() for piece in pieces)
+    file.write_bytes(struct.pack("<i", 6) + data)

@@ -2,24 +2,18 @@
 
 import json
 import os
-import re
-import shlex
-import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from exchange_files import random_bits, read_all, write_adapter, write_ckpt, write_hf_model
+from exchange_files import PARAMS, write_llama2c, write_meta
 
 from backends.exchange import hf_to_mindformers
-from backends.exchange.__main__ import main
 from backends.exchange.llama2c import llama2c_source, write_tokenizer
 from backends.exchange.meta import halves_from_pairs, meta_source
 from backends.exchange.models import write_hf, write_mindformers
-from backends.weights.names import peft_to_mindformers
 from backends.weights.safetensors_files import open_tensors
 from converters.common.errors import UsageError, UserError
 
@@ -58,31 +52,6 @@ def test_scores_are_the_same_in_either_layout():
     before = rotated(q @ x, here, False) @ rotated(k @ y, there, False)
     q, k = halves_from_pairs(q, 1), halves_from_pairs(k, 1)
     assert rotated(q @ x, here, True) @ rotated(k @ y, there, True) == pytest.approx(before, abs=1e-12)
-
-
-def write_llama2c(file, tied=True, dim=8, hidden=6, layers=2, heads=2, kv_heads=1, vocab=5, context=4):
-    """Write a model of random bits. Returns the arrays, stacked over layers, in the file's order."""
-    kv = dim // heads * kv_heads
-    shapes = {
-        "tok": (vocab, dim),
-        "attention_norm": (layers, dim),
-        "wq": (layers, dim, dim),
-        "wk": (layers, kv, dim),
-        "wv": (layers, kv, dim),
-        "wo": (layers, dim, dim),
-        "ffn_norm": (layers, dim),
-        "w1": (layers, hidden, dim),
-        "w2": (layers, dim, hidden),
-        "w3": (layers, hidden, dim),
-        "norm": (dim,),
-        "tables": (2, context, dim // heads // 2),
-    }
-    if not tied:
-        shapes["head"] = (vocab, dim)
-    arrays = {name: random_bits(shape, np.float32, i) for i, (name, shape) in enumerate(shapes.items())}
-    header = np.array([dim, hidden, layers, heads, kv_heads, vocab if tied else -vocab, context], "<i4")
-    file.write_bytes(header.tobytes() + b"".join(array.tobytes() for array in arrays.values()))
-    return arrays
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -142,46 +111,6 @@ def test_another_file_is_no_vocabulary(tmp_path):
             write_tokenizer(tmp_path / "tok.bin", tmp_path)
     with pytest.raises(UsageError, match="no such file"):
         write_tokenizer(tmp_path / "absent.bin", tmp_path)
-
-
-PARAMS = {"dim": 8, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "norm_eps": 1e-5, "vocab_size": -1, "multiple_of": 4}
-
-
-def meta_weights():
-    shapes = {"tok_embeddings.weight": (12, 8), "norm.weight": (8,), "output.weight": (12, 8)}
-    for layer in range(2):
-        inner = {
-            "attention.wq": (8, 8),
-            "attention.wk": (4, 8),
-            "attention.wv": (4, 8),
-            "attention.wo": (8, 8),
-            "feed_forward.w1": (6, 8),
-            "feed_forward.w2": (8, 6),
-            "feed_forward.w3": (6, 8),
-            "attention_norm": (8,),
-            "ffn_norm": (8,),
-        }
-        shapes |= {f"layers.{layer}.{name}.weight": shape for name, shape in inner.items()}
-    return {name: random_bits(shape, np.int16, i) for i, (name, shape) in enumerate(shapes.items())}
-
-
-def write_meta(folder, shards=1, embedding_axis=1, params=PARAMS):
-    """Write Meta's directory in bfloat16, split as its model parallelism splits. Returns the bits, whole."""
-    import torch
-
-    folder.mkdir()
-    weights = meta_weights()
-    (folder / "params.json").write_text(json.dumps(params))
-    for number in range(shards):
-        part = {"rope.freqs": torch.ones(2)}
-        for name, array in weights.items():
-            module = name.split(".")[-2]
-            axis = {"tok_embeddings": embedding_axis, "wo": 1, "w2": 1}.get(module, 0)
-            whole = array.ndim == 1
-            piece = array if whole else np.split(array, shards, axis)[number]
-            part[name] = torch.from_numpy(piece.copy()).view(torch.bfloat16)
-        torch.save(part, folder / f"consolidated.{number:02d}.pth")
-    return weights
 
 
 @pytest.mark.backend
@@ -303,37 +232,3 @@ def test_the_stories_model_tells_its_story_on_both_backends(stories, tmp_path, b
     assert done.returncode == 0, done.stderr
     assert ("Once upon a time" + done.stdout).startswith(STORY)
     assert "converting into" in done.stderr
-
-
-def write_vocabulary(file):
-    """Write a vocabulary of llama2.c that has bytes only."""
-    pieces = ["<unk>", "\n<s>\n", "\n</s>\n", *(f"<0x{byte:02X}>" for byte in range(256))]
-    data = b"".join(struct.pack("<fi", 0.0, len(piece)) + piece.encode() for piece in pieces)
-    file.write_bytes(struct.pack("<i", 6) + data)
-
-
-@pytest.mark.backend
-def test_the_pages_commands_run_as_they_stand(tmp_path, monkeypatch, capsys):
-    page = (ROOT / "docs/exchange.md").read_text(encoding="utf-8")
-    commands = re.search(r"```bash\n(.*?)```", page, re.S)[1].splitlines()
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "yaml").symlink_to(ROOT / "yaml")
-    write_hf_model(tmp_path / "llama3-8b", dtype="bfloat16")
-    write_adapter(tmp_path / "RUN", rank=8)
-    (tmp_path / "rank_0").mkdir()
-    arrays = write_adapter(tmp_path / "trained", rank=8)
-    lora = {peft_to_mindformers(name): array for name, array in arrays.items()}
-    write_ckpt(tmp_path / "rank_0/lora-5_200.ckpt", lora)
-    (tmp_path / "Meta-Llama-3-8B").mkdir()
-    write_meta(tmp_path / "Meta-Llama-3-8B/original")
-    write_llama2c(tmp_path / "stories260K.bin", vocab=259)
-    write_vocabulary(tmp_path / "tok512.bin")
-    for command in commands:
-        words = shlex.split(command, comments=True)
-        assert words[:3] == ["python", "-m", "backends.exchange"]
-        if words[-1] == "llama3-8b":
-            shutil.rmtree(tmp_path / "llama3-8b")
-        assert main(words[3:]) == 0
-    assert read_all(tmp_path / "adapter") == read_all(tmp_path / "trained")
-    assert "LoRA: rank 8, alpha 16, scaling 2" in capsys.readouterr().out
-    assert len(commands) == 7
