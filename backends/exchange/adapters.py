@@ -11,13 +11,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backends.exchange.layout import Layout, check_shapes, copy_companions
 from backends.exchange.output_files import beside, convert_dtype, find_recipe, writing_weights
-from backends.recipe.types import PetConfig
 from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, writing_directory
 from backends.weights.lora import LINEAR_LAYERS, hf_modules
 from backends.weights.mindspore_ckpt import open_weights
@@ -27,6 +26,9 @@ from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import atomic, write_json
 from converters.common.reader import read_json
+
+if TYPE_CHECKING:
+    from backends.recipe.types import PetConfig
 
 METADATA_KEY = "adapter_config"
 _LAYER_MODULE = {hf: mf for mf, hf in LINEAR_LAYERS.items()}

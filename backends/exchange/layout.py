@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from backends.recipe.types import ModelConfig
 from backends.weights.files import MODEL_CONFIG
 from converters.common.errors import UserError
 from converters.common.reader import read_json
+
+if TYPE_CHECKING:
+    from backends.recipe.types import ModelConfig
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 SHOWN = 10  # names of each kind that an error lists

@@ -1,6 +1,6 @@
 """Reading a recipe: a mindformers YAML plus one block ``data:``, checked and returned as types.
 
-The same file drives both backends. What both read is a dataclass of :mod:`backends.recipe.types`; what only mindformers
+The same file drives both backends. What both read has a type in :mod:`backends.recipe.types`; what only mindformers
 reads passes through untouched in ``Recipe.raw`` after its keys have been checked, so that a misspelt key is an
 error on a laptop too and not an hour of a card's time.
 """
@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
-import types
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from backends.recipe.mindformers_keys import ASCEND_TOP_LEVEL, CALLBACKS, SECTIONS
-from backends.recipe.types import Recipe
+from backends.recipe.types import LEAF_PATHS, Recipe
 from converters.common.errors import UsageError, did_you_mean
 from converters.common.shipped import DEFAULT_RECIPE, locate_model, locate_recipe, shipped_recipes
 
-FLOAT_TYPES = ("float16", "bfloat16", "float32")
+TOP_LEVEL_KEYS = [*dict.fromkeys(path.split(".")[0] for path in LEAF_PATHS), *SECTIONS, *sorted(ASCEND_TOP_LEVEL)]
 
 
 def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Recipe:
@@ -29,7 +29,8 @@ def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
     Args:
         path: the YAML file, or the name of a shipped one such as ``demo``; None takes ``yaml/llama3_lora.yaml``.
-        overrides: texts like ``runner_config.epochs=3``; the value is read as YAML.
+        overrides: texts like ``runner_config.epochs=3`` or ``callbacks.1.save_checkpoint_steps=50`` (entries of a list
+            count from 0); the value is read as YAML.
 
     Raises:
         UsageError: there is no such file, an override is not ``key=value``, a key is unknown, or a value has the wrong
@@ -55,25 +56,31 @@ def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 def recipe_from(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """Check a merged YAML and return it as a recipe.
 
+    Args:
+        raw: what the YAML says.
+        source: where it stands, for messages.
+
     Raises:
         UsageError: as :func:`load_recipe`.
     """
     kept = copy.deepcopy(dict(raw))
-    values = copy.deepcopy(kept)
+    for key in kept:
+        if key not in TOP_LEVEL_KEYS:
+            raise UsageError(f"{source}: unknown key {str(key)!r}{_hint(str(key), TOP_LEVEL_KEYS)}")
     for name, known in SECTIONS.items():
-        _check_keys(values.get(name) or {}, known, name, source)
-        if name != "train_dataset":
-            values.pop(name, None)
-    for name in ASCEND_TOP_LEVEL:
-        values.pop(name, None)
-    for callback in [*(values.get("callbacks") or []), *(values.get("eval_callbacks") or [])]:
-        kind = callback.get("type") if isinstance(callback, dict) else None
+        _check_keys(kept.get(name) or {}, known, name, source)
+    loader = (kept.get("train_dataset") or {}).get("data_loader")
+    _check_keys(loader or {}, set(), "train_dataset.data_loader", source)
+    typed = {field.name: kept[field.name] for field in dataclasses.fields(Recipe) if field.name in raw}
+    try:
+        recipe = Recipe(**typed, raw=kept, path=source)
+    except ValidationError as error:
+        raise UsageError(f"{source}: {_in_words(error)}") from None
+    for callback in [*recipe.callbacks, *recipe.eval_callbacks]:
+        kind = callback.get("type")
         if kind not in CALLBACKS:
             raise UsageError(f"{source}: callbacks: unknown type {kind!r}{did_you_mean(str(kind), CALLBACKS)}")
         _check_keys(callback, CALLBACKS[kind] | {"type"} if CALLBACKS[kind] else set(), f"callbacks.{kind}", source)
-    recipe = _build(Recipe, values, "", source)
-    recipe = dataclasses.replace(recipe, raw=kept, path=source)
-    _check_meaning(recipe, source)
     return recipe
 
 
@@ -85,25 +92,30 @@ def _override(raw: dict[str, Any], text: str) -> None:
     if not equals or not key:
         raise UsageError(f"override {text!r}: expected key.path=value, for example runner_config.epochs=3")
     if "." not in key and key not in TOP_LEVEL_KEYS:
-        near = [path for path in LEAF_PATHS if path.split(".")[-1] == key]
-        hint = f" (did you mean {near[0]!r}?)" if near else did_you_mean(key, [*TOP_LEVEL_KEYS, *LEAF_PATHS])
-        raise UsageError(f"override {text!r}: unknown key {key!r}{hint}")
+        raise UsageError(f"override {text!r}: unknown key {key!r}{_hint(key, TOP_LEVEL_KEYS)}")
     try:
         value = yaml.safe_load(value_text) if value_text else ""
     except yaml.YAMLError as error:
         raise UsageError(f"override {text!r}: the value is not YAML ({' '.join(str(error).split())})") from error
     *parents, leaf = key.split(".")
     node: Any = raw
-    for parent in parents:
-        if node.get(parent) is None:
-            node[parent] = {}
-        node = node[parent]
-        if not isinstance(node, dict):
-            raise UsageError(f"override {text!r}: {parent!r} is not a section")
-    node[leaf] = value
+    for depth, part in enumerate([*parents, leaf]):
+        place: Any = part
+        if isinstance(node, list):
+            above = ".".join(parents[:depth])
+            if not part.isdigit() or int(part) >= len(node):
+                raise UsageError(f"override {text!r}: {above!r} is a list of {len(node)}: name an entry, from 0")
+            place = int(part)
+        elif not isinstance(node, dict):
+            raise UsageError(f"override {text!r}: {parents[depth - 1]!r} is not a section")
+        if depth == len(parents):
+            node[place] = value
+        elif isinstance(node, dict) and node.get(place) is None:
+            node[place] = {}
+        node = node[place]
 
 
-def _check_keys(section: Any, known: set[str], path: str, source: str) -> None:
+def _check_keys(section: Any, known: Set[str], path: str, source: str) -> None:
     if not isinstance(section, dict):
         raise UsageError(f"{source}: {path}: expected a section, found {section!r}")
     for key in section if known else ():
@@ -111,111 +123,49 @@ def _check_keys(section: Any, known: set[str], path: str, source: str) -> None:
             raise UsageError(f"{source}: unknown key '{path}.{key}'{did_you_mean(str(key), known)}")
 
 
-def _build(kind: Any, values: Mapping[str, Any], path: str, source: str) -> Any:
-    """Fill a dataclass from a mapping, checking keys and types."""
-    hints = typing.get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind) if f.name not in ("raw", "path")]
-    arguments = {}
-    for key, value in values.items():
-        where = f"{path}.{key}" if path else str(key)
-        if key not in known:
-            sections = SECTIONS if not path else {}
-            near = [p for p in LEAF_PATHS if p.split(".")[-1] == key]
-            hint = did_you_mean(str(key), [*known, *sections, *(ASCEND_TOP_LEVEL if not path else ())]) or (
-                f" (did you mean {near[0]!r}?)" if near else ""
-            )
-            raise UsageError(f"{source}: unknown key {where!r}{hint}")
-        arguments[key] = _coerce(value, hints[key], where, source)
-    return kind(**arguments)
+def _hint(key: str, known: Iterable[str]) -> str:
+    """Return what an unknown key may mean: a setting of that very name elsewhere, or else a known one like it."""
+    elsewhere = [path for path in LEAF_PATHS if path.split(".")[-1] == key]
+    return did_you_mean(key, known) or (f" (did you mean {elsewhere[0]!r}?)" if elsewhere else "")
 
 
-def _coerce(value: Any, hint: Any, where: str, source: str) -> Any:
-    """Return ``value`` as its type hint wants it, going down into sections and lists."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and types.NoneType in options:
-        return None
-    for option in options:
-        if dataclasses.is_dataclass(option) and isinstance(value, dict | None):
-            return _build(option, value or {}, where, source)
-        if typing.get_origin(option) is dict and isinstance(value, dict | None):
-            return value or {}
-        if typing.get_origin(option) is list and isinstance(value, list | None):
-            (item,) = typing.get_args(option)
-            return [_coerce(one, item, f"{where}[{i}]", source) for i, one in enumerate(value or [])]
-        if option == list[str] and isinstance(value, str):
-            return [value] if value else []
-        found = _scalar(value, option)
-        if found is not None:
-            return found
-    wanted = " or ".join(_name_of(option) for option in options)
-    raise UsageError(f"{source}: {where}: expected {wanted}, found {value!r}")
+def _in_words(invalid: ValidationError) -> str:
+    """Return the first of pydantic's errors, an unknown key before others: ``key.path: expected …, found …``."""
+    errors = [(*_place(error["loc"]), error) for error in invalid.errors(include_url=False)]
+    for leaf, _, error in errors:
+        if error["type"] == "unexpected_keyword_argument":
+            section, _, key = leaf.rpartition(".")
+            inside = [path.removeprefix(f"{section}.") for path in LEAF_PATHS if path.startswith(f"{section}.")]
+            return f"unknown key {leaf!r}{_hint(key, {path.split('.')[0] for path in inside})}"
+    # a value that may have several types has an error for each: the one deepest inside it came nearest
+    place = max((path for leaf, path, _ in errors if leaf == errors[0][0]), key=len)
+    here = [error for _, path, error in errors if path == place]
+    kind, found, details = here[0]["type"], here[0]["input"], here[0].get("ctx", {})
+    if kind == "greater_than_equal":
+        return f"{place}: found {found!r}, expected ≥ {details['ge']:g}"
+    if kind == "less_than":
+        return f"{place}: found {found!r}, expected < {details['lt']:g}"
+    if kind == "value_error":
+        return f"{place}: found {found!r}, expected {details['error']}"
+    return f"{place}: expected {' or '.join(map(_expected, here))}, found {found!r}"
 
 
-def _name_of(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return " or ".join(map(repr, typing.get_args(kind)))
-    return getattr(kind, "__name__", str(kind))
+def _place(location: tuple[int | str, ...]) -> tuple[str, str]:
+    """Return the key path of a setting, and that path with the place in a list (``betas[0]``).
+
+    Behind a setting, pydantic's locations also name the type that was tried.
+    """
+    leaf, rest = "", list(location)
+    while rest and leaf not in LEAF_PATHS:
+        leaf = f"{leaf}.{rest.pop(0)}".removeprefix(".")
+    return leaf, leaf + "".join(f"[{part}]" for part in rest if isinstance(part, int))
 
 
-def _scalar(value: Any, kind: Any) -> Any:
-    """Return a value as bool, int, float or str; None if it is none."""
-    if typing.get_origin(kind) is Literal:
-        return value if value in typing.get_args(kind) else None
-    if kind is str:
-        return "" if value is None else value if isinstance(value, str) else None
-    if kind is bool or isinstance(value, bool):
-        return value if kind is bool and isinstance(value, bool) else None
-    if kind is int and (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
-        return int(value)
-    if kind is float and isinstance(value, int | float):
-        return float(value)
-    # YAML 1.1 reads 1e-4 as text; a number is meant
-    if kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE):
-        return float(value)
-    return None
-
-
-def _check_meaning(recipe: Recipe, source: str) -> None:
-    """Refuse values that have the right type and cannot be meant."""
-    data, config, pet = recipe.data, recipe.model.model_config, recipe.pet
-    problems = [
-        (recipe.run_mode not in ("finetune", "train"), "run_mode", recipe.run_mode, "finetune or train"),
-        (recipe.runner_config.epochs < 1, "runner_config.epochs", recipe.runner_config.epochs, "at least 1"),
-        (recipe.runner_config.batch_size < 1, "runner_config.batch_size", recipe.runner_config.batch_size, "≥ 1"),
-        (
-            recipe.runner_config.gradient_accumulation_steps != 1,
-            "runner_config.gradient_accumulation_steps",
-            recipe.runner_config.gradient_accumulation_steps,
-            "1: a step takes batch_size rows, and data.micro_batch_tokens splits them to fit the memory",
-        ),
-        (data.micro_batch_tokens < 1, "data.micro_batch_tokens", data.micro_batch_tokens, "at least 1"),
-        (config.seq_length < 1, "model.model_config.seq_length", config.seq_length, "at least 1"),
-        (config.compute_dtype not in FLOAT_TYPES, "compute_dtype", config.compute_dtype, ", ".join(FLOAT_TYPES)),
-        (config.param_init_type not in FLOAT_TYPES, "param_init_type", config.param_init_type, ", ".join(FLOAT_TYPES)),
-        (config.ignore_token_id != -100, "ignore_token_id", config.ignore_token_id, "-100"),
-    ]
-    if pet is not None:
-        problems += [
-            (pet.pet_type.lower() != "lora", "pet_config.pet_type", pet.pet_type, "lora, or no pet_config at all"),
-            (pet.lora_rank < 1, "pet_config.lora_rank", pet.lora_rank, "at least 1"),
-            (not 0 <= pet.lora_dropout < 1, "pet_config.lora_dropout", pet.lora_dropout, "0 ≤ p < 1"),
-        ]
-    for bad, key, found, wanted in problems:
-        if bad:
-            raise UsageError(f"{source}: {key}: found {found!r}, expected {wanted}")
-
-
-def _leaf_paths(kind: Any, prefix: str = "") -> list[str]:
-    hints = typing.get_type_hints(kind)
-    paths = []
-    for one in dataclasses.fields(kind):
-        if one.name in ("raw", "path"):
-            continue
-        nested = typing.get_args(hints[one.name]) or (hints[one.name],)
-        inner = next((option for option in nested if dataclasses.is_dataclass(option)), None)
-        paths += _leaf_paths(inner, f"{prefix}{one.name}.") if inner else [f"{prefix}{one.name}"]
-    return paths
-
-
-LEAF_PATHS = _leaf_paths(Recipe)
-TOP_LEVEL_KEYS = [*dict.fromkeys(path.split(".")[0] for path in LEAF_PATHS), *SECTIONS, *sorted(ASCEND_TOP_LEVEL)]
+def _expected(error: ErrorDetails) -> str:
+    """Return the type that was expected."""
+    kind, details = error["type"].removesuffix("_type"), error.get("ctx", {})
+    if kind == "literal_error":
+        return details["expected"].replace(", ", " or ")
+    if kind in ("too_short", "too_long"):
+        return f"{details.get('min_length', details.get('max_length'))} entries"
+    return details["class_name"] if kind == "dataclass" else kind.replace("string", "str")

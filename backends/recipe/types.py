@@ -1,37 +1,97 @@
 """What a recipe says, as types: the keys of a mindformers YAML that both backends read, plus the block ``data:``.
 
-What mindformers alone reads passes through untouched in ``Recipe.raw``; :mod:`backends.recipe` reads the file and
-checks it.
+The types check what they are given, from a file or from Python alike: unknown keys, wrong types and values that cannot
+be meant raise pydantic's ``ValidationError``; :mod:`backends.recipe.load` says it in one line. They are dataclasses of
+pydantic and not models, because ``model_config`` is a key of the YAML and a reserved name of a model. What mindformers
+alone reads passes through untouched in ``Recipe.raw``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import field
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
+from pydantic.dataclasses import dataclass
+
+from mindrecord.tokens.encode import IGNORE_INDEX, OverLength
+
+FORBID = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True)
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _number(value: Any) -> Any:
+    # YAML 1.1 reads 1e-4, which has no point, as text; a number is meant
+    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE)
+    return float(value) if is_number else value
+
+
+def _texts(value: Any) -> Any:
+    return ([value] if value else []) if isinstance(value, str | None) else value
+
+
+def _lora(value: str) -> str:
+    if value.lower() != "lora":
+        raise ValueError("lora, or no pet_config at all")
+    return value
+
+
+def only(*values: Any, expected: str = "") -> AfterValidator:
+    """Allow these values alone; ``expected`` is how the message names them."""
+
+    def check(value: Any) -> Any:
+        if value not in values:
+            raise ValueError(expected or ", ".join(map(str, values)))
+        return value
+
+    return AfterValidator(check)
+
+
+T = TypeVar("T")
+# Types are strict, because pydantic would otherwise read "yes" as True, True as 1 and "5" as 5. A key without a value
+# is YAML's null: an empty text, list or section.
+Bool = Annotated[bool, Strict()]
+Int = Annotated[int, Strict(), BeforeValidator(_whole)]
+Float = Annotated[float, Strict(), BeforeValidator(_number)]
+Text = Annotated[str, Strict(), BeforeValidator(lambda value: "" if value is None else value)]
+Texts = Annotated[list[str], BeforeValidator(_texts)]
+Section = Annotated[T, BeforeValidator(lambda value: {} if value is None else value)]
+Many = Annotated[T, BeforeValidator(lambda value: [] if value is None else value)]
+Positive = Annotated[Int, Field(ge=1)]
+FloatType = Annotated[Text, only("float16", "bfloat16", "float32")]
+
+
+@dataclass(frozen=True, config=FORBID)
 class RunnerConfig:
     """How often and how much: one optimizer step takes ``batch_size`` rows, whatever the number of devices."""
 
-    epochs: int = 1
-    batch_size: int = 8
-    sink_mode: bool = False
-    sink_size: int = 1
-    gradient_accumulation_steps: int = 1
+    epochs: Positive = 1
+    batch_size: Positive = 8
+    sink_mode: Bool = False
+    sink_size: Int = 1
+    gradient_accumulation_steps: Annotated[
+        Int,
+        only(1, expected="1: a step takes batch_size rows, and data.micro_batch_tokens splits them to fit the memory"),
+    ] = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=FORBID)
 class OptimizerConfig:
     """AdamW with mindformers' defaults; both spellings of the betas are accepted."""
 
-    type: str = "AdamW"
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    beta1: float | None = None
-    beta2: float | None = None
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    learning_rate: float | None = None
+    type: Text = "AdamW"
+    betas: Annotated[list[Float], Field(min_length=2, max_length=2)] = field(default_factory=lambda: [0.9, 0.95])
+    beta1: Float | None = None
+    beta2: Float | None = None
+    eps: Float = 1e-8
+    weight_decay: Float = 0.0
+    learning_rate: Float | None = None
 
     @property
     def adam_betas(self) -> tuple[float, float]:
@@ -41,89 +101,89 @@ class OptimizerConfig:
         return first, second
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=FORBID)
 class LrSchedule:
     """mindformers' warm-up cosine; see :mod:`backends.recipe.schedule`."""
 
-    type: str = "CosineWithWarmUpLR"
-    learning_rate: float = 1e-5
-    lr_end: float = 0.0
-    warmup_lr_init: float = 0.0
-    warmup_ratio: float | None = None
-    warmup_steps: int = 0
-    warmup_epochs: int | None = None
-    total_steps: int = -1
+    type: Text = "CosineWithWarmUpLR"
+    learning_rate: Float = 1e-5
+    lr_end: Float = 0.0
+    warmup_lr_init: Float = 0.0
+    warmup_ratio: Float | None = None
+    warmup_steps: Int = 0
+    warmup_epochs: Int | None = None
+    total_steps: Int = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=FORBID)
 class PetConfig:
     """LoRA: ``target_modules`` is a regular expression over mindformers' names (wq wk wv wo w1 w2 w3)."""
 
-    pet_type: str = "lora"
-    lora_rank: int = 8
-    lora_alpha: float = 16
-    lora_dropout: float = 0.0
-    target_modules: str = ".*wq|.*wv"
-    exclude_layers: list[str] | None = None
+    pet_type: Annotated[Text, AfterValidator(_lora)] = "lora"
+    lora_rank: Positive = 8
+    lora_alpha: Float = 16
+    lora_dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Text = ".*wq|.*wv"
+    exclude_layers: Texts | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=FORBID)
 class ModelConfig:
     """mindformers' LlamaConfig. The CUDA backend takes sizes from here only when it starts from random weights.
 
     ``head_dim`` alone is not mindformers': width of a head where it is not ``hidden_size / num_heads``, as in Gemma.
     """
 
-    type: str = "LlamaConfig"
-    seq_length: int = 256
-    hidden_size: int = 4096
-    num_layers: int = 32
-    num_heads: int = 32
-    n_kv_heads: int | None = None
-    head_dim: int | None = None
-    vocab_size: int = 128256
-    intermediate_size: int | None = None
-    multiple_of: int = 256
-    ffn_dim_multiplier: float | None = None
-    max_position_embedding: int | None = None
-    rms_norm_eps: float = 1e-5
-    theta: float = 500000.0
-    tie_word_embeddings: bool = False
-    init_method_std: float = 0.02
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-    ignore_token_id: int = -100
-    compute_dtype: str = "bfloat16"
-    param_init_type: str = "bfloat16"
-    layernorm_compute_type: str = "float32"
-    softmax_compute_type: str = "float32"
-    rotary_dtype: str = "float32"
+    type: Text = "LlamaConfig"
+    seq_length: Positive = 256
+    hidden_size: Int = 4096
+    num_layers: Int = 32
+    num_heads: Int = 32
+    n_kv_heads: Int | None = None
+    head_dim: Int | None = None
+    vocab_size: Int = 128256
+    intermediate_size: Int | None = None
+    multiple_of: Int = 256
+    ffn_dim_multiplier: Float | None = None
+    max_position_embedding: Int | None = None
+    rms_norm_eps: Float = 1e-5
+    theta: Float = 500000.0
+    tie_word_embeddings: Bool = False
+    init_method_std: Float = 0.02
+    bos_token_id: Int | None = None
+    eos_token_id: Int | list[Int] | None = None
+    pad_token_id: Int | None = None
+    ignore_token_id: Annotated[Int, only(IGNORE_INDEX)] = IGNORE_INDEX
+    compute_dtype: FloatType = "bfloat16"
+    param_init_type: FloatType = "bfloat16"
+    layernorm_compute_type: Text = "float32"
+    softmax_compute_type: Text = "float32"
+    rotary_dtype: Text = "float32"
     residual_dtype: str | None = None
     embedding_init_type: str | None = None
-    batch_size: int = 1
-    use_past: bool = False
-    scaling_factor: float = 1.0
-    extend_method: str = "None"
-    use_flash_attention: bool = True
-    use_rope_slice: bool = False
-    fused_rms_norm: bool = True
-    qkv_concat: bool = False
-    qkv_has_bias: bool = False
-    attn_proj_has_bias: bool = False
-    offset: int | list[int] = 0
-    fine_grain_interleave: int = 1
+    batch_size: Int = 1
+    use_past: Bool = False
+    scaling_factor: Float = 1.0
+    extend_method: Text = "None"
+    use_flash_attention: Bool = True
+    use_rope_slice: Bool = False
+    fused_rms_norm: Bool = True
+    qkv_concat: Bool = False
+    qkv_has_bias: Bool = False
+    attn_proj_has_bias: Bool = False
+    offset: Many[Int | list[Int]] = 0
+    fine_grain_interleave: Int = 1
     checkpoint_name_or_path: str | None = None
-    repetition_penalty: float = 1.0
-    max_decode_length: int = 512
-    max_new_tokens: int | None = None
-    min_new_tokens: int | None = None
-    block_size: int = 16
-    num_blocks: int = 512
-    is_dynamic: bool = False
-    top_k: int = 3
-    top_p: float = 1.0
-    do_sample: bool = False
+    repetition_penalty: Float = 1.0
+    max_decode_length: Int = 512
+    max_new_tokens: Int | None = None
+    min_new_tokens: Int | None = None
+    block_size: Int = 16
+    num_blocks: Int = 512
+    is_dynamic: Bool = False
+    top_k: Int = 3
+    top_p: Float = 1.0
+    do_sample: Bool = False
     pet_config: PetConfig | None = None
 
     @property
@@ -142,67 +202,67 @@ class ModelConfig:
         return self.n_kv_heads or self.num_heads
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=FORBID)
 class ArchConfig:
     """The network's class in mindformers."""
 
-    type: str = "LlamaForCausalLM"
+    type: Text = "LlamaForCausalLM"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=FORBID)
 class Model:
     """``model:`` of the YAML."""
 
-    model_config: ModelConfig = field(default_factory=ModelConfig)
-    arch: ArchConfig = field(default_factory=ArchConfig)
+    model_config: Section[ModelConfig] = field(default_factory=ModelConfig)
+    arch: Section[ArchConfig] = field(default_factory=ArchConfig)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=FORBID)
 class RunnerWrapper:
     """The training step: clipping of the gradient's global norm, at 1.0 unless ``max_grad_norm`` says otherwise."""
 
-    type: str = "MFTrainOneStepCell"
-    scale_sense: float = 1.0
-    use_clip_grad: bool = True
-    max_grad_norm: float = 1.0
+    type: Text = "MFTrainOneStepCell"
+    scale_sense: Float = 1.0
+    use_clip_grad: Bool = True
+    max_grad_norm: Float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=FORBID)
 class DataConfig:
     """The one block that mindformers does not know: where the rows come from and how they become tokens."""
 
-    train: list[str] = field(default_factory=list)
-    template: str = "vicuna"
+    train: Texts = field(default_factory=list)
+    template: Text = "vicuna"
     tokenizer: str | None = None
-    over_length: Literal["drop", "truncate", "error"] = "drop"
-    max_unsupervised: float = 0.01
-    packing: bool = True
-    micro_batch_tokens: int = 8192
+    over_length: OverLength = "drop"
+    max_unsupervised: Float = 0.01
+    packing: Bool = True
+    micro_batch_tokens: Positive = 8192
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=FORBID)
 class Recipe:
     """A whole recipe, checked. ``raw`` is the merged YAML, as it is stored beside the weights."""
 
-    seed: int = 0
-    output_dir: str = "./output"
-    load_checkpoint: str = ""
-    run_mode: str = "finetune"
-    resume_training: bool = False
-    runner_config: RunnerConfig = field(default_factory=RunnerConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    lr_schedule: LrSchedule = field(default_factory=LrSchedule)
-    runner_wrapper: RunnerWrapper = field(default_factory=RunnerWrapper)
-    model: Model = field(default_factory=Model)
-    data: DataConfig = field(default_factory=DataConfig)
-    train_dataset: dict[str, Any] = field(default_factory=dict)
-    callbacks: list[dict[str, Any]] = field(default_factory=list)
-    eval_callbacks: list[dict[str, Any]] = field(default_factory=list)
-    do_eval: bool = False
-    layer_scale: bool = False
-    lr_scale: bool = False
+    seed: Int = 0
+    output_dir: Text = "./output"
+    load_checkpoint: Text = ""
+    run_mode: Annotated[Text, only("finetune", "train", expected="finetune or train")] = "finetune"
+    resume_training: Bool = False
+    runner_config: Section[RunnerConfig] = field(default_factory=RunnerConfig)
+    optimizer: Section[OptimizerConfig] = field(default_factory=OptimizerConfig)
+    lr_schedule: Section[LrSchedule] = field(default_factory=LrSchedule)
+    runner_wrapper: Section[RunnerWrapper] = field(default_factory=RunnerWrapper)
+    model: Section[Model] = field(default_factory=Model)
+    data: Section[DataConfig] = field(default_factory=DataConfig)
+    train_dataset: Section[dict[str, Any]] = field(default_factory=dict)
+    callbacks: Many[list[dict[str, Any]]] = field(default_factory=list)
+    eval_callbacks: Many[list[dict[str, Any]]] = field(default_factory=list)
+    do_eval: Bool = False
+    layer_scale: Bool = False
+    lr_scale: Bool = False
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    path: str = field(default="", compare=False)
+    path: Text = field(default="", compare=False)
 
     @property
     def pet(self) -> PetConfig | None:
@@ -221,3 +281,22 @@ class Recipe:
             if callback.get("type") in ("CheckpointMonitor", "CheckpointMointor"):
                 return callback
         return {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every typed setting by the key path that an override names it by."""
+        values = dataclasses.asdict(self)
+        del values["raw"], values["path"]
+        return dict(_flat(values, ""))
+
+
+def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+LEAF_PATHS = list(Recipe(model=Model(model_config=ModelConfig(pet_config=PetConfig()))).settings)
+"""Key paths of all typed settings."""

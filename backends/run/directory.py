@@ -22,15 +22,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from backends.recipe.load import load_recipe
-from backends.recipe.types import Recipe
 from backends.weights.files import ADAPTER_CONFIG, writing_directory
 from converters.common.errors import UsageError
 from converters.common.files import write_text
 from converters.common.reader import read_json
 from converters.text.template import Template
+
+if TYPE_CHECKING:
+    from backends.recipe.types import Recipe
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         """The recipe as run."""
+        from backends.recipe.load import load_recipe
+
         return load_recipe(self.path / "recipe.yaml")
 
     @cached_property
@@ -140,33 +143,13 @@ MAY_CHANGE = ("output_dir", "resume_training", "data.micro_batch_tokens", "callb
 
 def changed_settings(before: Recipe, now: Recipe) -> list[str]:
     """Describe the settings that differ between two recipes and matter to the result, one line each."""
-    old, new = _flat(before), _flat(now)
+    old, new = before.settings, now.settings
     lines = []
     for key in sorted(old.keys() | new.keys()):
         if key.startswith(MAY_CHANGE) or old.get(key) == new.get(key):
             continue
         lines.append(f"{key}: the run has {old.get(key)!r}, the recipe now says {new.get(key)!r}")
     return lines
-
-
-def _flat(recipe: Recipe) -> dict[str, Any]:
-    """Every typed setting by its path."""
-    import dataclasses
-
-    flat: dict[str, Any] = {}
-
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                walk(inner, f"{path}.{key}" if path else str(key))
-        else:
-            flat[path] = value
-
-    values = dataclasses.asdict(recipe)
-    for name in ("raw", "path"):
-        values.pop(name)
-    walk(values, "")
-    return flat
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

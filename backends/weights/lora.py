@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backends.recipe.types import PetConfig
 from converters.common.errors import UserError
+
+if TYPE_CHECKING:
+    from backends.recipe.types import PetConfig
 
 # mindformers → Hugging Face, with the module that holds the layer
 LINEAR_LAYERS = {

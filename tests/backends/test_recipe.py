@@ -1,15 +1,21 @@
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from backends.recipe.load import LEAF_PATHS, load_recipe, recipe_from
-from backends.recipe.types import ModelConfig
+from backends.recipe.load import load_recipe, recipe_from
+from backends.recipe.types import LEAF_PATHS, ModelConfig, OptimizerConfig, PetConfig
 from backends.run.directory import changed_settings
 from converters.common.errors import UsageError, UserError
 from converters.common.shipped import DEFAULT_RECIPE
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # the contest's own file, key by key
 CONTEST = """
@@ -195,6 +201,21 @@ def test_every_setting_of_the_default_recipe_says_what_it_does():
         ("model.model_config.compute_dtype=fp8", r"compute_dtype: found 'fp8'"),
         ("seed.a=1", r"'seed' is not a section"),
         ("callbacks=[{type: ChekpointMonitor}]", r"unknown type 'ChekpointMonitor' \(did you mean"),
+        ("callbacks=3", r"callbacks: expected list, found 3"),
+        ("callbacks.1.save_checkpoint_step=5", r"unknown key 'callbacks.CheckpointMonitor.save_checkpoint_step'"),
+        ("callbacks.7.type=5", r"'callbacks' is a list of 2: name an entry, from 0"),
+        ("callbacks.last.type=5", r"'callbacks' is a list of 2: name an entry, from 0"),
+        ("train_dataset.data_loader=x", r"train_dataset.data_loader: expected a section, found 'x'"),
+        ("optimizer.betas=[0.9]", r"optimizer.betas: expected 2 entries, found \[0.9\]"),
+        ("optimizer.betas=[0.9, x]", r"optimizer.betas\[1\]: expected float, found 'x'"),
+        ("optimizer=3", r"optimizer: expected OptimizerConfig, found 3"),
+        ("model.model_config.eos_token_id=x", r"eos_token_id: expected int or list, found 'x'"),
+        ("model.model_config.eos_token_id=[1, x]", r"eos_token_id\[1\]: expected int, found 'x'"),
+        ("model.model_config.pet_config.lora_dropout=1", r"lora_dropout: found 1, expected < 1"),
+        ("data.packing='yes'", r"data.packing: expected bool, found 'yes'"),
+        ("runner_config.epochs=true", r"runner_config.epochs: expected int, found True"),
+        ("runner_config.epochs='5'", r"runner_config.epochs: expected int, found '5'"),
+        ("raw=1", r"unknown key 'raw'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(override, message):
@@ -226,6 +247,38 @@ def test_overrides_take_yaml_values():
     assert recipe.pet is None
     assert recipe.output_dir == "runs/a=b"
     assert recipe.raw["data"]["train"] == ["a.jsonl", "b.jsonl"]
+
+
+def test_an_override_reaches_into_lists():
+    recipe = load_recipe(None, ["callbacks.1.save_checkpoint_steps=5", "optimizer.betas.1=1e-1"])
+    assert recipe.checkpoint_callback["save_checkpoint_steps"] == 5
+    assert recipe.raw["callbacks"][1]["save_checkpoint_steps"] == 5
+    assert recipe.optimizer.betas == [0.9, 0.1]
+
+
+def test_types_check_what_python_gives_them_too():
+    assert PetConfig(lora_alpha=4) == PetConfig(lora_alpha=4.0)
+    for wrong in ({"lora_rank": 0}, {"rank": 4}, {"target_modules": 3}, {"pet_type": "ptuning"}):
+        with pytest.raises(ValidationError):
+            PetConfig(**wrong)
+
+
+def test_an_empty_key_is_an_empty_section_list_or_text():
+    recipe = load_recipe(None, ["optimizer=null", "callbacks=null", "data.train=null", "output_dir=null"])
+    assert (recipe.optimizer, recipe.callbacks, recipe.data.train, recipe.output_dir) == (OptimizerConfig(), [], [], "")
+
+
+@pytest.mark.parametrize("command", ["backends.cuda", "backends.cuda generate", "backends.exchange", "backends.merge"])
+def test_help_does_not_wait_for_the_types(command):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", *command.split(), "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert "usage:" in done.stdout
+    assert " pydantic\n" not in done.stderr
 
 
 def test_missing_empty_and_broken_files(tmp_path):
