@@ -99,7 +99,7 @@ def make_model(folder: Path, layers: int) -> int:
     import ml_dtypes
     import numpy as np
 
-    from backends.exchange.layout import Layout
+    from backends.weights.llama import LlamaShape
     from backends.weights.safetensors_files import ShardWriter
     from converters.common.files import write_json
 
@@ -108,7 +108,7 @@ def make_model(folder: Path, layers: int) -> int:
     write_json(folder / "config.json", config)
     draw = np.random.default_rng(0)
     with ShardWriter(folder, max_shard_bytes=None) as writer:
-        for name, shape in Layout.from_config(config, "benchmark").shapes().items():
+        for name, shape in LlamaShape.from_config(config, "benchmark").parameter_shapes().items():
             writer.add(name, draw.standard_normal(shape, dtype=np.float32).astype(ml_dtypes.bfloat16))
     print(f"model: {writer.total_bytes / 1e9:.2f} GB", file=sys.stderr)
     return writer.total_bytes

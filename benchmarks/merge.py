@@ -83,7 +83,7 @@ def measure(folder: Path, layers: int, rounds: int) -> dict[str, Any]:
         "adapter": f"rank {RANK} on q_proj and v_proj of {layers} layers",
         "ways": {name: {key: float(f"{value:.4g}") for key, value in one.items()} for name, one in found.items()},
         "import_only_mb": {
-            "ours": run(["-c", "import backends.merge.command"])["peak_mb"],
+            "ours": run(["-c", "import backends.merge.run"])["peak_mb"],
             "peft": run(["-c", "import peft"])["peak_mb"],
         },
         "conditions": {

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backends.weights.files import ADAPTER_CONFIG, MODEL_CONFIG
+from backends.weights.llama import LlamaShape
+from backends.weights.lora import check_plain_lora
 from backends.weights.names import is_lora, peft_to_mindformers, to_mindformers
 from backends.weights.safetensors_files import Tensors, open_tensors
 from converters.common.console import say
@@ -33,6 +35,7 @@ NEEDED = (
     "vocab_size",
     "rms_norm_eps",
 )
+NOT_PLAIN = "the ascend backend runs plain LoRA only; merge the adapter into its base"
 ROTARY_BUFFER = ".rotary_emb.inv_freq"  # old Llama files carry it; it is computed from the configuration
 
 
@@ -67,29 +70,20 @@ def model_config(folder: Path) -> dict[str, Any]:
         )
     if absent := [key for key in NEEDED if not config.get(key)]:
         raise UserError(f"{file}: no {', '.join(absent)} there")
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    bias = bool(config.get("attention_bias"))
+    shape = LlamaShape.from_config(config, file)
     wanted = {
         "hidden_act": (None, "silu"),
         "mlp_bias": (None, False),
         "use_sliding_window": (None, False),
-        "head_dim": (None, hidden // heads),
+        "head_dim": (None, shape.hidden // shape.heads),
     }
     for key, values in wanted.items():
         if config.get(key) not in values:
             raise UserError(f"{file}: {key} is {config[key]!r}; mindformers' Llama has {values[-1]!r} only")
     return {
-        "hidden_size": hidden,
-        "num_layers": config["num_hidden_layers"],
-        "num_heads": heads,
-        "n_kv_heads": config.get("num_key_value_heads") or heads,
-        "intermediate_size": config["intermediate_size"],
-        "vocab_size": config["vocab_size"],
+        **shape.to_model_config(),
         "rms_norm_eps": config["rms_norm_eps"],
         "max_position_embedding": config.get("max_position_embeddings") or 2048,
-        "tie_word_embeddings": bool(config.get("tie_word_embeddings")),
-        "qkv_has_bias": bias or kind == "qwen2",
-        "attn_proj_has_bias": bias,
         **_rotary(config, file),
     }
 
@@ -118,21 +112,7 @@ def lora_config(folder: Path, stored: Tensors) -> Lora:
         UserError: the adapter is of another kind, or names layers that no Llama has.
     """
     file = folder / ADAPTER_CONFIG
-    config = read_json(file)
-    plain = {
-        "peft_type": "LORA",
-        "bias": "none",
-        "use_rslora": False,
-        "use_dora": False,
-        "fan_in_fan_out": False,
-        "lora_bias": False,
-        "modules_to_save": None,
-        "rank_pattern": {},
-        "alpha_pattern": {},
-    }
-    for key, value in plain.items():
-        if (config.get(key) or None) != (value or None):
-            raise UserError(f"{file}: {key} is {config[key]!r}; the ascend backend runs plain LoRA ({value!r}) only")
+    config = check_plain_lora(read_json(file), file, NOT_PLAIN)
     modules = {peft_to_mindformers(name).split(".")[-2] for name in stored.names()}
     if not modules:
         raise UserError(f"{stored.path}: no LoRA matrices there")

@@ -15,8 +15,7 @@ from pathlib import Path
 from backends.ascend.device import first_line, silence
 from backends.ascend.train.start_weights import NO_WEIGHTS
 from backends.exchange.output_files import check_output_file
-from backends.weights.mindspore_ckpt import CkptWriter, open_weights
-from backends.weights.safetensors_files import ShardWriter
+from backends.weights.mindspore_ckpt import open_weights, weights_writer
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import atomic
@@ -131,15 +130,7 @@ def unshard(folder: Path, files: list[Path], strategies: list[Path], out: Path) 
 def _write(whole: Path, out: Path) -> tuple[int, int]:
     tensors = open_weights(whole)
     names = [name for name in tensors.names() if not any(part in name for part in NO_WEIGHTS)]
-    with atomic(out) as temporary:
-        if out.suffix == ".ckpt":
-            with CkptWriter(temporary) as ckpt:
-                for name in names:
-                    ckpt.add(name, tensors.read(name))
-        else:
-            with ShardWriter(
-                out.parent, max_shard_bytes=None, metadata={"format": "ms"}, stem=temporary.stem
-            ) as safetensors:
-                for name in names:
-                    safetensors.add(name, tensors.read(name))
+    with atomic(out) as temporary, weights_writer(temporary) as writer:
+        for name in names:
+            writer.add(name, tensors.read(name))
     return len(tensors) - len(names), len(names)

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from backends.checkpoint.fingerprint import count_parameters, fingerprint, weight_files
 from backends.run.directory import Run
-from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
+from backends.weights.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    DATA_RECORD,
+    MODEL_CONFIG,
+    RECIPE,
+    TEMPLATE,
+    TOKENIZERS,
+    has_tokenizer,
+    run_around,
+)
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_json
@@ -52,7 +62,7 @@ class CheckpointFiles:
     @property
     def longest_row(self) -> int | None:
         """Tokens of the longest row that the run was trained on, prompt included; None if it is not a run."""
-        record = self.run / "data.json" if self.run is not None else None
+        record = self.run / DATA_RECORD if self.run is not None else None
         if record is None or not record.is_file():
             return None
         audit = read_json(record)["audit"]
@@ -97,7 +107,7 @@ class CheckpointFiles:
         if run is None or run.result is None:
             return None
         return {
-            "rows": read_json(run.path / "data.json")["rows"],
+            "rows": read_json(run.path / DATA_RECORD)["rows"],
             "epochs": run.recipe.runner_config.epochs,
             "steps": run.result["steps"],
             "minutes": round(run.result["seconds"] / 60, 1),
@@ -122,17 +132,15 @@ def open_checkpoint(
             template is not the trained one.
     """
     from backends.exchange.cache import hf_directory, is_mindformers_file
-    from backends.exchange.output_files import find_recipe
     from converters.tokenizers.load import load_tokenizer
 
     folder = Path(locate_model(path))
     if is_mindformers_file(folder):
-        recipe = find_recipe(folder)
-        folder, run = hf_directory(folder), recipe.parent if recipe is not None else None
+        folder, run = hf_directory(folder), run_around(folder)
     elif not folder.is_dir():
         raise UsageError(f"{path}: no such run or model directory, nor a .ckpt or .safetensors file")
     else:
-        run = next((home for home in (folder, folder.parent.parent) if (home / "recipe.yaml").is_file()), None)
+        run = run_around(folder)
     adapter = (folder / ADAPTER_CONFIG).is_file()
     if not adapter and not (folder / MODEL_CONFIG).is_file():
         if run == folder:
@@ -141,10 +149,11 @@ def open_checkpoint(
     below = _find_base(folder, base, run) if adapter else None
     homes = [home for home in (folder, run, below) if home is not None]
     chosen = _choose_template(homes[:2] if run else homes[:1], template, allow_mismatch)
-    named = ("tokenizer.json", "tokenizer.model")
-    home = next((home for home in homes if any((home / name).is_file() for name in named)), None)
+    home = next((home for home in homes if has_tokenizer(home)), None)
     if home is None:
-        raise UserError(f"{folder}: no {' or '.join(named)} there or beside its base; copy the base's tokenizer files")
+        raise UserError(
+            f"{folder}: no {' or '.join(TOKENIZERS)} there or beside its base; copy the base's tokenizer files"
+        )
     return CheckpointFiles(folder, below, run, chosen, load_tokenizer(home))
 
 
@@ -156,7 +165,7 @@ def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
     if given is None and not recorded and run is not None:
         from backends.recipe.load import load_recipe
 
-        recorded = load_recipe(run / "recipe.yaml").load_checkpoint
+        recorded = load_recipe(run / RECIPE).load_checkpoint
     named = locate_model(given or recorded or "")
     if named and is_mindformers_file(Path(named)):
         _check_base(folder, run, [Path(named)], given)
@@ -169,7 +178,7 @@ def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
 
 def _check_base(folder: Path, run: Path | None, weights: list[Path], given: str | None) -> None:
     """Refuse a base whose weights are not those that the run was trained on; one named with ``--base`` is said."""
-    file = run / "data.json" if run is not None else None
+    file = run / DATA_RECORD if run is not None else None
     trained = read_json(file).get("base") if file is not None and file.is_file() else None
     found = fingerprint(weights)
     if trained is None or trained == found:
@@ -184,7 +193,7 @@ def _choose_template(homes: Iterable[Path], name: str | None, allow_mismatch: bo
     from converters.text.template import Template, get_template, template_names
 
     wanted = get_template(name) if name else None
-    file = next((home / "template.json" for home in homes if (home / "template.json").is_file()), None)
+    file = next((home / TEMPLATE for home in homes if (home / TEMPLATE).is_file()), None)
     if file is None:
         if wanted is None:
             raise UsageError(

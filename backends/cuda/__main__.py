@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 
 from backends.cli.recipe_arguments import add_command, parse
@@ -63,9 +64,12 @@ def main(argv: list[str] | None = None) -> int | None:
         run_training(args.recipe, args.overrides, device=args.device, dtype=args.dtype, resume=args.resume)
         return 0
     if args.command == "plan":
-        from backends.run.plan import run as run_plan
+        from backends.recipe.load import load_recipe
+        from backends.run.plan import plan as plan_recipe
 
-        return run_plan(args.recipe, args.overrides, rows=args.rows, as_json=args.json)
+        figures = plan_recipe(load_recipe(args.recipe, args.overrides), args.rows)
+        print(json.dumps(figures.as_json(), indent=2) if args.json else figures.as_text())
+        return 0
     if args.command == "doctor":
         from backends.cuda.doctor import run as run_doctor
 

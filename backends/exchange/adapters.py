@@ -15,10 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.exchange.layout import Layout, check_shapes, copy_companions
-from backends.exchange.output_files import beside, convert_dtype, find_recipe, writing_weights
-from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, writing_directory
-from backends.weights.lora import LINEAR_LAYERS, hf_modules
+from backends.exchange.model_config import exchangeable_shape
+from backends.exchange.output_files import sidecar_of, writing_weights
+from backends.weights.dtypes import round_to
+from backends.weights.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MODEL_CONFIG,
+    RECIPE,
+    copy_companions,
+    run_around,
+    writing_directory,
+)
+from backends.weights.llama import check_shapes
+from backends.weights.lora import LINEAR_LAYERS, check_plain_lora, hf_modules, peft_config
 from backends.weights.mindspore_ckpt import open_weights
 from backends.weights.names import is_lora, mindformers_to_peft, peft_to_mindformers
 from backends.weights.safetensors_files import ShardWriter, Tensors, open_tensors
@@ -31,26 +41,8 @@ if TYPE_CHECKING:
     from backends.recipe.types import PetConfig
 
 METADATA_KEY = "adapter_config"
-_LAYER_MODULE = {hf: mf for mf, hf in LINEAR_LAYERS.items()}
 
-# settings of PEFT that mindformers' LoRA has not; any other value than these would change what the adapter computes
-PLAIN = {
-    "bias": ("none",),
-    "use_dora": (False,),
-    "use_rslora": (False,),
-    "use_qalora": (False,),
-    "fan_in_fan_out": (False,),
-    "lora_bias": (False,),
-    "rank_pattern": ({},),
-    "alpha_pattern": ({},),
-    "modules_to_save": ([],),
-    "layers_to_transform": ([],),
-    "layer_replication": ([],),
-    "target_parameters": ([],),
-    "trainable_token_indices": ([],),
-    "alora_invocation_tokens": ([],),
-    "use_bdlora": (False,),
-}
+NOT_PLAIN = "mindformers' LoRA has no such thing; merge the adapter instead"
 
 
 class UnknownScaling(UserError):
@@ -58,7 +50,7 @@ class UnknownScaling(UserError):
 
 
 @dataclass(frozen=True)
-class LoraShapes:
+class LoraMatrices:
     """What the matrices of an adapter say about it.
 
     Attributes:
@@ -72,7 +64,7 @@ class LoraShapes:
     modules: list[str]
 
 
-def lora_shapes(shapes: Mapping[str, tuple[int, ...]], source: str | Path) -> LoraShapes:
+def check_matrices(shapes: Mapping[str, tuple[int, ...]], source: str | Path) -> LoraMatrices:
     """Check the matrices of an adapter against each other.
 
     Args:
@@ -108,33 +100,7 @@ def lora_shapes(shapes: Mapping[str, tuple[int, ...]], source: str | Path) -> Lo
     missing = sorted(wanted - shapes.keys())
     if missing:
         raise UserError(f"{source}: {len(missing)} LoRA matrices are missing, {missing[0]} first")
-    return LoraShapes(next(iter(ranks)), layers, sorted(module.split(".")[-1] for module in modules))
-
-
-def peft_config(rank: int, alpha: float, dropout: float, modules: Iterable[str], base: str) -> dict[str, Any]:
-    """Return ``adapter_config.json`` of a LoRA, with the fields that every release of PEFT knows."""
-    return {
-        "alpha_pattern": {},
-        "auto_mapping": None,
-        "base_model_name_or_path": base,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "layers_pattern": None,
-        "layers_to_transform": None,
-        "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
-        "lora_dropout": dropout,
-        "modules_to_save": None,
-        "peft_type": "LORA",
-        "r": rank,
-        "rank_pattern": {},
-        "revision": None,
-        "target_modules": sorted(modules),
-        "task_type": "CAUSAL_LM",
-        "use_dora": False,
-        "use_rslora": False,
-    }
+    return LoraMatrices(next(iter(ranks)), layers, sorted(module.split(".")[-1] for module in modules))
 
 
 def adapter_from_mindformers(
@@ -155,7 +121,7 @@ def adapter_from_mindformers(
     """
     values = _Values(tensors)
     shapes = {peft: values.shape(name) for peft, name in _lora_names(values.names()).items()}
-    found = lora_shapes(shapes, values.where)
+    found = check_matrices(shapes, values.where)
     modules = sorted(hf_modules(pet))
     if found.rank != pet.lora_rank:
         raise UserError(f"{values.where}: rank {found.rank}; pet_config.lora_rank is {pet.lora_rank}")
@@ -167,7 +133,7 @@ def adapter_from_mindformers(
 
 def adapter_to_mindformers(
     adapter_folder: Path, out: Path, *, base: Path | None = None, dtype: str | None = None
-) -> LoraShapes:
+) -> LoraMatrices:
     """Write a PEFT adapter as a mindformers LoRA file.
 
     Args:
@@ -185,16 +151,18 @@ def adapter_to_mindformers(
     tensors = open_tensors(adapter_folder / ADAPTER_WEIGHTS)
     names = {name: peft_to_mindformers(name) for name in tensors.names()}
     shapes = {mindformers_to_peft(mindformers): tensors.shape(name) for name, mindformers in names.items()}
-    found = lora_shapes(shapes, adapter_folder)
+    found = check_matrices(shapes, adapter_folder)
     if found.rank != config["r"]:
         raise UserError(f"{adapter_folder}: its matrices have rank {found.rank}, {ADAPTER_CONFIG} says {config['r']}")
-    _check_base(shapes, base or config.get("base_model_name_or_path"), adapter_folder, required=base is not None)
+    _check_base(
+        shapes, found.rank, base or config.get("base_model_name_or_path"), adapter_folder, required=base is not None
+    )
     metadata = {METADATA_KEY: json.dumps(config, sort_keys=True)}
     with writing_weights(out, metadata) as (writer, sidecar):
         copy_companions(adapter_folder, sidecar, without=(MODEL_CONFIG,))
         write_json(sidecar / ADAPTER_CONFIG, config)
         for name in sorted(names, key=names.__getitem__):
-            writer.add(names[name], convert_dtype(tensors.read(name), dtype, name))
+            writer.add(names[name], round_to(tensors.read(name), dtype, name))
     return found
 
 
@@ -207,7 +175,7 @@ def adapter_to_peft(
     base: str | None = None,
     dtype: str | None = None,
     finish: Callable[[Path], None] | None = None,
-) -> LoraShapes:
+) -> LoraMatrices:
     """Write the LoRA of a mindformers file as a PEFT adapter directory; what was there under its name is replaced.
 
     The scaling is looked for in the file's metadata, in ``FILE.hf``, in the recipe of the run that the file lies in
@@ -227,7 +195,7 @@ def adapter_to_peft(
     """
     tensors = open_weights(file)
     names = _lora_names(tensors.names())
-    found = lora_shapes({peft: tensors.shape(name) for peft, name in names.items()}, file)
+    found = check_matrices({peft: tensors.shape(name) for peft, name in names.items()}, file)
     config, home = recorded_config(file, tensors, found, recipe, alpha)
     if base is not None:
         config["base_model_name_or_path"] = base
@@ -243,7 +211,7 @@ def adapter_to_peft(
 
 
 def recorded_config(
-    file: Path, tensors: Tensors, found: LoraShapes, recipe: Path | None = None, alpha: float | None = None
+    file: Path, tensors: Tensors, found: LoraMatrices, recipe: Path | None = None, alpha: float | None = None
 ) -> tuple[dict[str, Any], Path | None]:
     """Return ``adapter_config.json`` of a mindformers LoRA file, and the directory that recorded it, if one did.
 
@@ -251,9 +219,9 @@ def recorded_config(
         UnknownScaling: nothing is recorded and no ``alpha`` was given.
         UserError: what is recorded does not fit the matrices, or contradicts what was given.
     """
-    home, around = beside(file), find_recipe(file)
+    home, run = sidecar_of(file), run_around(file)
     # the product of the run that the file lies in says where its base is on this machine
-    product = around.with_name(ADAPTER_CONFIG) if around is not None else None
+    product = run / ADAPTER_CONFIG if run is not None else None
     of_recipe = _config_of_recipe(recipe) if recipe is not None else None
     if recipe is not None and of_recipe is None:
         raise UserError(f"{recipe}: no pet_config there; it trains every weight")
@@ -271,8 +239,8 @@ def recorded_config(
         config, where = of_recipe, str(recipe)
     elif product is not None and product.is_file():
         config, where = _plain(read_json(product), str(product)), str(product)
-    elif around is not None:
-        config, where = _config_of_recipe(around), str(around)
+    elif run is not None:
+        config, where = _config_of_recipe(run / RECIPE), str(run / RECIPE)
     if config is None:
         if alpha is None:
             raise UnknownScaling(
@@ -294,7 +262,7 @@ def recorded_config(
             f"{file}: rank {found.rank} of {', '.join(found.modules)}, but {where} says rank {config['r']} of "
             f"{', '.join(modules)}"
         )
-    return config, home if home.is_dir() else around.parent if around is not None else None
+    return config, home if home.is_dir() else run
 
 
 def _config_of_recipe(file: Path) -> dict[str, Any] | None:
@@ -322,13 +290,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def _plain(config: Any, where: str) -> dict[str, Any]:
-    """Check that a configuration is of a LoRA that both sides have."""
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise UserError(f"{where}: peft_type is not LORA")
-    for key, plain in PLAIN.items():
-        value = config.get(key)
-        if value and value not in plain:
-            raise UserError(f"{where}: {key} is {value!r}, which mindformers' LoRA has not; merge the adapter instead")
+    """Check that a configuration is of a LoRA that both sides have, and states its scaling."""
+    check_plain_lora(config, where, NOT_PLAIN)
     for key in ("r", "lora_alpha"):
         if not isinstance(config.get(key), int | float):
             raise UserError(f"{where}: {key}: found {config.get(key)!r}, expected a number")
@@ -336,7 +299,7 @@ def _plain(config: Any, where: str) -> dict[str, Any]:
 
 
 def _check_base(
-    shapes: Mapping[str, tuple[int, ...]], base: str | Path | None, adapter: Path, *, required: bool
+    shapes: Mapping[str, tuple[int, ...]], rank: int, base: str | Path | None, adapter: Path, *, required: bool
 ) -> None:
     """Compare an adapter with the model it says it belongs to, where that is on this machine."""
     home = Path(base) if base else None
@@ -345,14 +308,9 @@ def _check_base(
             raise UsageError(f"{base}: no {MODEL_CONFIG} there")
         say(f"note: {adapter}: its base {base or '(not recorded)'} is not here; shapes are not checked against it")
         return
-    weights = Layout.from_config(read_json(home / MODEL_CONFIG), home / MODEL_CONFIG).shapes()
-    expected = {}
-    for name, shape in shapes.items():
-        module, half = name.removeprefix("base_model.model.").rsplit(".lora_", 1)
-        rank = shape[0] if half.startswith("A") else shape[1]
-        if f"{module}.weight" in weights:
-            out, width = weights[f"{module}.weight"]
-            expected[name] = (rank, width) if half.startswith("A") else (out, rank)
+    shape = exchangeable_shape(read_json(home / MODEL_CONFIG), home / MODEL_CONFIG)
+    expected = shape.adapter_shapes(LINEAR_LAYERS, rank)
+    expected = {name: expected[name] for name in shapes if name in expected}
     check_shapes(shapes, expected, adapter, f"its base {home}")
 
 
@@ -385,5 +343,5 @@ def _write_peft(values: _Values, config: dict[str, Any], folder: Path, dtype: st
         ShardWriter(folder, max_shard_bytes=None, metadata={}, stem=temporary.stem) as writer,
     ):
         for peft, name in sorted(_lora_names(values.names()).items()):
-            writer.add(peft, convert_dtype(values.read(name), dtype, name))
+            writer.add(peft, round_to(values.read(name), dtype, name))
     write_json(folder / ADAPTER_CONFIG, config)

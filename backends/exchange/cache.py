@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backends.exchange.adapters import adapter_to_peft
 from backends.exchange.models import mindformers_source, write_hf
-from backends.exchange.output_files import beside
+from backends.exchange.output_files import sidecar_of
 from backends.exchange.source_kinds import kind_of
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
@@ -35,7 +35,7 @@ def hf_directory(file: Path) -> Path:
         UsageError: it is not mindformers' file.
         UserError: nothing says its configuration or its scaling, or the folder cannot be written.
     """
-    home = beside(file)
+    home = sidecar_of(file)
     with file.open("rb") as handle:
         with suppress(ImportError, OSError):  # a system or a file system without such locks
             import fcntl

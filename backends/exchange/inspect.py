@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.exchange.adapters import UnknownScaling, lora_shapes, recorded_config
+from backends.exchange.adapters import UnknownScaling, check_matrices, recorded_config
 from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from backends.weights.mindspore_ckpt import open_weights
 from backends.weights.names import is_lora, mindformers_to_peft
@@ -92,10 +92,10 @@ def inspect(path: Path) -> Report:
     if not names:
         return Report(path, tensors, None)
     if not any(".mindpet_delta_lora_" in name for name in names):
-        beside = path.parent / ADAPTER_CONFIG
-        return Report(path, tensors, _peft(tensors, read_json(beside) if beside.is_file() else {}))
+        stated = path.parent / ADAPTER_CONFIG
+        return Report(path, tensors, _peft(tensors, read_json(stated) if stated.is_file() else {}))
     shapes = {mindformers_to_peft(name): tensors.shape(name) for name in names if name.startswith("model.layers.")}
-    found = lora_shapes(shapes, path)
+    found = check_matrices(shapes, path)
     try:
         config, _ = recorded_config(path, tensors, found)
     except UnknownScaling:

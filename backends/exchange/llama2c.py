@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from backends.exchange.meta import hf_name, llama_config, turned
+from backends.exchange.meta import hf_name, read_in_halves
 from backends.exchange.models import Item, Source, make_source
+from backends.weights.llama import LlamaShape
 from backends.weights.safetensors_files import Entry, Tensors
 from converters.common.errors import UsageError, UserError
 from converters.common.files import write_json
@@ -40,28 +41,19 @@ def llama2c_source(file: Path) -> Source:
     tied, vocab = vocab > 0, abs(vocab)
     if dim % heads or heads % kv_heads:
         raise UserError(f"{file}: {dim} wide with {heads} and {kv_heads} heads cannot be")
-    kv, head = dim // heads * kv_heads, dim // heads
-    stacked = {
-        "tok_embeddings.weight": (vocab, dim),
-        "attention_norm": (layers, dim),
-        "attention.wq": (layers, dim, dim),
-        "attention.wk": (layers, kv, dim),
-        "attention.wv": (layers, kv, dim),
-        "attention.wo": (layers, dim, dim),
-        "ffn_norm": (layers, dim),
-        "feed_forward.w1": (layers, hidden, dim),
-        "feed_forward.w2": (layers, dim, hidden),
-        "feed_forward.w3": (layers, hidden, dim),
-        "norm.weight": (dim,),
-        "rotary tables": (2, context, head // 2),
-    }
+    shape = LlamaShape(layers, dim, hidden, heads, kv_heads, dim // heads, vocab, tied)
+    stacked: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (vocab, dim), "attention_norm": (layers, dim)}
+    stacked |= {f"attention.{name}": (layers, *shape.linear_layers[name]) for name in ("wq", "wk", "wv", "wo")}
+    stacked |= {"ffn_norm": (layers, dim)}
+    stacked |= {f"feed_forward.{name}": (layers, *shape.linear_layers[name]) for name in ("w1", "w2", "w3")}
+    stacked |= {"norm.weight": (dim,), "rotary tables": (2, context, shape.head_dim // 2)}
     if not tied:
         stacked["output.weight"] = (vocab, dim)
     entries, place = {}, 28
-    for name, shape in stacked.items():
-        split = shape[1:] if name.startswith(("attention", "feed_forward", "ffn")) else None
+    for name, widths in stacked.items():
+        split = name.startswith(("attention", "feed_forward", "ffn"))
         for layer in range(layers if split else 1):
-            one = Entry(file, "F32", split or shape, ())
+            one = Entry(file, "F32", widths[1:] if split else widths, ())
             full = f"layers.{layer}.{name}.weight" if split else name
             entries[full] = Entry(file, "F32", one.shape, ((place, one.nbytes),))
             place += one.nbytes
@@ -69,21 +61,15 @@ def llama2c_source(file: Path) -> Source:
         raise UserError(f"{file}: {file.stat().st_size:,} bytes, where its header's sizes make {place:,}")
     del entries["rotary tables"]
     tensors = Tensors(file, entries, {})
-    config = llama_config(
-        dim=dim,
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        vocab=vocab,
-        context=context,
-        eps=1e-5,
-        theta=10000.0,
-        tied=tied,
-        special=(1, 2),
-    )
+    config = shape.to_config() | {
+        "max_position_embeddings": context,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     items = {
-        hf_name(name): Item(tensors.shape(name), "F32", turned(partial(tensors.read, name), name, config))
+        hf_name(name): Item(tensors.shape(name), "F32", read_in_halves(partial(tensors.read, name), name, shape))
         for name in tensors.names()
     }
     return make_source(file, config, file, items)

@@ -8,16 +8,18 @@ parts of matrices, to be joined along the dimension that Meta's model parallelis
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from backends.exchange.layout import read_model_config
-from backends.exchange.models import HEAD, Item, Source, make_source
+from backends.exchange.model_config import exchangeable_shape, read_model_config
+from backends.exchange.models import Item, Source, make_source
+from backends.weights.dtypes import numpy_types, type_name
+from backends.weights.llama import EMBEDDING, HEAD, LlamaShape
 from backends.weights.names import to_hf
-from backends.weights.safetensors_files import numpy_types, type_name
 from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_json
 
@@ -44,6 +46,21 @@ def halves_from_pairs(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, rows // heads // 2, 2, width).transpose(0, 2, 1, 3).reshape(rows, width)
 
 
+def pairs_from_halves(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Put the rows of a q or k projection from halves into Meta's pairs; the inverse of :func:`halves_from_pairs`.
+
+    Args:
+        weight: [heads · d, in], rows i and i + d/2 of a head turned together.
+        heads: of q, or of k where there are fewer.
+
+    Returns:
+        [heads · d, in], rows 2i and 2i + 1 of a head turned together.
+    """
+    rows, width = weight.shape
+    halves = weight.reshape(heads, 2, rows // heads // 2, width)
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows, width)
+
+
 def hf_name(name: str) -> str:
     """Return the Hugging Face name of one of Meta's; mindformers kept Meta's names of the layers.
 
@@ -51,7 +68,7 @@ def hf_name(name: str) -> str:
         UserError: Meta's Llama has no weight of this name.
     """
     outside = {
-        "tok_embeddings.weight": "model.embed_tokens.weight",
+        "tok_embeddings.weight": EMBEDDING,
         "norm.weight": "model.norm.weight",
         "output.weight": HEAD,
     }
@@ -78,11 +95,12 @@ def meta_source(folder: Path, config: str | Path | None = None) -> Source:
     axes = {name: _split_axis(name, shards, params) for name in names}
     shapes = {name: _joined_shape(name, shards, axes[name]) for name in names}
     found = read_model_config(config) if config is not None else _config_from_params(params, shapes, folder / PARAMS)
+    shape = exchangeable_shape(found, config or folder / PARAMS)
     items = {}
     for name in names:
         kind = type_name(_numpy_type(shards[0][name]))
         read = partial(_read_joined, name, shards, axes[name])
-        items[hf_name(name)] = Item(shapes[name], kind, turned(read, name, found))
+        items[hf_name(name)] = Item(shapes[name], kind, read_in_halves(read, name, shape))
     return make_source(folder, found, config or folder / PARAMS, items, folder)
 
 
@@ -149,14 +167,11 @@ def _read_joined(name: str, shards: list[dict[str, Any]], axis: int | None) -> n
     return arrays[0] if axis is None else np.concatenate(arrays, axis)
 
 
-def turned(read: Any, name: str, config: dict[str, Any]) -> Any:
-    """Return a reader that puts q and k into halves."""
-    heads = config["num_attention_heads"]
-    if name.endswith(".wk.weight"):
-        heads = config.get("num_key_value_heads") or heads
-    elif not name.endswith(".wq.weight"):
-        return read
-    return lambda: halves_from_pairs(read(), heads)
+def read_in_halves(read: Callable[[], np.ndarray], name: str, shape: LlamaShape) -> Callable[[], np.ndarray]:
+    """Return a reader that gives the rows of q and k in halves; other weights of Meta's are read as they are."""
+    if name.endswith((".wq.weight", ".wk.weight")):
+        return lambda: halves_from_pairs(read(), shape.heads if name.endswith(".wq.weight") else shape.kv_heads)
+    return read
 
 
 def _config_from_params(params: Any, shapes: dict[str, tuple[int, ...]], source: Path) -> dict[str, Any]:
@@ -170,51 +185,19 @@ def _config_from_params(params: Any, shapes: dict[str, tuple[int, ...]], source:
         raise UserError(f"{source.parent}: no weights of a Llama there")
     vocab = shapes["tok_embeddings.weight"][0]
     bos, eos = SPECIAL_IDS.get(vocab, (1, 2))
-    return llama_config(
-        dim=params["dim"],
-        hidden=shapes["layers.0.feed_forward.w1.weight"][0],
+    shape = LlamaShape(
         layers=params["n_layers"],
+        hidden=params["dim"],
+        intermediate=shapes["layers.0.feed_forward.w1.weight"][0],
         heads=params["n_heads"],
         kv_heads=params.get("n_kv_heads") or params["n_heads"],
+        head_dim=params["dim"] // params["n_heads"],
         vocab=vocab,
-        context=CONTEXT.get(vocab, 2048),
-        eps=params.get("norm_eps", 1e-5),
-        theta=float(params.get("rope_theta", 10000.0)),
-        tied=False,
-        special=(bos, eos),
     )
-
-
-def llama_config(
-    *,
-    dim: int,
-    hidden: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    vocab: int,
-    context: int,
-    eps: float,
-    theta: float,
-    tied: bool,
-    special: tuple[int, int],
-) -> dict[str, Any]:
-    """Return ``config.json`` of a Llama without biases."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_act": "silu",
-        "vocab_size": vocab,
-        "hidden_size": dim,
-        "intermediate_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "max_position_embeddings": context,
-        "rms_norm_eps": eps,
-        "rope_theta": theta,
-        "tie_word_embeddings": tied,
-        "attention_bias": False,
-        "bos_token_id": special[0],
-        "eos_token_id": special[1],
+    return shape.to_config() | {
+        "max_position_embeddings": CONTEXT.get(vocab, 2048),
+        "rms_norm_eps": params.get("norm_eps", 1e-5),
+        "rope_theta": float(params.get("rope_theta", 10000.0)),
+        "bos_token_id": bos,
+        "eos_token_id": eos,
     }

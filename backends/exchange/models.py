@@ -18,16 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from backends.exchange.layout import Layout, check_shapes, copy_companions, read_model_config
-from backends.exchange.output_files import (
-    beside,
-    check_output_file,
-    check_output_folder,
-    convert_dtype,
-    find_recipe,
-    writing_weights,
-)
-from backends.weights.files import MODEL_CONFIG, writing_directory
+from backends.exchange.model_config import exchangeable_shape, read_model_config
+from backends.exchange.output_files import check_output_file, check_output_folder, sidecar_of, writing_weights
+from backends.weights.dtypes import FLOAT_NAMES, round_to
+from backends.weights.files import MODEL_CONFIG, RECIPE, copy_companions, run_around, writing_directory
+from backends.weights.llama import EMBEDDING, HEAD, LlamaShape, check_shapes
 from backends.weights.mindspore_ckpt import open_weights
 from backends.weights.names import is_lora, to_hf, to_mindformers
 from backends.weights.safetensors_files import DEFAULT_SHARD_BYTES, ShardWriter, Tensors, open_tensors
@@ -36,7 +31,6 @@ from converters.common.errors import UsageError, UserError
 from converters.common.files import write_json
 
 LARGE = 10**9  # numbers: seconds of work
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # What MindSpore saves beside the weights: one number each, and the optimizer's copies under a prefix
 TRAINING_VALUES = {
     "afactor_step",
@@ -84,9 +78,9 @@ class Source:
     homes: tuple[Path, ...]
 
     @property
-    def layout(self) -> Layout:
+    def shape(self) -> LlamaShape:
         """Sizes by the configuration."""
-        return Layout.from_config(self.config, self.path)
+        return exchangeable_shape(self.config, self.path)
 
 
 def make_source(
@@ -97,13 +91,13 @@ def make_source(
     Raises:
         UserError: names or shapes differ; or the output head is said to be the embedding, and is another.
     """
-    layout = Layout.from_config(config, config_path)
-    if layout.tied and HEAD in items:
+    shape = exchangeable_shape(config, config_path)
+    if shape.tied and HEAD in items:
         head = items.pop(HEAD)
         if EMBEDDING not in items or head.read().tobytes() != items[EMBEDDING].read().tobytes():
             raise UserError(f"{path}: {HEAD} is not the embedding, although {config_path} ties them")
         say(f"{path}: {HEAD} is the embedding once more and was left out (tie_word_embeddings)")
-    expected = layout.shapes()
+    expected = shape.parameter_shapes()
     check_shapes({name: item.shape for name, item in items.items()}, expected, path, str(config_path))
     return Source(path, config, {name: items[name] for name in expected}, homes)
 
@@ -144,33 +138,30 @@ def mindformers_source(file: Path, config: str | Path | None = None, *, with_lor
     found = Path(config) if config is not None else _recorded_config(file)
     if found is None:
         raise UserError(
-            f"{file}: nothing says the model's configuration (no {beside(file).name}, no recipe.yaml above it): name "
-            "its config.json or the mindformers YAML with --config"
+            f"{file}: nothing says the model's configuration (no {sidecar_of(file).name}, no recipe.yaml above it): "
+            "name its config.json or the mindformers YAML with --config"
         )
     tensors = open_weights(file)
     names = weight_names(tensors, with_lora=with_lora)
     items = {hf: Item(tensors.shape(mf), tensors.dtype(mf), partial(tensors.read, mf)) for hf, mf in names.items()}
     # a run's own template and tokenizer come before those of the model that it started from
-    run, kept = find_recipe(file), beside(file)
-    homes = [
-        found if found.is_dir() else found.parent,
-        *([run.parent] if run else []),
-        *([kept] if kept.is_dir() else []),
-    ]
-    return make_source(file, read_model_config(found), found, items, *homes)
+    kept = sidecar_of(file)
+    homes = [found if found.is_dir() else found.parent, run_around(file), kept if kept.is_dir() else None]
+    return make_source(file, read_model_config(found), found, items, *(home for home in homes if home is not None))
 
 
 def _recorded_config(file: Path) -> Path | None:
     """Return where the configuration of a mindformers file is written down."""
-    recipe = find_recipe(file)
-    places = [beside(file)]
-    if recipe is not None:
+    run = run_around(file)
+    places = [sidecar_of(file)]
+    if run is not None:
         # a fine-tune's recipe need not repeat the sizes of the model it started from
         from backends.recipe.load import load_recipe
 
-        start = load_recipe(recipe).load_checkpoint
-        places += [Path(start), beside(Path(start))] if start else []
-    return next((place / MODEL_CONFIG for place in places if (place / MODEL_CONFIG).is_file()), recipe)
+        start = load_recipe(run / RECIPE).load_checkpoint
+        places += [Path(start), sidecar_of(Path(start))] if start else []
+    recorded = next((place / MODEL_CONFIG for place in places if (place / MODEL_CONFIG).is_file()), None)
+    return recorded or (run / RECIPE if run is not None else None)
 
 
 def weight_names(tensors: Tensors, *, with_lora: bool) -> dict[str, str]:
@@ -225,20 +216,20 @@ def write_mindformers(source: Source, out: Path, dtype: str | None = None) -> No
     check_output_file(out)
     if out.suffix == ".safetensors" and source.path.is_dir() and out.resolve().parent == source.path.resolve():
         raise UsageError(f"{out}: would lie among the model's own shards; name another directory")
-    layout = source.layout
-    if layout.mlp_bias:
+    shape = source.shape
+    if shape.mlp_bias:
         raise UserError(f"{source.path}: mlp_bias: mindformers' Llama has no bias there")
-    if layout.head_dim * layout.heads != layout.hidden:
+    if shape.head_dim * shape.heads != shape.hidden:
         raise UserError(
-            f"{source.path}: head_dim {layout.head_dim}: mindformers' Llama takes hidden_size / heads, "
-            f"{layout.hidden} / {layout.heads}"
+            f"{source.path}: head_dim {shape.head_dim}: mindformers' Llama takes hidden_size / heads, "
+            f"{shape.hidden} / {shape.heads}"
         )
     with writing_weights(out, {}) as (writer, sidecar):
         for home in source.homes:
             copy_companions(home, sidecar, without=(MODEL_CONFIG,))
         write_json(sidecar / MODEL_CONFIG, _with_dtype(source, dtype))
         for name, item in _shown(source, out.name):
-            writer.add(to_mindformers(name), convert_dtype(item.read(), dtype, name))
+            writer.add(to_mindformers(name), round_to(item.read(), dtype, name))
 
 
 def write_hf(
@@ -263,7 +254,7 @@ def write_hf(
         write_json(temporary / MODEL_CONFIG, _with_dtype(source, dtype))
         with ShardWriter(temporary, max_shard_bytes=max_shard_bytes) as writer:
             for name, item in _shown(source, out_folder.name):
-                writer.add(name, convert_dtype(item.read(), dtype, name))
+                writer.add(name, round_to(item.read(), dtype, name))
         if finish is not None:
             finish(temporary)
 
@@ -278,9 +269,8 @@ def _shown(source: Source, what: str) -> Iterable[tuple[str, Item]]:
 
 def _with_dtype(source: Source, dtype: str | None) -> dict[str, Any]:
     """Return the configuration with the type that the weights are written in."""
-    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     kinds = Counter(item.dtype for item in source.items.values())
-    written = dtype or names.get(kinds.most_common(1)[0][0])
+    written = dtype or FLOAT_NAMES.get(kinds.most_common(1)[0][0])
     key = "dtype" if "dtype" in source.config else "torch_dtype"
     return {**source.config, key: written} if written else dict(source.config)
 

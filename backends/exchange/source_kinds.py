@@ -11,12 +11,19 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from backends.exchange.adapters import adapter_to_mindformers, adapter_to_peft
-from backends.exchange.layout import TOKENIZER_FILES, copy_companions
 from backends.exchange.llama2c import llama2c_source, write_tokenizer
 from backends.exchange.meta import PARAMS, meta_source
 from backends.exchange.models import Source, hf_source, mindformers_source, write_hf, write_mindformers
 from backends.exchange.output_files import check_output_file, check_output_folder
-from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
+from backends.weights.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    GENERATION_CONFIG,
+    MODEL_CONFIG,
+    TEMPLATE,
+    TOKENIZER_FILES,
+    copy_companions,
+)
 from backends.weights.mindspore_ckpt import open_weights
 from backends.weights.names import is_lora
 from backends.weights.safetensors_files import Tensors
@@ -185,5 +192,5 @@ def _source(path: Path, kind: Kind, options: Options) -> Iterator[Source]:
 def _copy_tokenizer(given: Path, home: Path) -> None:
     if given.is_file() and given.name in TOKENIZER_FILES:
         shutil.copyfile(given, home / given.name)
-    elif not copy_companions(given, home, without=(MODEL_CONFIG, "generation_config.json", "template.json")):
+    elif not copy_companions(given, home, without=(MODEL_CONFIG, GENERATION_CONFIG, TEMPLATE)):
         raise UserError(f"{given}: no tokenizer files there")

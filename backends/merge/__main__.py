@@ -8,7 +8,8 @@ import re
 import sys
 from pathlib import Path
 
-from converters.common.console import run_main
+from backends.weights.dtypes import FLOATS
+from converters.common.console import run_main, say
 from converters.common.errors import UsageError
 
 DESCRIPTION = """Add LoRA adapters up. With --base: into the base, W' = round(W + sum of w*s*B*A), a whole model
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int | None:
     parser.add_argument("--overwrite", action="store_true", help="replace --out (default: refuse)")
     parser.add_argument(
         "--dtype",
-        choices=["auto", "float32", "bfloat16", "float16"],
+        choices=["auto", *FLOATS],
         default="auto",
         help="type of the written weights; auto: the base's own, float32 for an adapter (default: %(default)s)",
     )
@@ -82,12 +83,32 @@ def main(argv: list[str] | None = None) -> int | None:
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="for that comparison (default: %(default)s)"
     )
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    _check(args)
-
-    from backends.merge.command import merge_adapters, merge_into_base
-
+    if not args.max_shard_size > 0:
+        raise UsageError(f"--max-shard-size is {args.max_shard_size}; GB above 0 are expected")
     chosen = [split_weight(text) for text in args.adapter]
-    return merge_into_base(args, chosen) if args.base else merge_adapters(args, chosen)
+    weighted = any(weight is not None for _, weight in chosen)
+
+    from backends.merge.run import merge
+
+    report = merge(
+        [path for path, _ in chosen],
+        args.out,
+        base=args.base,
+        weights=[1.0 if weight is None else weight for _, weight in chosen] if weighted else None,
+        dtype=None if args.dtype == "auto" else args.dtype,
+        format=args.format,
+        rank=args.rank,
+        max_shard_bytes=int(args.max_shard_size * 10**9),
+        lora_alpha=args.lora_alpha,
+        template=args.template,
+        allow_template_mismatch=args.allow_template_mismatch,
+        allow_base_mismatch=args.allow_base_mismatch,
+        overwrite=args.overwrite,
+        verify=not args.no_verify,
+        device=args.device,
+    )
+    say(report.as_text())
+    return 0
 
 
 def split_weight(text: str) -> tuple[str, float | None]:
@@ -106,30 +127,6 @@ def split_weight(text: str) -> tuple[str, float | None]:
     if not math.isfinite(weight):
         raise UsageError(f"--adapter {text}: the weight is {number}; a finite number is expected")
     return path, weight
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Refuse options that do not go together.
-
-    Raises:
-        UsageError: always with the option and what to do.
-    """
-    if args.base and args.rank is not None:
-        raise UsageError("--rank is for a sum of adapters; into --base the exact sum is merged")
-    if args.rank is not None and args.rank < 1:
-        raise UsageError(f"--rank is {args.rank}; 1 or more is expected")
-    if not args.base and args.format != "safetensors":
-        raise UsageError(f"--format {args.format} is for whole models: name the --base, or leave it out")
-    if not args.max_shard_size > 0:
-        raise UsageError(f"--max-shard-size is {args.max_shard_size}; GB above 0 are expected")
-    if not args.base and len(args.adapter) == 1 and args.rank is None and split_weight(args.adapter[0])[1] is None:
-        raise UsageError("one adapter alone is nothing to merge; --base DIR adds it to its base, PATH:WEIGHT scales it")
-    out = Path(args.out)
-    for path in [args.base, *(split_weight(text)[0] for text in args.adapter)]:
-        if path and (out.resolve() == Path(path).resolve() or out.resolve() in Path(path).resolve().parents):
-            raise UsageError(f"--out {out} holds {path}, which is read; write elsewhere")
-    if out.exists() and not args.overwrite:
-        raise UsageError(f"{out}: exists; --overwrite replaces it, --out DIR writes elsewhere")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from backends.checkpoint.fingerprint import fingerprint
-from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from backends.exchange.adapters import check_matrices, recorded_config
+from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, DATA_RECORD, MERGE_REPORT, run_around
+from backends.weights.lora import LORA_VARIANTS, check_plain_lora
 from backends.weights.mindspore_ckpt import open_weights
 from backends.weights.names import is_lora, mindformers_to_peft
 from backends.weights.safetensors_files import Tensors
@@ -30,34 +32,7 @@ from converters.common.reader import read_json
 _PREFIX, _COPY = "base_model.model.", ".base_layer.weight"
 _PEFT_NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
-# settings of PEFT's LoraConfig that do not change what a trained A and B mean ...
-NEUTRAL = {
-    "alpha_pattern",
-    "auto_mapping",
-    "base_model_name_or_path",
-    "bias",
-    "eva_config",
-    "exclude_modules",
-    "inference_mode",
-    "init_lora_weights",
-    "layers_pattern",
-    "layers_to_transform",
-    "lora_alpha",
-    "lora_dropout",
-    "megatron_core",
-    "peft_type",
-    "peft_version",
-    "qalora_group_size",
-    "r",
-    "rank_pattern",
-    "revision",
-    "runtime_config",
-    "target_modules",
-    "task_type",
-    "use_rslora",
-}
-# ... any other one that is set makes it another method, today's (use_dora, use_qalora) or tomorrow's
-NEUTRAL_STARTS = {True, False, None, "gaussian", "eva", "orthogonal"}
+NOT_PLAIN = "only plain LoRA is merged (rsLoRA and rank or alpha patterns too)"
 
 
 @dataclass(frozen=True)
@@ -118,7 +93,7 @@ class Adapter:
     @cached_property
     def base_fingerprint(self) -> str | None:
         """Hash of the weights that it was trained on (:mod:`backends.checkpoint.fingerprint`), where recorded."""
-        for name in ("data.json", "merge.json"):
+        for name in (DATA_RECORD, MERGE_REPORT):
             if (self.home / name).is_file():
                 recorded = read_json(self.home / name).get("base")
                 return recorded.get("fingerprint") if isinstance(recorded, dict) else recorded
@@ -127,7 +102,7 @@ class Adapter:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of its own weights."""
-        return fingerprint(sorted({entry.file for entry in self.tensors.entries.values()}))
+        return fingerprint(self.tensors.files)
 
 
 def open_adapter(path: str | Path, weight: float = 1.0, lora_alpha: float | None = None) -> Adapter:
@@ -167,70 +142,71 @@ def _open_peft(folder: Path, weight: float) -> Adapter:
         pickled = (folder / "adapter_model.bin").is_file()
         hint = "; adapter_model.bin is a pickle and is not opened, save it as safetensors" if pickled else ""
         raise UsageError(f"{folder}: no {ADAPTER_WEIGHTS} there{hint}")
-    config = read_json(folder / ADAPTER_CONFIG)
-    _check_plain(folder / ADAPTER_CONFIG, config)
+    where = folder / ADAPTER_CONFIG
+    config = check_plain_lora(read_json(where), where, NOT_PLAIN, variants=LORA_VARIANTS)
     tensors = open_weights(file)
-    pairs: dict[str, dict[str, str]] = {}
+    matrices: dict[str, str] = {}
     copies: dict[str, str] = {}
     for name in tensors:
-        found = _PEFT_NAME.fullmatch(name)
         if name.startswith(_PREFIX) and name.endswith(_COPY):
             copies[name.removeprefix(_PREFIX).removesuffix(_COPY)] = name
-            continue
-        if found is None:
+        elif _PEFT_NAME.fullmatch(name):
+            matrices[name] = name
+        else:
             raise UserError(
                 f"{file}: {name} is not a LoRA matrix of a linear layer; embeddings under LoRA, modules_to_save "
                 "and other methods are not merged"
             )
-        pairs.setdefault(found[1], {})[found[2]] = name
-    modules = {module: _factors(file, tensors, module, names) for module, names in pairs.items()}
-    modules = {module: _scaled(folder / ADAPTER_CONFIG, config, module, found) for module, found in modules.items()}
-    return Adapter(folder, weight, tensors, config, _not_empty(file, modules), copies, home_of(folder))
+    if not matrices:
+        raise UserError(f"{file}: holds no tensors")
+    modules = _updates(tensors, matrices, config, where)
+    return Adapter(folder, weight, tensors, config, modules, copies, run_around(folder) or folder)
 
 
-def _check_plain(file: Path, config: dict[str, Any]) -> None:
-    """Refuse whatever is not plain LoRA.
+def _open_mindformers(file: Path, weight: float, lora_alpha: float | None) -> Adapter:
+    """Read a file that holds ``mindpet_delta_lora_*``, alone or among other parameters."""
+    tensors = open_weights(file)
+    # an optimizer's moments are called adam_m.model.layers...
+    names = {mindformers_to_peft(name): name for name in tensors if is_lora(name) and name.startswith("model.")}
+    if not names:
+        raise UsageError(f"{file}: no mindpet_delta_lora_a, _b there; a LoRA file of mindformers is expected")
+    if len(names) < len(tensors):
+        say(f"note: {file}: {len(tensors) - len(names)} parameters that are not LoRA matrices were left out")
+    found = check_matrices({peft: tensors.shape(name) for peft, name in names.items()}, file)
+    config, home = recorded_config(file, tensors, found, alpha=lora_alpha)
+    return Adapter(file, weight, tensors, config, _updates(tensors, names, config, file), {}, home or file.parent)
 
-    Raises:
-        UserError: the configuration names another method or asks for more than the matrices.
+
+def _updates(tensors: Tensors, names: dict[str, str], config: dict[str, Any], where: Path) -> dict[str, Factors]:
+    """Pair every A with its B and find the scaling as peft does: patterns first, then the common value.
+
+    Args:
+        tensors: the file.
+        names: PEFT's names of the matrices, to those that they have in the file.
+        config: ``adapter_config.json``.
+        where: it stands, for errors.
     """
-    if config.get("peft_type") != "LORA":
-        raise UserError(f"{file}: peft_type is {config.get('peft_type')!r}; only LORA is merged")
-    if config.get("bias", "none") != "none":
-        raise UserError(f"{file}: bias is {config['bias']!r}: trained biases are not merged")
-    more = sorted(key for key in config.keys() - NEUTRAL if config[key])
-    if more:
-        raise UserError(f"{file}: {more[0]} is set; only plain LoRA is merged (rsLoRA and rank or alpha patterns too)")
-    start = config.get("init_lora_weights", True)
-    if start not in NEUTRAL_STARTS:
-        raise UserError(
-            f"{file}: init_lora_weights is {start!r}, which changes the base before training; convert the adapter with "
-            "peft's save_pretrained(path_initial_model_for_weight_conversion=...) first"
-        )
-
-
-def _factors(file: Path, tensors: Tensors, module: str, names: dict[str, str]) -> Factors:
-    """Pair A with B; the scaling is not known yet."""
-    if len(names) != 2:
-        raise UserError(f"{file}: {module} has lora_{next(iter(names))} only; the file is not whole")
-    a, b = tensors.shape(names["A"]), tensors.shape(names["B"])
-    if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
-        raise UserError(f"{file}: {module}: A {list(a)} and B {list(b)} are not [r, in] and [out, r]")
-    return Factors(names["A"], names["B"], a[0], math.nan, (b[0], a[1]))
-
-
-def _scaled(file: Path, config: dict[str, Any], module: str, factors: Factors) -> Factors:
-    """Put in the scaling as peft finds it: patterns first, then the common value."""
-    rank = _pattern(config.get("rank_pattern"), module, config.get("r"))
-    alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
-    if rank != factors.rank:
-        raise UserError(
-            f"{file}: {module} has rank {factors.rank} in the weights and {rank} here; one of them is wrong"
-        )
-    if not isinstance(alpha, int | float):
-        raise UserError(f"{file}: lora_alpha is {alpha!r}; without a number the scaling is not known")
-    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return Factors(factors.a, factors.b, factors.rank, scaling, factors.shape)
+    pairs: dict[str, dict[str, str]] = {}
+    for peft, name in names.items():
+        found = _PEFT_NAME.fullmatch(peft)
+        assert found is not None
+        pairs.setdefault(found[1], {})[found[2]] = name
+    updates = {}
+    for module, pair in pairs.items():
+        if len(pair) != 2:
+            raise UserError(f"{tensors.path}: {module} has lora_{next(iter(pair))} only; the file is not whole")
+        a, b = tensors.shape(pair["A"]), tensors.shape(pair["B"])
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+            raise UserError(f"{tensors.path}: {module}: A {list(a)} and B {list(b)} are not [r, in] and [out, r]")
+        rank = _pattern(config.get("rank_pattern"), module, config.get("r"))
+        alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+        if rank != a[0]:
+            raise UserError(f"{where}: {module} has rank {a[0]} in the weights and {rank} here; one of them is wrong")
+        if not isinstance(alpha, int | float):
+            raise UserError(f"{where}: lora_alpha is {alpha!r}; without a number the scaling is not known")
+        scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        updates[module] = Factors(pair["A"], pair["B"], rank, scaling, (b[0], a[1]))
+    return updates
 
 
 def _pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
@@ -239,40 +215,6 @@ def _pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return default
-
-
-def _open_mindformers(file: Path, weight: float, lora_alpha: float | None) -> Adapter:
-    """Read a file that holds ``mindpet_delta_lora_*``, alone or among other parameters."""
-    from backends.exchange.adapters import lora_shapes, recorded_config
-
-    tensors = open_weights(file)
-    # an optimizer's moments are called adam_m.model.layers...
-    names = {mindformers_to_peft(name): name for name in tensors if is_lora(name) and name.startswith("model.")}
-    if not names:
-        raise UsageError(f"{file}: no mindpet_delta_lora_a, _b there; a LoRA file of mindformers is expected")
-    if len(names) < len(tensors):
-        say(f"note: {file}: {len(tensors) - len(names)} parameters that are not LoRA matrices were left out")
-    shapes = {peft: tensors.shape(name) for peft, name in names.items()}
-    config, home = recorded_config(file, tensors, lora_shapes(shapes, file), alpha=lora_alpha)
-    pairs: dict[str, dict[str, str]] = {}
-    for peft, name in names.items():
-        found = _PEFT_NAME.fullmatch(peft)
-        assert found is not None
-        pairs.setdefault(found[1], {})[found[2]] = name
-    modules = {module: _factors(file, tensors, module, pair) for module, pair in pairs.items()}
-    modules = {module: _scaled(file, config, module, factors) for module, factors in modules.items()}
-    return Adapter(file, weight, tensors, config, modules, {}, home or file.parent)
-
-
-def _not_empty(file: Path, modules: dict[str, Factors]) -> dict[str, Factors]:
-    if not modules:
-        raise UserError(f"{file}: holds no tensors")
-    return modules
-
-
-def home_of(folder: Path) -> Path:
-    """Return the run directory that a folder is, or is a checkpoint of; else the folder itself."""
-    return next((home for home in (folder, folder.parent.parent) if (home / "recipe.yaml").is_file()), folder)
 
 
 def all_modules(adapters: Iterable[Adapter]) -> list[str]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from backends.checkpoint.fingerprint import fingerprint
-from backends.exchange.output_files import beside
+from backends.exchange.output_files import sidecar_of
 from backends.merge.adapters import Adapter, all_modules
-from backends.merge.rounding import ROUNDOFF
+from backends.weights.dtypes import ROUNDOFF
 from backends.weights.files import ADAPTER_CONFIG, MODEL_CONFIG
 from backends.weights.mindspore_ckpt import open_weights
 from backends.weights.names import is_lora, to_mindformers
@@ -47,7 +47,7 @@ class Base:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of its weights (:func:`backends.checkpoint.fingerprint.fingerprint`)."""
-        return fingerprint(sorted({entry.file for entry in self.tensors.entries.values()}))
+        return fingerprint(self.tensors.files)
 
     @property
     def tied(self) -> bool:
@@ -73,7 +73,7 @@ def open_base(path: str | Path) -> Base:
     if not source.exists():
         raise UsageError(f"{source}: no such model directory or file")
     tensors = open_weights(source)
-    home = source if source.is_dir() else beside(source)
+    home = source if source.is_dir() else sidecar_of(source)
     config = read_json(home / MODEL_CONFIG) if (home / MODEL_CONFIG).is_file() else {}
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method:

@@ -1,8 +1,10 @@
-"""Several adapters into one: the weighted sum as a PEFT adapter, exact or cut to a lower rank."""
+"""Several adapters into one: the weighted sum as a PEFT adapter, exact or cut to a lower rank.
+
+Legend: r rank, in and out the widths of the layer.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +13,77 @@ from typing import Any
 import numpy as np
 
 from backends.merge.adapters import Adapter, all_modules
-from backends.merge.lowrank import summed, truncate
-from backends.merge.rounding import cast
+from backends.weights.dtypes import round_to
 from backends.weights.files import ADAPTER_CONFIG
+from backends.weights.lora import peft_config
 from backends.weights.safetensors_files import ShardWriter
 from converters.common.console import say
 from converters.common.errors import UserError
+from converters.common.files import write_json
+
+
+def summed(adapters: Sequence[Adapter], module: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the exact sum ΔW = Σ wᵢ·sᵢ·Bᵢ·Aᵢ of one layer as two factors.
+
+    Ranks are put beside each other: [w₁s₁B₁ w₂s₂B₂ ...] · [A₁; A₂; ...] is the sum, whatever the ranks are, because no
+    term meets another. (Adding the Aᵢ and adding the Bᵢ is not: (B₁ + B₂)(A₁ + A₂) has B₁A₂ and B₂A₁ in it.)
+
+    Returns:
+        A float32 [Σr, in] and B float32 [out, Σr], with ΔW = B·A.
+    """
+    updates = [adapter.update(module) for adapter in adapters if module in adapter.modules]
+    return np.concatenate([a for a, _ in updates]), np.concatenate([b for _, b in updates], axis=1)
 
 
 @dataclass(frozen=True)
-class Mixed:
+class Truncated:
+    """A lower-rank update and what it leaves out.
+
+    Attributes:
+        a: float32 [rank, in].
+        b: float32 [out, rank].
+        norm: Frobenius norm of the update before.
+        lost: Frobenius norm of the difference.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    norm: float
+    lost: float
+
+    @property
+    def error(self) -> float:
+        """Lost part of the update, 0 to 1."""
+        return self.lost / self.norm if self.norm else 0.0
+
+
+def truncate(a: np.ndarray, b: np.ndarray, rank: int) -> Truncated:
+    """Return the update of at most ``rank`` that is nearest to B·A in the Frobenius norm (Eckart-Young).
+
+    The singular values of B·A are those of the small core R_b·R_aᵀ, where B = Q_b·R_b and Aᵀ = Q_a·R_a: the full
+    [out, in] matrix is never made. An update whose rank is low enough stays as it is.
+
+    Args:
+        a: float32 [r, in].
+        b: float32 [out, r].
+        rank: of the result.
+    """
+    q_a, r_a = np.linalg.qr(a.T.astype(np.float64))
+    q_b, r_b = np.linalg.qr(b.astype(np.float64))
+    left, values, right = np.linalg.svd(r_b @ r_a.T)
+    norm = float(np.linalg.norm(values))
+    if len(a) <= rank:
+        return Truncated(a, b, norm, 0.0)
+    kept = min(rank, len(values))
+    root = np.sqrt(values[:kept])
+    new_a = (root[:, None] * right[:kept]) @ q_a.T
+    new_b = (q_b @ left[:, :kept]) * root
+    lost = float(np.linalg.norm(values[kept:]))
+    return Truncated(new_a.astype(np.float32), new_b.astype(np.float32), norm, lost)
+
+
+@dataclass(frozen=True)
+class Summed:
     """What a weighted sum became.
 
     Attributes:
@@ -34,14 +97,14 @@ class Mixed:
     error: float
 
 
-def write_mixed(adapters: Sequence[Adapter], folder: Path, rank: int | None, dtype: str | None) -> Mixed:
+def write_sum(adapters: Sequence[Adapter], folder: Path, rank: int | None, dtype: str | None) -> Summed:
     """Write the weighted sum ΔW = Σ wᵢ·sᵢ·Bᵢ·Aᵢ as an adapter whose scaling is 1.
 
     Args:
         adapters: what to add, with their weights.
         folder: an existing directory.
         rank: cut every layer to this rank; None keeps the exact sum.
-        dtype: type of the factors as safetensors names it; None: float32.
+        dtype: type of the factors; None: float32.
 
     Raises:
         UserError: adapters differ in the shape of a layer, or a factor does not fit the type.
@@ -68,34 +131,19 @@ def write_mixed(adapters: Sequence[Adapter], folder: Path, rank: int | None, dty
                 if not np.isfinite(factor).all():
                     raise UserError(f"{module}: the weighted sum is not finite; the weights are too large")
                 name = f"base_model.model.{module}.lora_{letter}.weight"
-                writer.add(name, cast(factor, "F32", dtype, name))
-    config = peft_config(adapters, ranks)
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Mixed(ranks, errors, float(np.sqrt(losses / norms)) if norms else 0.0)
+                writer.add(name, round_to(factor, dtype, name))
+    write_json(folder / ADAPTER_CONFIG, summed_config(adapters, ranks))
+    return Summed(ranks, errors, float(np.sqrt(losses / norms)) if norms else 0.0)
 
 
-def peft_config(adapters: Sequence[Adapter], ranks: dict[str, int]) -> dict[str, Any]:
+def summed_config(adapters: Sequence[Adapter], ranks: dict[str, int]) -> dict[str, Any]:
     """Return ``adapter_config.json`` of an adapter with scaling 1: alpha is the rank, in each layer."""
     common = max(set(ranks.values()), key=lambda r: (list(ranks.values()).count(r), r))
     others = _short_patterns({module: rank for module, rank in ranks.items() if rank != common}, ranks)
-    return {
-        "alpha_pattern": others,
-        "base_model_name_or_path": next((a.base_name for a in adapters if a.base_name), None),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_alpha": common,
-        "lora_dropout": 0.0,
-        "modules_to_save": None,
-        "peft_type": "LORA",
-        "r": common,
-        "rank_pattern": others,
-        "target_modules": target_modules(adapters),
-        "task_type": next((a.config["task_type"] for a in adapters if a.config.get("task_type")), "CAUSAL_LM"),
-        "use_dora": False,
-        "use_rslora": False,
-    }
+    base = next((adapter.base_name for adapter in adapters if adapter.base_name), None)
+    task = next((a.config["task_type"] for a in adapters if a.config.get("task_type")), "CAUSAL_LM")
+    targets = target_modules(adapters)
+    return peft_config(common, common, 0.0, targets, base, alpha_pattern=others, rank_pattern=others, task_type=task)
 
 
 def _short_patterns(others: dict[str, int], ranks: dict[str, int]) -> dict[str, int]:

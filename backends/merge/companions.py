@@ -1,18 +1,30 @@
-"""What lies beside merged weights: configuration, tokenizer, template, and the forms that servers read."""
+"""What lies beside merged weights: configuration, tokenizer, template, and the forms that servers read.
+
+A served model is asked in the form it was trained in, or it is another model. So the forms of servers, Jinja for
+transformers and vLLM and Go's for Ollama, are made from the template of the run, and replace what the base's authors
+put there.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.merge.adapters import Adapter
 from backends.merge.base import Base
-from backends.merge.rounding import NAMES
-from backends.merge.serving import jinja, modelfile
-from backends.weights.files import MODEL_CONFIG
+from backends.weights.files import (
+    CHAT_TEMPLATE,
+    GENERATION_CONFIG,
+    MODEL_CONFIG,
+    TEMPLATE,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+    has_tokenizer,
+)
 from converters.common.console import say
 from converters.common.errors import UserError
 from converters.common.files import sha256_file, write_json, write_text
@@ -22,18 +34,9 @@ from converters.text.template import Template, get_template
 if TYPE_CHECKING:
     from converters.tokenizers.base import Tokenizer
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
+_SLOT = re.compile(r"(\{[a-z]+\})")
 # of the base, besides its tokenizer: how to generate, code that its configuration names, terms of use
-MODEL_FILES = ("generation_config.json", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*")
+MODEL_FILES = (GENERATION_CONFIG, "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 
 def common_template(adapters: Sequence[Adapter], name: str | None, *, allow: bool) -> Template | None:
@@ -44,9 +47,7 @@ def common_template(adapters: Sequence[Adapter], name: str | None, *, allow: boo
     """
     trained: dict[str, tuple[Path, Template]] = {}
     for adapter in adapters:
-        file = next(
-            (f / "template.json" for f in (adapter.path, adapter.home) if (f / "template.json").is_file()), None
-        )
+        file = next((home / TEMPLATE for home in (adapter.path, adapter.home) if (home / TEMPLATE).is_file()), None)
         if file is not None:
             template = Template.from_json(read_json(file))
             trained.setdefault(template.hash, (adapter.path, template))
@@ -80,22 +81,18 @@ def tokenizer_home(adapters: Sequence[Adapter], base: Path | None) -> Path | Non
     Raises:
         UserError: two adapters bring different ones.
     """
-    homes = [home for home in dict.fromkeys([adapter.home for adapter in adapters]) if _has_tokenizer(home)]
+    homes = [home for home in dict.fromkeys([adapter.home for adapter in adapters]) if has_tokenizer(home)]
     hashes = {home: _tokenizer_hash(home) for home in homes}
     if len(set(hashes.values())) > 1:
         first, second = list(hashes)[:2]
         raise UserError(f"{first} and {second} were trained with different tokenizers; their sum has no meaning")
     folder = base if base is not None and base.is_dir() else None
-    if folder is not None and _has_tokenizer(folder):
+    if folder is not None and has_tokenizer(folder):
         # the base's own files are the more complete ones
         if not homes or _tokenizer_hash(folder) == hashes[homes[0]]:
             return folder
         say(f"note: {homes[0]} was trained with another tokenizer than {folder} has; the trained one goes along")
     return homes[0] if homes else folder
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
 def _tokenizer_hash(folder: Path) -> str:
@@ -110,7 +107,7 @@ def _tokenizer_hash(folder: Path) -> str:
 
 def copy_tokenizer(home: Path | None, folder: Path) -> Tokenizer | None:
     """Copy the tokenizer's files and return it; None, said, where there is none that is read here."""
-    if home is None or not _has_tokenizer(home):
+    if home is None or not has_tokenizer(home):
         say("note: there is no tokenizer beside the base or the adapters; none goes along")
         return None
     from converters.tokenizers.load import load_tokenizer
@@ -129,15 +126,15 @@ def write_template(template: Template | None, tokenizer: Tokenizer | None, folde
     """Write ``template.json``, and for a model that can be served the forms that servers read."""
     if template is None:
         return
-    write_json(folder / "template.json", template.to_json())
+    write_json(folder / TEMPLATE, template.to_json())
     if not served:
         return
-    config = folder / "tokenizer_config.json"
+    config = folder / TOKENIZER_CONFIG
     if config.is_file():
         content = read_json(config)
         if content.pop("chat_template", None) is not None:
             write_json(config, content)
-    write_text(folder / "chat_template.jinja", jinja(template))
+    write_text(folder / CHAT_TEMPLATE, jinja(template))
     if tokenizer is None:
         say("note: no Modelfile without a tokenizer, which names the stop tokens")
         return
@@ -154,10 +151,131 @@ def write_model_files(base: Base, folder: Path, dtype: str | None, *, untied: bo
     if dtype is not None:
         # older transformers read the second name only
         config.pop("dtype", None)
-        config["torch_dtype"] = NAMES[dtype]
+        config["torch_dtype"] = dtype
     if untied:
         config["tie_word_embeddings"] = False
-    (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / MODEL_CONFIG, config)
     for pattern in MODEL_FILES:
         for file in sorted(base.home.glob(pattern)):
             shutil.copyfile(file, folder / file.name)
+
+
+def jinja(template: Template) -> str:
+    """Return the template as a Hugging Face chat template (``chat_template.jinja``).
+
+    Text is rendered to the character as :meth:`Template.prompt` and :meth:`Template.render` do, special tokens by name.
+    """
+    text = "message['content'] | trim" if template.trim else "message['content']"
+    system = "ns.system | trim" if template.trim else "ns.system"
+
+    def expression(pattern: str, slots: dict[str, str]) -> str:
+        pieces = [piece for piece in _SLOT.split(pattern) if piece]
+        roles = {"{bos}": "(bos_token or '')", "{eos}": "eos_token"}
+        parts = [slots.get(piece) or roles.get(piece) or json.dumps(piece, ensure_ascii=False) for piece in pieces]
+        return "{{- " + " ~ ".join(f"({part})" if "|" in part else part for part in parts) + " -}}" if parts else ""
+
+    def refuse(reason: str) -> str:
+        return "{{- raise_exception(" + json.dumps(reason) + ") -}}"
+
+    parts = "message['content'].rpartition('\\n\\n')"
+    user = {"{user}": text, "{passage}": f"{parts}[0]", "{question}": f"{parts}[2]"}
+    first = expression(_first(template), user)
+    if template.system_in_question:
+        question = expression(template.system_in_question, {"{system}": "ns.system", "{user}": "message['content']"})
+        inner = question.removeprefix("{{- ").removesuffix(" -}}")
+        whole = f"({inner}) | trim" if template.trim else inner
+        with_system = expression(template.first, {"{user}": whole})
+    elif template.first_with_system:
+        with_system = expression(template.first_with_system, {**user, "{system}": system})
+    else:
+        with_system = refuse(f"template {template.name} has no place for a system turn; write it into the question")
+    later = refuse(f"template {template.name} holds one question")
+    if template.later is not None:
+        later = expression(template.later, user)
+    answer = expression(template.answer + template.after, {"{answer}": text})
+    return "\n".join(
+        (
+            "{%- set ns = namespace(system=none, first=true) -%}",
+            "{%- for message in messages -%}",
+            "{%- if message['role'] == 'system' -%}",
+            "{%- set ns.system = message['content'] -%}",
+            "{%- elif message['role'] == 'user' -%}",
+            "{%- if not ns.first -%}",
+            later,
+            "{%- elif ns.system is not none -%}",
+            with_system,
+            "{%- else -%}",
+            first,
+            "{%- endif -%}",
+            "{%- set ns.first = false -%}",
+            "{%- elif message['role'] == 'assistant' -%}",
+            answer,
+            "{%- endif -%}",
+            "{%- endfor -%}",
+            "",
+        )
+    )
+
+
+def modelfile(template: Template, tokenizer: Tokenizer) -> str | None:
+    """Return an Ollama ``Modelfile`` beside the weights, or None where its syntax cannot say the template.
+
+    Ollama puts BOS before a prompt by itself, so a leading BOS is left out; its templates cannot cut texts apart or
+    take white space off their ends.
+    """
+    if "{passage}" in template.first:
+        return None
+    go = _go_writer(tokenizer)
+    user = {"{user}": "{{ .Content }}"}
+    first = go(_first(template).removeprefix("{bos}"), user)
+    system = {"{system}": "{{ $.System }}"}
+    if template.system_in_question:
+        question = go(template.system_in_question, {**system, **user})
+        with_system = go(template.first.removeprefix("{bos}"), {"{user}": question})
+    elif template.first_with_system:
+        with_system = go(template.first_with_system.removeprefix("{bos}"), {**system, **user})
+    else:
+        # no place of its own: before the question, as Ollama does for models without system turns
+        with_system = go(template.first.removeprefix("{bos}"), {"{user}": "{{ $.System }}\n\n{{ .Content }}"})
+    later = first if template.later is None else go(template.later, user)
+    answer = go(template.answer + template.after, {"{answer}": "{{ .Content }}"})
+    asked = f"{{{{ if $.System }}}}{with_system}{{{{ else }}}}{first}{{{{ end }}}}"
+    question = "{{ if $first }}{{ $first = false }}" + asked + "{{ else }}" + later + "{{ end }}"
+    turn = '{{ if eq .Role "user" }}' + question + '{{ else if eq .Role "assistant" }}' + answer + "{{ end }}"
+    body = "{{ $first := true }}{{ range .Messages }}" + turn + "{{ end }}"
+    stops = list(dict.fromkeys([*template.stop, eos_name(tokenizer)]))
+    notes = ["ollama create NAME -f Modelfile, in this directory"]
+    if "{bos}" not in template.first + (template.first_with_system or "") and tokenizer.bos_id is not None:
+        notes.append(f"template {template.name} has no BOS; Ollama may put one before the prompt all the same")
+    if not template.first_with_system and not template.system_in_question:
+        notes.append(f"template {template.name} has no system turn; a system text goes before the first question")
+    lines = [f"# {note}" for note in notes] + ["FROM .", f'TEMPLATE """{body}"""']
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
+    return "\n".join(lines) + "\n"
+
+
+def eos_name(tokenizer: Tokenizer) -> str:
+    """Return the name of the token that ends a text."""
+    return _name_of(tokenizer, tokenizer.eos_id)
+
+
+def _name_of(tokenizer: Tokenizer, number: int | None) -> str:
+    return next((name for name, token in tokenizer.specials.items() if token == number), "")
+
+
+def _go_writer(tokenizer: Tokenizer) -> Callable[[str, dict[str, str]], str]:
+    """Return what writes a pattern in Go's syntax."""
+    roles = {"{bos}": _name_of(tokenizer, tokenizer.bos_id), "{eos}": eos_name(tokenizer)}
+
+    def write(pattern: str, slots: dict[str, str]) -> str:
+        pieces = _SLOT.split(pattern)
+        return "".join(slots.get(piece) or roles.get(piece, piece) for piece in pieces)
+
+    return write
+
+
+def _first(template: Template) -> str:
+    """Return the first question's pattern where no system text is given."""
+    if template.default_system is not None and template.first_with_system:
+        return template.first_with_system.replace("{system}", template.default_system)
+    return template.first

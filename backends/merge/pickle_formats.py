@@ -6,13 +6,18 @@ another. Only tensors in a plain dict go in, so that ``torch.load(weights_only=T
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backends.exchange.meta import PARAMS, pairs_from_halves, read_in_halves
+from backends.weights.dtypes import numpy_types
+from backends.weights.files import GENERATION_CONFIG, MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
+from backends.weights.llama import EMBEDDING, HEAD, LlamaShape
 from backends.weights.names import to_mindformers
-from backends.weights.safetensors_files import Entry, ShardWriter, numpy_types, open_tensors
+from backends.weights.safetensors_files import Entry, ShardWriter, open_tensors
 from converters.common.errors import UserError
 from converters.common.files import write_json
 from converters.common.reader import read_json
@@ -40,7 +45,7 @@ def to_bin(folder: Path) -> None:
         torch.save({name: _mapped(tensors.entries[name]) for name in names}, folder / renamed[file.name])
         weight_map.update(dict.fromkeys(names, renamed[file.name]))
         file.unlink()
-    index = folder / "model.safetensors.index.json"
+    index = folder / MODEL_INDEX
     if index.is_file():
         index.unlink()
         content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
@@ -63,25 +68,24 @@ def to_meta(folder: Path) -> None:
     """
     import torch
 
-    config = read_json(folder / "config.json")
-    source = open_tensors(folder)
-    params = meta_params(config)
+    config = read_json(folder / MODEL_CONFIG)
+    source, shape, params = open_tensors(folder), LlamaShape.from_config(config, folder), meta_params(config)
     stage = folder / "meta"
     stage.mkdir()
     with ShardWriter(stage, max_shard_bytes=None) as writer:
         for name in source:
-            writer.add(meta_name(name), pairs_from_halves(name, source.read(name), config))
-        if "lm_head.weight" not in source:
-            writer.add("output.weight", source.read("model.embed_tokens.weight"))
+            writer.add(meta_name(name), _in_pairs(name, source.read(name), shape))
+        if HEAD not in source:
+            writer.add("output.weight", source.read(EMBEDDING))
     staged = open_tensors(stage)
     torch.save({name: _mapped(entry) for name, entry in staged.entries.items()}, folder / META_FILE)
-    (stage / "model.safetensors").unlink()
+    (stage / MODEL_WEIGHTS).unlink()
     stage.rmdir()
     for file in {entry.file for entry in source.entries.values()}:
         file.unlink()
-    for left in ("model.safetensors.index.json", "config.json", "generation_config.json"):
+    for left in (MODEL_INDEX, MODEL_CONFIG, GENERATION_CONFIG):
         (folder / left).unlink(missing_ok=True)
-    write_json(folder / "params.json", params)
+    write_json(folder / PARAMS, params)
 
 
 def meta_name(name: str) -> str:
@@ -90,25 +94,10 @@ def meta_name(name: str) -> str:
     return renamed.replace("norm_out", "norm").replace("lm_head", "output")
 
 
-def pairs_from_halves(name: str, weight: np.ndarray, config: dict[str, Any]) -> np.ndarray:
-    """Put the rows of a query or key layer from Hugging Face's rotary halves into Meta's pairs.
-
-    Within each head of width d Hugging Face turns row i with row i + d/2, Meta row 2i with row 2i + 1; the inverse of
-    :func:`backends.exchange.meta.halves_from_pairs`. Other tensors stay as they are.
-
-    Args:
-        name: Hugging Face name.
-        weight: [out, in].
-        config: of the model.
-    """
-    if not name.endswith(("q_proj.weight", "k_proj.weight")):
-        return weight
-    heads = config["num_attention_heads"]
-    if name.endswith("k_proj.weight"):
-        heads = config.get("num_key_value_heads") or heads
-    rows, width = weight.shape
-    halves = weight.reshape(heads, 2, rows // heads // 2, width)
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows, width)
+def _in_pairs(name: str, weight: np.ndarray, shape: LlamaShape) -> np.ndarray:
+    if name.endswith("q_proj.weight"):
+        return pairs_from_halves(weight, shape.heads)
+    return pairs_from_halves(weight, shape.kv_heads) if name.endswith("k_proj.weight") else weight
 
 
 def meta_params(config: dict[str, Any]) -> dict[str, Any]:
@@ -120,14 +109,15 @@ def meta_params(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: no such numbers give the width of this model.
     """
-    dim, width = config["hidden_size"], config["intermediate_size"]
+    shape = LlamaShape.from_config(config, MODEL_CONFIG)
+    dim, width = shape.hidden, shape.intermediate
     rope = config.get("rope_parameters") or config
     params: dict[str, Any] = {
         "dim": dim,
-        "n_layers": config["num_hidden_layers"],
-        "n_heads": config["num_attention_heads"],
-        "n_kv_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
-        "vocab_size": config["vocab_size"],
+        "n_layers": shape.layers,
+        "n_heads": shape.heads,
+        "n_kv_heads": shape.kv_heads,
+        "vocab_size": shape.vocab,
         "norm_eps": config["rms_norm_eps"],
         "rope_theta": rope.get("rope_theta", 10000.0),
     }
@@ -145,24 +135,29 @@ def meta_params(config: dict[str, Any]) -> dict[str, Any]:
     raise UserError(f"intermediate_size {width} cannot be stated in Meta's params.json")
 
 
-def read_pickled(folder: Path) -> dict[str, torch.Tensor]:
-    """Map the tensors of either form, by Hugging Face's or Meta's names; nothing is loaded yet."""
+def pickled_reader(folder: Path, config: dict[str, Any]) -> Callable[[str], np.ndarray]:
+    """Return what reads a tensor of either form by its Hugging Face name; files are mapped, not loaded.
+
+    Args:
+        folder: holds ``consolidated.00.pth``, else ``pytorch_model*.bin``.
+        config: of the model.
+    """
     import torch
 
-    files = [folder / META_FILE] if (folder / META_FILE).is_file() else sorted(folder.glob("pytorch_model*.bin"))
-    found: dict[str, torch.Tensor] = {}
-    for file in files:
-        found.update(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
-    return found
+    meta = (folder / META_FILE).is_file()
+    tensors: dict[str, torch.Tensor] = {}
+    for file in [folder / META_FILE] if meta else sorted(folder.glob("pytorch_model*.bin")):
+        tensors.update(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
 
+    def stored(name: str) -> np.ndarray:
+        if tensors[name].dtype == torch.bfloat16:
+            return tensors[name].view(torch.int16).numpy().view(numpy_types()["BF16"])
+        return tensors[name].numpy()
 
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Return a tensor's numbers as numpy; bfloat16 as ``ml_dtypes``."""
-    import torch
-
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(numpy_types()["BF16"])
-    return tensor.numpy()
+    if not meta:
+        return stored
+    shape = LlamaShape.from_config(config, folder)
+    return lambda name: read_in_halves(lambda: stored(meta_name(name)), meta_name(name), shape)()
 
 
 def _mapped(entry: Entry) -> torch.Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from backends.merge.adapters import Adapter
 from backends.merge.base import Base, source_of
 from backends.merge.into_base import unties
-from backends.merge.rounding import ROUNDOFF, rows_in_blocks
+from backends.weights.dtypes import ROUNDOFF, rows_in_blocks
 from converters.common.console import progress
 from converters.common.errors import UserError
 
@@ -119,6 +119,18 @@ class LogitCheck:
         """The largest difference that rounding explains."""
         return max(FLOAT32_DIFFERENCE, NOISE_FACTOR * self.noise)
 
+    def as_json(self) -> dict[str, float]:
+        """The figures with six digits."""
+        return {name: float(f"{value:.6g}") for name, value in vars(self).items()}
+
+    def as_text(self) -> str:
+        """The figures as a sentence."""
+        return (
+            f"merged − adapter at most {self.difference:.2g}, adapter − base {self.effect:.2g}, rounding may be "
+            f"{self.limit:.2g} (standard deviations of the logits; {self.tokens} tokens, same first in "
+            f"{self.same_first:.1%})"
+        )
+
 
 def compare_logits(
     merged: Path, base: Path, adapters: Sequence[Adapter], rows: Sequence[list[int]], kinds: set[str], device: str
@@ -135,9 +147,7 @@ def compare_logits(
     """
     import torch
 
-    from backends.cuda.model import choose_device
-
-    target = choose_device(device)
+    target = _device(device)
     model = _beside(_load(base), adapters).to(target).eval()
     beside = _logits(model, rows, target)
     with model.disable_adapter():
@@ -166,6 +176,15 @@ def prompts(template: Template | None, tokenizer: Tokenizer) -> list[list[int]]:
     if template is None or "{passage}" in template.first:
         return [ids for ids in tokenizer.encode_batch(TEXTS) if ids]
     return encode_prompts([[Turn("user", text)] for text in TEXTS], template, tokenizer)
+
+
+def _device(name: str) -> torch.device:
+    """Return the device; ``auto`` falls back to the CPU, ``cuda`` does not."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device; --device cpu or auto compares without one")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _load(path: Path) -> Any:

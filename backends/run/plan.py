@@ -6,15 +6,15 @@ memory and minutes are predictions, and are called so.
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from backends.recipe.load import load_recipe
 from backends.recipe.schedule import warmup_steps
-from backends.recipe.types import ModelConfig, Recipe
+from backends.recipe.types import Recipe
+from backends.weights.files import MODEL_CONFIG
+from backends.weights.llama import LlamaShape
 from backends.weights.lora import LINEAR_LAYERS, target_layers
 from converters.common.console import format_table, say
 from converters.common.errors import UsageError
@@ -43,88 +43,31 @@ CPU_SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What the arithmetic needs of a Llama-like model (h hidden, f feed-forward width, v vocabulary)."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    feed_forward: int
-    vocabulary: int
-    tied: bool
-    biases: int = 0
-
-    @classmethod
-    def of_recipe(cls, config: ModelConfig) -> Sizes:
-        """Take the sizes from ``model.model_config``."""
-        head_dim = config.head_dim or config.hidden_size // config.num_heads
-        return cls(
-            config.hidden_size,
-            config.num_layers,
-            config.num_heads,
-            config.kv_heads,
-            head_dim,
-            config.feed_forward_size,
-            config.vocab_size,
-            config.tie_word_embeddings,
-            config.qkv_has_bias * (config.num_heads + 2 * config.kv_heads) * head_dim
-            + config.attn_proj_has_bias * config.hidden_size,
-        )
-
-    @classmethod
-    def of_checkpoint(cls, folder: Path) -> Sizes:
-        """Take the sizes from a Hugging Face ``config.json``."""
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        heads = config["num_attention_heads"]
-        kv_heads = config.get("num_key_value_heads") or heads
-        head_dim = config.get("head_dim") or config["hidden_size"] // heads
-        # Qwen2 has biases on q, k and v whatever its configuration says, others on the output too
-        qwen2, biased = config.get("model_type") == "qwen2", config.get("attention_bias", False)
-        return cls(
-            config["hidden_size"],
-            config["num_hidden_layers"],
-            heads,
-            kv_heads,
-            head_dim,
-            config["intermediate_size"],
-            config["vocab_size"],
-            config.get("tie_word_embeddings", config.get("model_type") == "gemma"),
-            (qwen2 or biased) * (heads + 2 * kv_heads) * head_dim + (biased and not qwen2) * config["hidden_size"],
-        )
-
-    @property
-    def linear(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of each linear layer of a decoder layer, by its mindformers name."""
-        h, f, q, kv = self.hidden, self.feed_forward, self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {"wq": (h, q), "wk": (h, kv), "wv": (h, kv), "wo": (q, h), "w1": (h, f), "w2": (f, h), "w3": (h, f)}
-
-    @property
-    def matrix_parameters(self) -> int:
-        """Parameters that a token is multiplied with: all linear layers and the head, not the embedding."""
-        return self.layers * sum(i * o for i, o in self.linear.values()) + self.vocabulary * self.hidden
-
-    @property
-    def parameters(self) -> int:
-        """All parameters."""
-        norms = self.layers * (2 * self.hidden + self.biases) + self.hidden
-        embedding = 0 if self.tied else self.vocabulary * self.hidden
-        return self.matrix_parameters + embedding + norms
-
-    def lora_parameters(self, layers: list[str], rank: int) -> int:
-        """Parameters of LoRA on the named layers: rank · (in + out) each."""
-        return self.layers * sum(rank * sum(self.linear[name]) for name in layers)
-
-    def lora_shapes(self, layers: list[str], rank: int) -> dict[str, dict[str, tuple[int, int]]]:
-        """Shapes of LoRA's two matrices on each named layer, as an adapter file holds them: A [r, in], B [out, r]."""
-        return {name: {"A": (rank, self.linear[name][0]), "B": (self.linear[name][1], rank)} for name in layers}
-
-
-@dataclass(frozen=True)
 class Plan:
-    """The figures; tokens are totals over the run, None where neither rows nor data were given."""
+    """The figures of a recipe. Tokens are totals over the run, None where neither rows nor data were given.
 
+    Attributes:
+        recipe: what is to be run.
+        parameters: of the whole model.
+        trainable: of these, or of LoRA.
+        layers: mindformers names of the layers with LoRA; None where every weight is trained.
+        adapter_tensors: LoRA matrices in all decoder layers.
+        adapter: shapes of A and B by layer name.
+        rows: training rows.
+        steps_per_epoch: optimizer steps.
+        steps: of all epochs.
+        warmup: steps until the learning rate is at its highest.
+        real_tokens: that packed training computes.
+        supervised_tokens: that the loss counts.
+        padded_tokens: that training would compute if every row took ``seq_length``.
+        micro_batch_tokens: in memory at once.
+        flop_per_token: of one training step.
+        dropout: whether LoRA's input is dropped out.
+        predicted_bytes: memory by kind of device.
+        predictions: memory and time by device, as text; empty until :func:`plan` adds them.
+    """
+
+    recipe: Recipe
     parameters: int
     trainable: int
     layers: list[str] | None
@@ -140,23 +83,59 @@ class Plan:
     micro_batch_tokens: int
     flop_per_token: int
     dropout: bool
-    predicted_bytes: dict[str, float]
+    predicted_bytes: dict[str, float] = field(default_factory=dict)
+    predictions: list[dict[str, str]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Every figure, for machines."""
+        return {name: value for name, value in vars(self).items() if name != "recipe"}
+
+    def as_text(self) -> str:
+        """A table of the exact figures, and one of the predictions."""
+        rows = [list(row.values()) for row in self.predictions]
+        predictions = format_table(["device", "how", "memory", "time"], rows, left=2)
+        return f"{_table(self)}\n\npredictions (not measured)\n{predictions}"
 
 
-def recipe_sizes(recipe: Recipe) -> Sizes:
+def plan(recipe: Recipe, rows: int | None = None) -> Plan:
+    """Work out what a recipe will take, and predict memory and time on this CPU and on known cards.
+
+    Args:
+        recipe: what is to be run; its rows are read where it names files and a tokenizer.
+        rows: number of training rows, where there is no file yet.
+
+    Raises:
+        UsageError: ``rows`` is not positive.
+        UserError: the rows cannot be read.
+    """
+    if rows is not None and rows < 1:
+        raise UsageError(f"--rows {rows}: expected at least 1")
+    data = None
+    if recipe.data.train and (recipe.data.tokenizer or recipe.load_checkpoint):
+        from backends.run.rows import load_rows
+
+        data = load_rows(recipe)
+    elif recipe.data.train:
+        say("tokens: unknown without a tokenizer (data.tokenizer=DIR or load_checkpoint=DIR)")
+    shape = recipe_shape(recipe)
+    exact = make_plan(recipe, shape, rows, data)
+    return replace(exact, predictions=_predictions(exact, cpu_rate(shape)))
+
+
+def recipe_shape(recipe: Recipe) -> LlamaShape:
     """Sizes of the model that a recipe trains: the checkpoint's own where it is at hand, else the recipe's."""
     folder = Path(recipe.load_checkpoint)
-    if recipe.load_checkpoint and (folder / "config.json").is_file():
-        return Sizes.of_checkpoint(folder)
-    return Sizes.of_recipe(recipe.model.model_config)
+    if recipe.load_checkpoint and (folder / MODEL_CONFIG).is_file():
+        return LlamaShape.from_folder(folder)
+    return LlamaShape.from_recipe(recipe.model.model_config)
 
 
-def make_plan(recipe: Recipe, sizes: Sizes, rows: int | None = None, data: TrainingRows | None = None) -> Plan:
-    """Work out the figures of a recipe.
+def make_plan(recipe: Recipe, shape: LlamaShape, rows: int | None = None, data: TrainingRows | None = None) -> Plan:
+    """Work out the figures of a recipe without its predictions by device: arithmetic alone.
 
     Args:
         recipe: what is to be run.
-        sizes: of its model.
+        shape: of its model.
         rows: number of training rows, where there is no data.
         data: the rows themselves.
     """
@@ -173,12 +152,13 @@ def make_plan(recipe: Recipe, sizes: Sizes, rows: int | None = None, data: Train
     if data is not None and steps is not None:
         # which rows an epoch leaves over differs from epoch to epoch: the mean row stands for them
         real = round(float(data.tokens.mean()) * steps * batch)
-    plan = Plan(
-        parameters=sizes.parameters,
-        trainable=sizes.lora_parameters(layers, pet.lora_rank) if pet and layers else sizes.parameters,
+    exact = Plan(
+        recipe=recipe,
+        parameters=shape.parameters,
+        trainable=shape.lora_parameters(layers, pet.lora_rank) if pet and layers else shape.parameters,
         layers=layers,
-        adapter_tensors=2 * sizes.layers * len(layers or []),
-        adapter=sizes.lora_shapes(layers, pet.lora_rank) if pet and layers else {},
+        adapter_tensors=2 * shape.layers * len(layers or []),
+        adapter=shape.lora_shapes(layers, pet.lora_rank) if pet and layers else {},
         rows=rows,
         steps_per_epoch=steps_per_epoch,
         steps=steps,
@@ -188,58 +168,59 @@ def make_plan(recipe: Recipe, sizes: Sizes, rows: int | None = None, data: Train
         padded_tokens=None if steps is None else steps * batch * recipe.model.model_config.seq_length,
         micro_batch_tokens=micro,
         # forward and backward through the input cost 2 each; weights cost 2 more where they are trained
-        flop_per_token=(4 if pet is not None else 6) * sizes.matrix_parameters,
+        flop_per_token=(4 if pet is not None else 6) * shape.matrix_parameters,
         dropout=pet is not None and pet.lora_dropout > 0,
-        predicted_bytes={},
     )
     predicted = {
-        "cpu": _memory(sizes, plan, share, accelerator=False),
-        "accelerator": _memory(sizes, plan, share, accelerator=True),
-        "accelerator, checkpointing": _memory(sizes, plan, share, accelerator=True, checkpointing=True),
+        "cpu": _memory(shape, exact, share, accelerator=False),
+        "accelerator": _memory(shape, exact, share, accelerator=True),
+        "accelerator, checkpointing": _memory(shape, exact, share, accelerator=True, checkpointing=True),
     }
-    return replace(plan, predicted_bytes=predicted)
+    return replace(exact, predicted_bytes=predicted)
 
 
-def activation_bytes(sizes: Sizes, lora: list[str] | None, width: int, mask: int) -> float:
+def activation_bytes(shape: LlamaShape, lora: list[str] | None, width: int, mask: int) -> float:
     """Bytes that one token keeps in one decoder layer for the backward pass.
 
     Counted from what autograd saves in transformers' Llama, and compared with it in a test.
 
     Args:
-        sizes: of the model.
+        shape: of the model.
         lora: the layers with LoRA, or None where every weight is trained.
         width: bytes of a value in the matrix products, 2 or 4.
         mask: bytes of one entry of a dropout mask: 1 on CUDA, 4 on the CPU, 0 without dropout.
     """
-    h, f = sizes.hidden, sizes.feed_forward
-    q, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    h, f = shape.hidden, shape.intermediate
+    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norms = 2 * 4 * h  # computed in float32, their input is kept
     scores = width * (2 * q + 2 * kv)  # queries, keys, values and what attention made of them
     gate = 3 * width * f  # gate, its activation, and what it is multiplied with
     if lora is not None:
-        return norms + scores + gate + sum((width + mask) * sizes.linear[name][0] for name in lora)
+        return norms + scores + gate + sum((width + mask) * shape.linear_layers[name][1] for name in lora)
     # a trained weight's gradient needs the layer's input (q, k and v share theirs), a trained norm's its own
     return norms + scores + gate + width * (2 * h + q + f) + norms
 
 
-def _memory(sizes: Sizes, plan: Plan, supervised: float, *, accelerator: bool, checkpointing: bool = False) -> float:
+def _memory(
+    shape: LlamaShape, plan: Plan, supervised: float, *, accelerator: bool, checkpointing: bool = False
+) -> float:
     """Predicted bytes: weights, gradients and moments, activations of one micro-batch, logits."""
     width, mask = (2, 1) if accelerator else (4, 4)
     full = plan.layers is None
     # autocast keeps a copy of trained weights in the type of the matrix products
-    frozen = width * sizes.parameters if not full or accelerator else 0
+    frozen = width * shape.parameters if not full or accelerator else 0
     trained = 16 * plan.trainable  # float32: the weight, its gradient, two moments
-    layer = activation_bytes(sizes, plan.layers, width, mask if plan.dropout else 0)
-    kept = layer + sizes.layers * width * sizes.hidden if checkpointing else sizes.layers * layer
-    logits = (width + 8) * sizes.vocabulary * supervised  # as computed, in float32, and their gradient
+    layer = activation_bytes(shape, plan.layers, width, mask if plan.dropout else 0)
+    kept = layer + shape.layers * width * shape.hidden if checkpointing else shape.layers * layer
+    logits = (width + 8) * shape.vocab * supervised  # as computed, in float32, and their gradient
     return frozen + trained + plan.micro_batch_tokens * (kept + logits)
 
 
-def cpu_rate(sizes: Sizes, seconds: float = 0.3) -> float:
+def cpu_rate(shape: LlamaShape, seconds: float = 0.3) -> float:
     """FLOP/s of a float32 matrix product with this model's shapes (up to 2048), measured now."""
     import numpy as np
 
-    inner, width = min(sizes.hidden, 2048), min(sizes.feed_forward, 2048)
+    inner, width = min(shape.hidden, 2048), min(shape.intermediate, 2048)
     left = np.ones((256, inner), dtype=np.float32)
     right = np.ones((inner, width), dtype=np.float32)
     left @ right
@@ -249,34 +230,6 @@ def cpu_rate(sizes: Sizes, seconds: float = 0.3) -> float:
         left @ right
         best = min(best, time.perf_counter() - began)
     return 2.0 * left.size * width / best
-
-
-def run(path: str | None, overrides: list[str], *, rows: int | None, as_json: bool) -> int:
-    """``plan``: print the figures of a recipe.
-
-    Raises:
-        UsageError: ``rows`` is not positive.
-    """
-    recipe = load_recipe(path, overrides)
-    if rows is not None and rows < 1:
-        raise UsageError(f"--rows {rows}: expected at least 1")
-    data = None
-    if recipe.data.train and (recipe.data.tokenizer or recipe.load_checkpoint):
-        from backends.run.rows import load_rows
-
-        data = load_rows(recipe)
-    elif recipe.data.train:
-        say("tokens: unknown without a tokenizer (data.tokenizer=DIR or load_checkpoint=DIR)")
-    sizes = recipe_sizes(recipe)
-    plan = make_plan(recipe, sizes, rows, data)
-    predictions = _predictions(plan, cpu_rate(sizes))
-    if as_json:
-        print(json.dumps({**asdict(plan), "predictions": predictions}, indent=2))
-        return 0
-    print(_table(plan, recipe))
-    print("\npredictions (not measured)")
-    print(format_table(["device", "how", "memory", "time"], [list(row.values()) for row in predictions], left=2))
-    return 0
 
 
 def _predictions(plan: Plan, cpu_rate: float) -> list[dict[str, str]]:
@@ -318,8 +271,9 @@ def _predictions(plan: Plan, cpu_rate: float) -> list[dict[str, str]]:
     return table
 
 
-def _table(plan: Plan, recipe: Recipe) -> str:
+def _table(plan: Plan) -> str:
     """The exact figures."""
+    recipe = plan.recipe
     ratio = f"{plan.trainable / plan.parameters:.6f}"
     if plan.parameters == LLAMA3_8B:
         ratio += f" ({plan.trainable / CONTEST_DENOMINATOR:.6f} of 8.03e9, as the contest counts)"

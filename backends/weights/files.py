@@ -1,4 +1,4 @@
-"""Names of the files that hold weights, and a directory of them written whole or not at all."""
+"""Names of the files that hold weights and what belongs to them, and directories written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,6 +14,33 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_CONFIG = "config.json"
 MODEL_WEIGHTS = "model.safetensors"
+MODEL_INDEX = "model.safetensors.index.json"
+GENERATION_CONFIG = "generation_config.json"
+TEMPLATE = "template.json"
+# either of the first two is a tokenizer, the others go along with it
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+TOKENIZER_FILES = (
+    *TOKENIZERS,
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    CHAT_TEMPLATE,
+)
+# what belongs to a model besides its weights
+COMPANIONS = (MODEL_CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, TEMPLATE)
+# of a run directory (:mod:`backends.run.directory`)
+RECIPE = "recipe.yaml"
+TRAIN_LOG = "train_log.jsonl"
+DATA_RECORD = "data.json"
+ENVIRONMENT = "environment.json"
+RESULT = "result.json"
+LOSS_PLOT = "loss.png"
+CHECKPOINT_STATE = "state.json"
+MERGE_REPORT = "merge.json"
 
 
 @contextmanager
@@ -40,3 +67,40 @@ def writing_directory(final: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def adding_files(folder: Path) -> Iterator[Path]:
+    """Yield an empty directory whose files move into ``folder`` when all are complete and synced.
+
+    What lies in ``folder`` already stays, so that a run directory gets its weights at the end of training.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    staging = folder / ".tmp-product"
+    with writing_directory(staging) as temporary:
+        yield temporary
+    for file in sorted(staging.iterdir()):
+        file.replace(folder / file.name)
+    staging.rmdir()
+
+
+def copy_companions(source: Path, target: Path, *, without: tuple[str, ...] = ()) -> list[str]:
+    """Copy what belongs to a model besides its weights; returns the names."""
+    names = [name for name in COMPANIONS if name not in without and (source / name).is_file()]
+    for name in names:
+        shutil.copyfile(source / name, target / name)
+    return names
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Say whether a directory holds a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZERS)
+
+
+def run_around(path: Path) -> Path | None:
+    """Return the run directory that a path belongs to: the run itself, a checkpoint of it, or a file inside."""
+    # mindformers saves its files some folders deep: RUN/mindformers/checkpoint/rank_0/x.ckpt
+    places = [path, path.parent.parent] if path.is_dir() else path.resolve().parents[:4]
+    return next((place for place in places if (place / RECIPE).is_file()), None)

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
 import numpy as np
 
-from backends.weights.safetensors_files import Entry, Tensors, open_tensors, type_name
+from backends.weights.dtypes import type_name
+from backends.weights.safetensors_files import Entry, ShardWriter, Tensors, open_tensors
 from converters.common.errors import UsageError, UserError
 
 TYPES = {
@@ -67,6 +68,18 @@ def open_weights(path: str | Path) -> Tensors:
         if found:
             raise UsageError(f"{source}: holds {len(found)} .ckpt files; name one of them")
     return open_tensors(source)
+
+
+def weights_writer(file: Path, metadata: Mapping[str, str] | None = None) -> CkptWriter | ShardWriter:
+    """Return a writer for one file of either format, told by its name; ``ms`` is the format's mark of MindSpore.
+
+    Args:
+        file: ``.ckpt`` or ``.safetensors``; a temporary name (:func:`converters.common.files.atomic`).
+        metadata: kept in a safetensors file; a ``.ckpt`` has no place for it.
+    """
+    if file.suffix == ".ckpt":
+        return CkptWriter(file)
+    return ShardWriter(file.parent, max_shard_bytes=None, metadata={"format": "ms", **(metadata or {})}, stem=file.stem)
 
 
 def open_ckpt(file: str | Path) -> Tensors:

@@ -11,12 +11,13 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
 
+from backends.weights.dtypes import numpy_types, type_name
+from backends.weights.files import ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS
 from converters.common.errors import UsageError, UserError
 from converters.common.files import write_json
 from converters.common.reader import read_json
@@ -27,45 +28,7 @@ HEADER_ROOM = 2**20
 SMALL_FILE = 2**26
 COPY_BYTES = 2**24
 DEFAULT_SHARD_BYTES = 5 * 10**9
-SINGLE_FILES = ("model.safetensors", "adapter_model.safetensors")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
-
-
-@cache
-def numpy_types() -> dict[str, np.dtype[Any]]:
-    """Map the types of the format to numpy's."""
-    import ml_dtypes
-
-    types: dict[str, Any] = {
-        "F64": np.float64,
-        "F32": np.float32,
-        "F16": np.float16,
-        "BF16": ml_dtypes.bfloat16,
-        "F8_E4M3": ml_dtypes.float8_e4m3fn,
-        "F8_E5M2": ml_dtypes.float8_e5m2,
-        "I64": np.int64,
-        "I32": np.int32,
-        "I16": np.int16,
-        "I8": np.int8,
-        "U64": np.uint64,
-        "U32": np.uint32,
-        "U16": np.uint16,
-        "U8": np.uint8,
-        "BOOL": np.bool_,
-    }
-    return {name: np.dtype(kind) for name, kind in types.items()}
-
-
-def type_name(dtype: np.dtype[Any]) -> str:
-    """Return the format's name of a numpy type, such as ``BF16``.
-
-    Raises:
-        UserError: the format has no such type.
-    """
-    for name, known in numpy_types().items():
-        if known == dtype:
-            return name
-    raise UserError(f"safetensors has no type for {dtype}")
 
 
 @dataclass(frozen=True)
@@ -99,6 +62,11 @@ class Tensors:
     def names(self) -> list[str]:
         """Names in the order of the files."""
         return list(self.entries)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold them."""
+        return sorted({entry.file for entry in self.entries.values()})
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -159,8 +127,8 @@ def open_tensors(path: str | Path) -> Tensors:
         return Tensors(source, entries, metadata)
     if not source.is_dir():
         raise UsageError(f"{source}: no such file or directory")
-    index = source / "model.safetensors.index.json"
-    single = next((source / name for name in SINGLE_FILES if (source / name).is_file()), None)
+    index = source / MODEL_INDEX
+    single = next((source / name for name in (MODEL_WEIGHTS, ADAPTER_WEIGHTS) if (source / name).is_file()), None)
     if single is not None:
         files = [single]
     elif index.is_file():

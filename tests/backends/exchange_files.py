@@ -6,7 +6,7 @@ import struct
 import ml_dtypes
 import numpy as np
 
-from backends.exchange.layout import Layout
+from backends.weights.llama import LlamaShape
 from backends.weights.mindspore_ckpt import CkptWriter
 from backends.weights.safetensors_files import ShardWriter, open_tensors
 
@@ -40,7 +40,7 @@ def random_bits(shape, dtype, seed):
 def write_hf_model(folder, config=LLAMA3, dtype="float32", shard_bytes=None, change=None):
     """Write a model directory; ``change`` edits its {name: array} before it is written. Returns the arrays."""
     folder.mkdir(parents=True, exist_ok=True)
-    shapes = Layout.from_config(config, "test").shapes()
+    shapes = LlamaShape.from_config(config, "test").parameter_shapes()
     arrays = {name: random_bits(shape, DTYPES[dtype], i) for i, (name, shape) in enumerate(shapes.items())}
     if change is not None:
         change(arrays)

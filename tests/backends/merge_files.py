@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.weights.safetensors_files import ShardWriter, numpy_types
+from backends.weights.dtypes import numpy_types
+from backends.weights.safetensors_files import ShardWriter
 from converters.text.template import get_template
 
 HIDDEN, WIDE, VOCAB, LAYERS = 16, 24, 20, 2

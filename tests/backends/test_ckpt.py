@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.weights import mindspore_ckpt as ckpt
+from backends.weights.dtypes import numpy_types
 from backends.weights.mindspore_ckpt import TYPE_NAMES, CkptWriter, open_ckpt, open_weights
-from backends.weights.safetensors_files import numpy_types
 from converters.common.errors import UsageError, UserError
 
 # what mindspore 2.9.0 wrote for b = [1.5, 2.25, −2.755e−40] in bfloat16 and big = zeros (3, 5) in float16

@@ -13,7 +13,8 @@ from backends.cuda.model import add_lora, llama_config, new_model
 from backends.cuda.train.batches import micro_batches, share_of_process
 from backends.cuda.train.step import sum_nll
 from backends.recipe.types import ModelConfig, PetConfig
-from backends.run.plan import Sizes, activation_bytes
+from backends.run.plan import activation_bytes
+from backends.weights.llama import LlamaShape
 from backends.weights.lora import target_layers
 from mindrecord.tokens.encode import TokenRows
 from mindrecord.tokens.order import rows_of_step
@@ -199,7 +200,7 @@ def test_the_plans_activation_bytes_are_what_autograd_saves(pet):
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             sum_nll(model, batch, torch.float32)
-        return sum(size for size, _ in kept.values()) / batch.tokens, Sizes.of_recipe(sizes)
+        return sum(size for size, _ in kept.values()) / batch.tokens, LlamaShape.from_recipe(sizes)
 
     (two, sizes), (four, _) = saved(2), saved(4)
     layers = target_layers(pet) if pet else None

@@ -15,8 +15,8 @@ from backends.exchange import (
     hf_to_mindformers,
     mindformers_to_hf,
 )
-from backends.exchange.layout import Layout
 from backends.recipe.types import PetConfig
+from backends.weights.llama import LlamaShape
 from backends.weights.lora import hf_modules
 from backends.weights.names import to_mindformers
 from backends.weights.safetensors_files import open_tensors
@@ -48,7 +48,7 @@ def test_mindspore_reads_what_is_written_and_the_other_way(tmp_path):
         write_hf_model(home / "hf", config, "bfloat16")
         for suffix in ("ckpt", "safetensors"):
             hf_to_mindformers(home / "hf", home / f"m.{suffix}")
-        shapes[home] = Layout.from_config(config, "").shapes()
+        shapes[home] = LlamaShape.from_config(config, "").parameter_shapes()
     work = json.dumps({str(home): list(names) for home, names in shapes.items()})
     command = [sys.executable, "-c", WITH_MINDSPORE, work]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.exchange import hf_to_mindformers, mindformers_to_hf
-from backends.exchange.layout import Layout, config_from_recipe
+from backends.exchange.model_config import config_from_recipe
 from backends.recipe.types import ModelConfig
+from backends.weights.llama import LlamaShape
 from backends.weights.mindspore_ckpt import CkptWriter, open_weights
 from backends.weights.names import to_mindformers
 from backends.weights.safetensors_files import open_tensors
@@ -270,7 +271,7 @@ def test_a_recipe_gives_the_configuration(tmp_path, mindformers):
     to_hf(tmp_path, mindformers, config=write_recipe(tmp_path / "llama.yaml"))
     assert read_all(tmp_path / "out") == read_all(tmp_path / "hf")
     config = json.loads((tmp_path / "out/config.json").read_text())
-    assert Layout.from_config(config, "") == Layout.from_config(LLAMA3, "")
+    assert LlamaShape.from_config(config, "") == LlamaShape.from_config(LLAMA3, "")
     assert (config["rope_theta"], config["torch_dtype"]) == (500000.0, "float32")
 
 
@@ -319,7 +320,7 @@ def test_recipes_settings_without_a_counterpart_are_refused():
 @pytest.mark.parametrize(("both", "kind"), [(False, "qwen2"), (True, "llama")])
 def test_biases_of_a_recipe_choose_the_architecture(both, kind):
     config = config_from_recipe(ModelConfig(**RECIPE, qkv_has_bias=True, attn_proj_has_bias=both), "r")
-    layout = Layout.from_config(config, "r")
+    layout = LlamaShape.from_config(config, "r")
     assert (config["model_type"], layout.qkv_bias, layout.o_bias) == (kind, True, both)
 
 

@@ -114,20 +114,20 @@ def test_a_sum_or_a_value_that_the_type_cannot_hold(place):
     set_config(place / "adapter", base_model_name_or_path="")
     write_base(place / "large")
     set_tensor(place / "large", "model", "model.norm.weight", np.full(16, 1e6, np.float32))
-    refused(place, "model.norm.weight: a value is too large for float16", "--dtype", "float16", base="large")
+    refused(place, r"model.norm.weight: 1e\+06 does not fit float16", "--dtype", "float16", base="large")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_dora": True}, "use_dora is set; only plain LoRA is merged"),
-        ({"use_qalora": True}, "use_qalora is set"),
-        ({"a_method_of_tomorrow": {"x": 1}}, "a_method_of_tomorrow is set"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save is set"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out is set"),
-        ({"lora_bias": True}, "lora_bias is set"),
+        ({"use_dora": True}, "use_dora is True; only plain LoRA is merged"),
+        ({"use_qalora": True}, "use_qalora is True"),
+        ({"a_method_of_tomorrow": {"x": 1}}, "a_method_of_tomorrow is {'x': 1}"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\]"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out is True"),
+        ({"lora_bias": True}, "lora_bias is True"),
         ({"bias": "all"}, "bias is 'all'"),
-        ({"peft_type": "IA3"}, "peft_type is 'IA3'; only LORA"),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'; only plain LoRA"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changes the base"),
         ({"r": 8}, "has rank 4 in the weights and 8 here"),
         ({"rank_pattern": {"v_proj": 2}}, "v_proj has rank 4 in the weights and 2 here"),

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from backends.merge.serving import jinja, modelfile
+from backends.merge.companions import jinja, modelfile
 from converters.common.errors import UserError
 from converters.text.conversation import Turn
 from converters.text.template import BOS, EOS, get_template, template_names

@@ -5,7 +5,8 @@ import pytest
 from backends.cuda.__main__ import main
 from backends.recipe.load import load_recipe
 from backends.recipe.types import ModelConfig
-from backends.run.plan import Sizes, make_plan, recipe_sizes
+from backends.run.plan import make_plan, recipe_shape
+from backends.weights.llama import LlamaShape
 
 
 def test_llama3_8b_as_the_contest_counts(capsys):
@@ -35,7 +36,7 @@ def test_trainable_parameters_of_the_contests_teams(targets, rank, count):
         for key, value in (("target_modules", f"'{targets}'"), ("lora_rank", rank))
     ]
     recipe = load_recipe(None, changes)
-    assert make_plan(recipe, recipe_sizes(recipe)).trainable == count
+    assert make_plan(recipe, recipe_shape(recipe)).trainable == count
 
 
 @pytest.mark.parametrize(
@@ -82,12 +83,12 @@ def test_trainable_parameters_of_the_contests_teams(targets, rank, count):
 )
 def test_parameters_of_published_models(config, count, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert Sizes.of_checkpoint(tmp_path).parameters == count
+    assert LlamaShape.from_folder(tmp_path).parameters == count
 
 
 def test_without_lora_everything_is_trained_and_costs_more():
     tuned, full = load_recipe(), load_recipe(None, ["model.model_config.pet_config=null"])
-    sizes = Sizes.of_recipe(ModelConfig())
+    sizes = LlamaShape.from_recipe(ModelConfig())
     small, large = make_plan(tuned, sizes, rows=640), make_plan(full, sizes, rows=640)
     assert large.trainable == large.parameters == small.parameters
     assert large.flop_per_token == small.flop_per_token * 3 / 2

@@ -6,7 +6,8 @@ import pytest
 
 from backends.cuda.__main__ import main
 from backends.recipe.load import load_recipe
-from backends.run.plan import Sizes, make_plan, recipe_sizes
+from backends.run.plan import make_plan, recipe_shape
+from backends.weights.llama import LlamaShape
 from converters.common.shipped import DEFAULT_RECIPE
 
 RECIPES = DEFAULT_RECIPE.parent
@@ -83,7 +84,7 @@ def test_the_adapter_that_report_000_lists(capsys):
     for expected in ("144", "36 layers × 2 × (A, B)", "B [2048, 8]", "B [256, 8]", "380", "38 an epoch, 20 of warm-up"):
         assert expected in table
     recipe = load_recipe(RECIPES / "qwen2_5_3b_rte.yaml")
-    plan = make_plan(recipe, recipe_sizes(recipe))
+    plan = make_plan(recipe, recipe_shape(recipe))
     assert plan.adapter == {
         "wq": {"A": (8, 2048), "B": (2048, 8)},
         "wv": {"A": (8, 2048), "B": (256, 8)},
@@ -95,7 +96,7 @@ def test_the_recipe_states_the_sizes_of_the_published_model(name, tmp_path):
     published = REPORTS[name][0]
     (tmp_path / "config.json").write_text(json.dumps(published))
     config = load_recipe(RECIPES / f"{name}.yaml").model.model_config
-    assert Sizes.of_recipe(config) == Sizes.of_checkpoint(tmp_path)
+    assert LlamaShape.from_recipe(config) == LlamaShape.from_folder(tmp_path)
     assert config.rms_norm_eps == published["rms_norm_eps"]
     assert config.theta == published["rope_theta"]
     assert config.max_position_embedding == published["max_position_embeddings"]
@@ -139,8 +140,8 @@ def test_a_head_wider_than_its_share_of_the_hidden_size(tmp_path):
     recipe = load_recipe(
         RECIPES / "gemma_2b_qqp.yaml", [f"model.model_config.{key}={value}" for key, value in changes.items()]
     )
-    sizes = Sizes.of_recipe(recipe.model.model_config)
-    assert sizes == Sizes.of_checkpoint(tmp_path)
+    sizes = LlamaShape.from_recipe(recipe.model.model_config)
+    assert sizes == LlamaShape.from_folder(tmp_path)
     assert sizes.parameters == 8_537_680_896
     assert sizes.lora_shapes(["wq", "wo"], 8) == {
         "wq": {"A": (8, 3072), "B": (4096, 8)},
@@ -169,7 +170,7 @@ def test_transformers_and_peft_make_what_plan_says(name):
     stored = get_peft_model_state_dict(tuned, save_embedding_layers=False)
     assert len(stored) == tensors
     assert sum(tensor.numel() for tensor in stored.values()) == trainable
-    plan = make_plan(recipe, recipe_sizes(recipe))
+    plan = make_plan(recipe, recipe_shape(recipe))
     for layer in range(published["num_hidden_layers"]):
         for name_of, both in plan.adapter.items():
             for which, shape in both.items():
@@ -190,4 +191,4 @@ def test_biases_are_counted_as_the_network_has_them(model_type, biased, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(config))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    assert Sizes.of_checkpoint(tmp_path).parameters == sum(p.numel() for p in model.parameters())
+    assert LlamaShape.from_folder(tmp_path).parameters == sum(p.numel() for p in model.parameters())

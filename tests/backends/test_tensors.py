@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.weights import safetensors_files as tensors
-from backends.weights.safetensors_files import ShardWriter, numpy_types, open_tensors
+from backends.weights.dtypes import numpy_types
+from backends.weights.safetensors_files import ShardWriter, open_tensors
 from converters.common.errors import UsageError, UserError
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)

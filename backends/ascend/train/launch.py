@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -69,7 +70,7 @@ def _join(run: Run, job: Job) -> None:
     from backends.ascend.sizes import lora_shapes, parameter_shapes
     from backends.ascend.train.worker import finish
     from backends.ascend.unshard import newest_files, strategy_files, unshard
-    from backends.exchange.layout import check_shapes
+    from backends.weights.llama import check_shapes
     from backends.weights.mindspore_ckpt import open_weights
 
     pieces, whole = job.folder / "checkpoint", job.folder / "joined.safetensors"
@@ -131,13 +132,14 @@ def _reason(logs: Path) -> str:
 
 def plan(path: str | None, overrides: list[str], *, rows: int | None, as_json: bool) -> int:
     """``plan``: the figures of a recipe, as the CUDA backend prints them, and the launch commands."""
-    from backends.run.plan import run as run_plan
+    from backends.run.plan import plan as plan_recipe
 
-    code = run_plan(path, overrides, rows=rows, as_json=as_json)
+    recipe = load_recipe(path, overrides)
+    figures = plan_recipe(recipe, rows)
+    print(json.dumps(figures.as_json(), indent=2) if as_json else figures.as_text())
     if not as_json:
-        recipe = load_recipe(path, overrides)
         print(f"\nlaunch\n{launch_text(recipe, path, overrides)}")
-    return code
+    return 0
 
 
 def launch_text(recipe: Recipe, path: str | None, overrides: list[str]) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from backends.ascend.train.job import Job
-from backends.ascend.train.start_weights import STORED_TYPES
 from backends.ascend.train.state import hf_names
 from backends.exchange.adapters import adapter_from_mindformers
-from backends.exchange.layout import config_from_recipe
+from backends.exchange.model_config import config_from_recipe
 from backends.recipe.types import ModelConfig, Recipe
-from backends.weights.files import MODEL_CONFIG, writing_directory
-from backends.weights.safetensors_files import ShardWriter, numpy_types
+from backends.weights.dtypes import FLOATS, numpy_types
+from backends.weights.files import MODEL_CONFIG, adding_files
+from backends.weights.safetensors_files import ShardWriter
 from converters.common.reader import read_json
 
 MINDFORMERS = "mindformers"
@@ -34,7 +34,7 @@ def save_weights(values: dict[str, np.ndarray], recipe: Recipe, job: Job, folder
     if recipe.pet is not None:
         adapter_from_mindformers(values, recipe.pet, job.base, folder)
         return
-    kind = numpy_types()[STORED_TYPES[dtype]]
+    kind = numpy_types()[FLOATS[dtype]]
     with ShardWriter(folder) as writer:
         for name, value in hf_names(values).items():
             writer.add(name, value.astype(kind, copy=False))
@@ -57,12 +57,8 @@ def model_config(recipe: Recipe, job: Job) -> dict[str, Any]:
 
 def save_product(values: dict[str, np.ndarray], recipe: Recipe, job: Job, folder: Path) -> None:
     """Put the trained weights at the top of the run directory, each file whole or absent."""
-    staging = folder / ".tmp-product"
-    with writing_directory(staging) as temporary:
+    with adding_files(folder) as temporary:
         save_weights(values, recipe, job, temporary, recipe.model.model_config.param_init_type)
         with ShardWriter(temporary, max_shard_bytes=None, stem=MINDFORMERS, metadata={}) as writer:
             for name, value in values.items():
                 writer.add(name, value)
-    for file in sorted(staging.iterdir()):
-        file.replace(folder / file.name)
-    staging.rmdir()

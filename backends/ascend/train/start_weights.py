@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from backends.ascend.sizes import lora_shapes, parameter_shapes
-from backends.exchange.layout import check_shapes
 from backends.recipe.types import Recipe
+from backends.weights.dtypes import FLOATS, numpy_types
 from backends.weights.files import writing_directory
+from backends.weights.llama import check_shapes
 from backends.weights.lora import initial_lora_a
 from backends.weights.mindspore_ckpt import CkptWriter, open_weights
 from backends.weights.names import is_lora, to_mindformers
-from backends.weights.safetensors_files import ShardWriter, numpy_types
+from backends.weights.safetensors_files import ShardWriter
 
 START = "start"
-STORED_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 # buffers of older Hugging Face checkpoints, and optimizer state and counters of mindformers ones: no weights
 NO_WEIGHTS = ("rotary_emb.inv_freq", "adam_m.", "adam_v.", "global_step", "epoch_num", "step_num", "loss_scale")
 
@@ -42,7 +42,7 @@ def write_start(recipe: Recipe, sizes: dict[str, Any], folder: Path, dtype: str,
         UserError: a weight is missing, unknown or of another shape.
     """
     shapes, lora = parameter_shapes(sizes), lora_shapes(sizes, recipe)
-    kind = numpy_types()[STORED_TYPES[dtype if recipe.pet is not None else "float32"]]
+    kind = numpy_types()[FLOATS[dtype if recipe.pet is not None else "float32"]]
     source = _checked(recipe, shapes, lora) if recipe.load_checkpoint else _drawn(recipe, shapes)
     held = set()
     with writing_directory(folder) as temporary, _writer(temporary, form) as writer:

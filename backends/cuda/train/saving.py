@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, writing_directory
+from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, adding_files
 
 
 def save_weights(model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -65,9 +65,5 @@ def load_weights(model: Any, folder: Path) -> None:
 def save_product(model: Any, folder: Path, whole_model_dtype: str) -> None:
     """Put the trained weights at the top of the run directory, each file whole or absent."""
     dtype = getattr(torch, whole_model_dtype)
-    staging = folder / ".tmp-product"
-    with writing_directory(staging) as temporary:
+    with adding_files(folder) as temporary:
         save_weights(model, temporary, dtype)
-    for file in sorted(staging.iterdir()):
-        file.replace(folder / file.name)
-    staging.rmdir()
