@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,6 +48,16 @@ class TrainLog:
         self._file.close()
 
 
+def running_mean(values: Sequence[float]) -> list[float]:
+    """Return the mean around every value, over a centred window of a fortieth of them.
+
+    It is smooth, without the lag of a decaying mean.
+    """
+    reach = len(values) // 80
+    windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
+
+
 def plot_loss(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """Draw the loss curve with a running mean, and the learning rate under it."""
     import matplotlib
@@ -56,9 +67,7 @@ def plot_loss(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
     steps = [row["step"] for row in rows]
     losses = [row["loss"] for row in rows]
-    # a centred window over a fortieth of the run: smooth, and without the lag of a decaying mean
-    reach = len(losses) // 80
-    smooth = [sum(part) / len(part) for part in (losses[max(0, i - reach) : i + reach + 1] for i in range(len(losses)))]
+    smooth = running_mean(losses)
     figure, (upper, lower) = plt.subplots(2, 1, sharex=True, figsize=(8, 5), height_ratios=[4, 1], layout="constrained")
     upper.plot(steps, losses, color="0.75", linewidth=0.8, label="step")
     upper.plot(steps, smooth, color="tab:blue", linewidth=1.6, label="running mean")

@@ -1,9 +1,9 @@
-"""What a report shows, found in files: evaluations of a run and of its base, what changed, answers that are wrong."""
+"""What a report shows, read from files: evaluations of a run and of its base, and their graded rows."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, zip_longest
@@ -16,16 +16,54 @@ from converters.common.files import sha256_file
 from converters.common.reader import read_json
 
 if TYPE_CHECKING:
+    from backends.run.directory import Run
     from converters.text.template import Template
 
 _PARTS = ("results", "higher_is_better", "n-samples", "hashes")
-# two evaluations are of the same thing when these are equal; how rows were asked may differ, and is then said
-_SAME = ("data", "rows", "labels", "choices", "protocol")
+# two evaluations are of the same rows when these are equal; how the rows were asked may differ, and is then said
+_SAME_ROWS = ("data", "rows", "labels", "choices", "protocol")
 _ASKED = ("template", "max_new_tokens", "min_new_tokens", "way", "dtype")
 # how BOS is spelt in a decoded prompt
 _LEADING_TOKENS = re.compile(r"^(?:<\|?[a-z_]+\|?>)+")
-# measures that are not shares
-_PLAIN = {"mcc": "{:.4f}", "score_002": "{:.2f}"}
+# what people call a measure
+_NAMES = {"acc": "accuracy", "macro_f1": "macro-F1", "mcc": "Matthews correlation", "f1": "F1", "em": "EM"}
+# measures that are not shares, and how their figures are written
+_NOT_SHARES = {"mcc": "{:.4f}", "score_002": "{:.2f}"}
+
+
+def measure_name(measure: str) -> str:
+    """Return what people call a measure."""
+    return _NAMES.get(measure, measure)
+
+
+@dataclass(frozen=True)
+class GradedRow:
+    """One answer with its verdict.
+
+    Attributes:
+        idx: number of the row in the data.
+        kind: kind of the problem, or ``label X`` for a task with few possible answers; may be empty.
+        question: the user's words; the whole prompt where its template cannot be taken off.
+        label: what is right; several right answers are joined by ``or``.
+        answer: what the model wrote.
+        correct: the verdict under the rule that the task is judged by; None where the row has no grade.
+        grades: all its grades as people read them.
+        cut: whether the answer was cut at the limit of new tokens.
+    """
+
+    idx: int | str
+    kind: str
+    question: str
+    label: str
+    answer: str
+    correct: bool | None
+    grades: str
+    cut: bool
+
+    @property
+    def name(self) -> str:
+        """What people call the row: its number and kind."""
+        return f"row {self.idx}" + (f", {self.kind}" if self.kind else "")
 
 
 @dataclass(frozen=True)
@@ -46,6 +84,11 @@ class Evaluation:
         return list(self.value["higher_is_better"])
 
     @property
+    def is_reading(self) -> bool:
+        """Whether it measures reading, which a run is to keep and not to learn."""
+        return all(task.startswith("squad") for task in self.tasks)
+
+    @property
     def title(self) -> str:
         """What people call it: its tasks, and the data set."""
         names = ", ".join(map(self.name, self.tasks))
@@ -64,7 +107,7 @@ class Evaluation:
             for name in self.value["higher_is_better"].get(task, {})
             if isinstance(self._entry(task).get(f"{name},none"), int | float)
         ]
-        rule = self.value.get("configs", {}).get(task, {}).get("rule")
+        rule = self._config(task).get("rule")
         return sorted(names, key=lambda name: name != rule)
 
     def parts(self, task: str) -> list[str]:
@@ -73,23 +116,23 @@ class Evaluation:
         return [part for part in found if part in self.value["results"]]
 
     def name(self, part: str) -> str:
-        """What people call a part."""
+        """Return what people call a task or a part of it."""
         return str(self._entry(part).get("alias", part)).strip().removeprefix("- ")
 
     def share(self, part: str, measure: str) -> float | None:
         """Return a figure from 0 to 1; None if there is none, or it is no share."""
         value = self._entry(part).get(f"{measure},none")
-        if not isinstance(value, int | float) or measure in _PLAIN:
+        if not isinstance(value, int | float) or measure in _NOT_SHARES:
             return None
         return value / 100 if self._percent(part) else value
 
-    def written(self, part: str, measure: str) -> str:
+    def figure(self, part: str, measure: str) -> str:
         """Return a figure as people read it: shares in percent."""
         value = self._entry(part).get(f"{measure},none")
         if not isinstance(value, int | float):
             return "–"
         share = self.share(part, measure)
-        return _PLAIN[measure].format(value) if share is None else f"{100 * share:.1f} %"
+        return _NOT_SHARES[measure].format(value) if share is None else f"{100 * share:.1f} %"
 
     def interval(self, part: str, measure: str) -> str:
         """Return the 95 % interval of a share as people read it, in percent; empty where the file has none."""
@@ -103,31 +146,89 @@ class Evaluation:
         """Return how many rows were graded."""
         return int(self.value["n-samples"].get(task, {}).get("effective", 0))
 
+    @property
+    def confusion(self) -> list[list[str]]:
+        """Counts by label and by answer as lines of a table, the header first; empty where the results have none."""
+        counts: Mapping[str, Mapping[str, int]] = self.value.get("counts", {}).get("confusion") or {}
+        header = [["label", *(f"→ {answer}" for answer in answers)] for answers in counts.values()][:1]
+        return header + [[label, *map(str, answers.values())] for label, answers in counts.items()]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where it is, and all that is known of how it was made."""
+        made = {"file": str(self.path), "code": self.value.get("git_hash"), **self.hashes}
+        return {**made, **self.value.get("environment", {})}
+
     def _entry(self, part: str) -> Mapping[str, Any]:
         return self.value["results"].get(part, {})
 
+    def _config(self, part: str) -> Mapping[str, Any]:
+        return self.value.get("configs", {}).get(part, {})
+
     def _percent(self, part: str) -> bool:
-        return self.value.get("configs", {}).get(part, {}).get("unit") == "percent"
+        return self._config(part).get("unit") == "percent"
 
     @cached_property
     def predictions(self) -> list[dict[str, Any]]:
         """The rows behind the figures, graded anew; none, and said, where the file beside is not what was graded."""
-        from eval import predictions
-        from eval.choice import files as choice_files
-        from eval.choice.rules import Choices
-
         file = self.path.parent / "predictions.jsonl"
         if not file.is_file():
             return []
         if sha256_file(file) != self.hashes.get("predictions"):
             say(f"{file}: not the predictions that {self.path.name} was made from; its rows are left out")
             return []
-        config = self.value.get("configs", {}).get(self.tasks[0], {})
-        if choices := config.get("doc_to_choice"):
-            return choice_files.read_predictions(file, Choices(tuple(choices)))[1]
-        if "rule" in config:
-            return predictions.read_predictions(file)
-        return [row for row in predictions.read_values(file) if isinstance(row, dict)]
+        return read_graded(file, self._config(self.tasks[0]))
+
+    def rows(self, template: Template | None) -> list[GradedRow]:
+        """Return its graded rows in the order of the data.
+
+        Args:
+            template: what the prompts were written in, to show the question alone.
+        """
+        return [self._row(number, row, template) for number, row in enumerate(self.predictions)]
+
+    def _row(self, number: int, row: Mapping[str, Any], template: Template | None) -> GradedRow:
+        labels = [str(one) for one in row.get("labels") or [row.get("label")] if one is not None]
+        kind = str(row.get("kind") or "")
+        if not kind and labels and "doc_to_choice" in self._config(self.tasks[0]):
+            kind = f"label {labels[0]}"
+        correct, grades = self._verdict(row)
+        return GradedRow(
+            idx=row.get("idx", number),
+            kind=kind,
+            question=question_of(str(row.get("prompt", "")), template),
+            label="\nor ".join(labels),
+            answer=str(row.get("predict", row.get("pred", ""))),
+            correct=correct,
+            grades=", ".join(grades),
+            cut=row.get("finish_reason") == "length",
+        )
+
+    def _verdict(self, row: Mapping[str, Any]) -> tuple[bool | None, list[str]]:
+        """Return the verdict on a row by its own task's rule, and its grades in words."""
+        correct, scores = row.get("correct"), row.get("scores")
+        if isinstance(correct, Mapping):
+            rule = next((config.get("rule") for config in self.value.get("configs", {}).values()), None)
+            return correct.get(rule), [name if right else f"not {name}" for name, right in correct.items()]
+        if isinstance(scores, Mapping):
+            graded = [scores[task] for task in self.tasks if task in scores]
+            words = [f"F1 {one['f1']:.0f}" for one in graded if 0 < one.get("f1", 0) < 100]
+            return (all(one.get("em") for one in graded) if graded else None), words
+        return (correct if isinstance(correct, bool) else None), []
+
+
+def read_graded(file: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read ``predictions.jsonl`` by the configuration that its results state for the task."""
+    from eval import predictions
+    from eval.choice import files as choice_files
+    from eval.choice.rules import Choices
+
+    if choices := config.get("doc_to_choice"):
+        return choice_files.read_predictions(file, Choices(tuple(choices)))[1]
+    if "rule" in config:
+        return predictions.read_predictions(file)
+    rows = [row for row in predictions.read_values(file) if isinstance(row, dict)]
+    return [row for row in rows if "predict" in row or "pred" in row]
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -171,6 +272,33 @@ def find_readable(place: Path) -> list[Evaluation]:
     return found
 
 
+def own_evaluations(run: Run) -> list[Evaluation]:
+    """Find evaluations of the run's final weights in the run; those of its checkpoints are left out, and said."""
+    from backends.checkpoint.fingerprint import fingerprint, weight_files
+    from backends.weights.files import ADAPTER_WEIGHTS
+
+    found = find_readable(run.path / "eval")
+    files = [run.path / ADAPTER_WEIGHTS] if run.is_adapter else weight_files(run.path)
+    if not found or not all(file.is_file() for file in files):
+        return []
+    final = fingerprint(files)
+    own = [one for one in found if one.hashes.get("checkpoint") == final]
+    if len(own) < len(found):
+        say(f"{len(found) - len(own)} of {len(found)} results under {run.path}/eval are of other weights; left out")
+    return own
+
+
+def base_evaluations(run: Run, after: Sequence[Evaluation]) -> list[Evaluation]:
+    """Find evaluations of the base where they go by default (it may be a run itself), and in a sweep of this run."""
+    bases = {one.hashes.get("base") for one in after} - {None}
+    if run.base is None or not bases:
+        return []
+    base = Path(run.base)
+    places = [Path("runs") / "eval" / base.resolve().name, base / "eval", run.path / "eval" / "sweep" / "step-000000"]
+    found = [one for place in places for one in find_readable(place)]
+    return [one for one in found if one.hashes.get("checkpoint") in bases]
+
+
 @dataclass(frozen=True)
 class Compared:
     """An evaluation of the run, and the same of what it was before, if there is one.
@@ -182,6 +310,38 @@ class Compared:
 
     after: Evaluation
     before: Evaluation | None
+
+    @property
+    def sides(self) -> dict[str, Evaluation]:
+        """The evaluations by ``before`` and ``after``, in this order."""
+        return {"before": self.before, "after": self.after} if self.before else {"after": self.after}
+
+    def bars(self, task: str) -> list[tuple[str, list[tuple[str, float, str]]]]:
+        """Return the shares under the measure that a task is judged by, of its parts and of all of it.
+
+        Returns:
+            ``(name, [(side, share, the share in percent)])`` of every part, the whole task last.
+        """
+        measure = self.after.measures(task)[0]
+        found = []
+        for part in [*self.after.parts(task), task]:
+            name = "all" if part == task else self.after.name(part)
+            shares = [(side, one.share(part, measure)) for side, one in self.sides.items()]
+            drawn = [(side, share, f"{100 * share:.1f}") for side, share in shares if share is not None]
+            found.append((f"{name} ({self.after.samples(part):,})", drawn))
+        return found
+
+    def figures(self, task: str) -> list[list[str]]:
+        """Return a line for every measure of a task: name, figure of each side, 95 % interval, rows."""
+        return [
+            [
+                measure_name(measure),
+                *(side.figure(task, measure) for side in self.sides.values()),
+                self.after.interval(task, measure),
+                f"{self.after.samples(task):,}",
+            ]
+            for measure in self.after.measures(task)
+        ]
 
     @property
     def doubts(self) -> list[str]:
@@ -200,16 +360,16 @@ class Compared:
 
 
 def compare(after: Iterable[Evaluation], before: Iterable[Evaluation]) -> list[Compared]:
-    """Put evaluations of the same tasks and rows together; of several befores, one of the run's own base is taken.
+    """Pair evaluations of the same tasks and rows; of several befores, one of the run's own base is taken.
 
     The same evaluation is shown once, wherever it was found twice.
     """
     olds = list(before)
     found: list[Compared] = []
     for new in after:
-        if any(_is_same(one.after, new) and _asked_alike(one.after, new) for one in found):
+        if any(_same_rows(one.after, new) and _asked_alike(one.after, new) for one in found):
             continue
-        same = [old for old in olds if _is_same(old, new)]
+        same = [old for old in olds if _same_rows(old, new)]
         own = [old for old in same if old.hashes.get("checkpoint") == new.hashes.get("base")]
         alike = [old for old in own or same if _asked_alike(old, new)]
         found.append(Compared(new, next(iter(alike or own or same), None)))
@@ -220,58 +380,58 @@ def _asked_alike(old: Evaluation, new: Evaluation) -> bool:
     return all(old.hashes.get(key) == new.hashes.get(key) for key in _ASKED)
 
 
-def _is_same(old: Evaluation, new: Evaluation) -> bool:
-    return old.tasks == new.tasks and all(old.hashes.get(key) == new.hashes.get(key) for key in _SAME)
+def _same_rows(old: Evaluation, new: Evaluation) -> bool:
+    return old.tasks == new.tasks and all(old.hashes.get(key) == new.hashes.get(key) for key in _SAME_ROWS)
 
 
-@dataclass(frozen=True)
-class Wrong:
-    """A wrong answer: which row it is, what was asked, what is right and what was said."""
-
-    row: str
-    question: str
-    right: str
-    said: str
-
-
-def wrong_answers(evaluation: Evaluation, template: Template | None, most: int) -> tuple[list[Wrong], int]:
+def wrong_answers(rows: Iterable[GradedRow], most: int) -> tuple[list[GradedRow], int]:
     """Choose wrong answers, in turn from every kind of row, in the order of the data.
 
     Args:
-        evaluation: whose predictions are looked at.
-        template: what the prompts were written in, to show the question alone.
-        most: how many.
+        rows: the rows of one evaluation.
+        most: how many to choose.
 
     Returns:
-        The answers chosen, and how many are wrong in all.
+        The rows chosen, and how many are wrong in all.
     """
-    by_kind: dict[str, list[Wrong]] = {}
-    for row in evaluation.predictions:
-        if _is_right(row, evaluation) is not False:
-            continue
-        kind = row.get("kind", "")
-        right = "\nor ".join(map(str, row.get("labels") or [row.get("label")]))
-        said = str(row.get("predict", ""))
-        if row.get("finish_reason") == "length":
-            said += " […cut at the limit]"
-        named = f"row {row.get('idx')}" + (f", {kind}" if kind else "")
-        one = Wrong(named, question_of(str(row.get("prompt", "")), template), right, said)
-        # choices are taken in turn by what would have been right
-        by_kind.setdefault(str(kind or ("" if "scores" in row else right)), []).append(one)
-    in_turn = [one for one in chain.from_iterable(zip_longest(*by_kind.values())) if one is not None]
+    by_kind: dict[str, list[GradedRow]] = {}
+    for row in rows:
+        if row.correct is False:
+            by_kind.setdefault(row.kind, []).append(row)
+    in_turn = [row for row in chain.from_iterable(zip_longest(*by_kind.values())) if row is not None]
     return in_turn[:most], len(in_turn)
 
 
-def _is_right(row: Mapping[str, Any], evaluation: Evaluation) -> bool | None:
-    """Say whether a row is right by its own task's rule; None where nobody knows."""
-    correct = row.get("correct")
-    if isinstance(correct, Mapping):
-        rule = next((config.get("rule") for config in evaluation.value.get("configs", {}).values()), None)
-        return correct.get(rule)
-    if isinstance(scores := row.get("scores"), Mapping):
-        graded = [scores[task] for task in evaluation.tasks if task in scores]
-        return all(one.get("em") for one in graded) if graded else None
-    return correct if isinstance(correct, bool) else None
+def rows_table(compared: Iterable[Compared], template: Template | None) -> dict[str, Any]:
+    """Return every graded row of some evaluations, before beside after, as the page's script reads it.
+
+    Texts that repeat are kept once: ``rows`` holds numbers of ``tasks`` and ``kinds``.
+
+    Args:
+        compared: the evaluations.
+        template: what the prompts were written in, to show the questions alone.
+
+    Returns:
+        ``{"tasks": [title], "kinds": [name], "rows": [[task, kind, idx, question, label, before, after]]}``, each side
+        ``[answer, correct, grades]``, or None where that side has no such row.
+    """
+    tasks: dict[str, int] = {}
+    kinds: dict[str, int] = {}
+    table = []
+    for one in compared:
+        task = tasks.setdefault(one.after.title, len(tasks))
+        sides = [{row.idx: row for row in side.rows(template)} if side else {} for side in (one.before, one.after)]
+        for idx, row in {**sides[0], **sides[1]}.items():
+            kind = kinds.setdefault(row.kind, len(kinds))
+            table.append([task, kind, idx, row.question, row.label, *(_side(side.get(idx)) for side in sides)])
+    return {"tasks": list(tasks), "kinds": list(kinds), "rows": table}
+
+
+def _side(row: GradedRow | None) -> list[Any] | None:
+    if row is None:
+        return None
+    said = [row.grades] * bool(row.grades) + ["cut at the limit"] * row.cut
+    return [row.answer, row.correct, ", ".join(said)]
 
 
 def question_of(prompt: str, template: Template | None) -> str:

@@ -7,7 +7,7 @@ from converters.text.template import get_template
 from eval.choice import command as choice
 from eval.math import command as eval_math
 from eval.predictions import prediction_row
-from eval.report import command as report
+from eval.report import cli as report
 from eval.squad import command as squad
 
 HOSTILE = '<script>document.title="hit"</script><img src=x onerror=alert(1)>&amp;'

@@ -1,6 +1,9 @@
 """The page of a run: what is in it, what is missing, and hostile text."""
 
+import base64
+import hashlib
 import html.parser
+import json
 import re
 import shutil
 import subprocess
@@ -19,10 +22,10 @@ from report_run import (
 
 from converters.common.errors import UsageError, UserError
 from converters.text.template import get_template
-from eval.report import command as report
-from eval.report.chart import even_ticks, log_ticks, running_mean, thin
-from eval.report.data import compare, find_evaluations, question_of, wrong_answers
-from eval.report.html import Html, page, tag
+from eval.report import cli as report
+from eval.report.build import build_report, script_json
+from eval.report.data import compare, find_evaluations, question_of, rows_table, wrong_answers
+from eval.report.plots import Curve, loss_plots, plot
 
 
 class Outline(html.parser.HTMLParser):
@@ -30,22 +33,24 @@ class Outline(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.attributes, self.open, self.text = [], [], [], []
+        self.tags, self.attributes, self.open, self.text, self.scripts = [], [], [], [], []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, name, attributes):
         self.tags.append(name)
         self.attributes += [(name, *pair) for pair in attributes]
-        if name not in ("meta", "br"):
+        if name not in ("meta", "br", "input"):
             self.open.append(name)
 
     def handle_endtag(self, name):
         assert self.open.pop() == name
 
     def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.text.append(data)
+        elif self.open[-1] == "script":
+            self.scripts.append(data)
 
 
 def test_the_page_has_what_was_learned_and_kept(run, tmp_path):
@@ -79,10 +84,10 @@ def test_the_page_has_what_was_learned_and_kept(run, tmp_path):
     assert "code None" not in text
 
 
-def test_nothing_is_fetched_and_nothing_runs(run, tmp_path):
+def test_nothing_is_fetched_and_nothing_foreign_runs(run, tmp_path):
     whole = made(run, "--before", tmp_path / "before")
     outline = Outline(whole)
-    assert not {"script", "img", "link", "iframe", "object", "base", "form", "a"} & set(outline.tags)
+    assert not {"img", "link", "iframe", "object", "base", "form", "a"} & set(outline.tags)
     assert not [
         one for one in outline.attributes if one[1] in ("src", "href", "srcset", "action") or one[1][:2] == "on"
     ]
@@ -90,19 +95,60 @@ def test_nothing_is_fetched_and_nothing_runs(run, tmp_path):
     assert "https://" not in whole
     assert "url(" not in whole
     assert "@import" not in whole
-    assert ("meta", "content", "default-src 'none'; style-src 'unsafe-inline'") in outline.attributes
+    # one script is data, the other is the one that the policy names
+    assert len(outline.scripts) == 2
+    digest = base64.b64encode(hashlib.sha256(outline.scripts[1].encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert ("meta", "content", policy) in outline.attributes
+    assert ("script", "type", "application/json") in outline.attributes
     assert ("meta", "content", "width=device-width, initial-scale=1") in outline.attributes
     # what a model wrote is shown, not obeyed
     assert HOSTILE in "".join(outline.text)
 
 
+def test_every_graded_row_is_in_the_page(run, tmp_path):
+    data = json.loads(Outline(made(run, "--before", tmp_path / "before")).scripts[0])
+    assert data["tasks"] == ["choice_rte", "math: math1.jsonl", "squad (official): reading.jsonl"]
+    assert len(data["rows"]) == 30 + 40 + 50
+    kinds = [(data["tasks"][row[0]], data["kinds"][row[1]], row[2]) for row in data["rows"]]
+    assert kinds[0] == ("choice_rte", "label yes", 0)
+    assert kinds[30] == ("math: math1.jsonl", "eq solve", 0)
+    assert kinds[-1] == ("squad (official): reading.jsonl", "", 49)
+    right = ["答案：-6", True, "exact, close, sig4"]
+    wrong = [HOSTILE, False, "not exact, not close, not sig4"]
+    assert data["rows"][30 + 6][3:] == ["解方程 2x + 12 = 0", "方程的解为：-6", wrong, right]
+    assert data["rows"][30 + 39][5:] == [[wrong[0], False, f"{wrong[2]}, cut at the limit"]] * 2
+    assert data["rows"][70 + 45][3:] == ["?", "blue sky", ["blue sky", True, ""], ["green", False, ""]]
+
+
+def test_rows_of_one_side_alone_are_in_the_table(run, tmp_path):
+    [after] = find_evaluations([run / "eval" / "math-test"])
+    assert [row[5] for row in rows_table(compare([after], []), None)["rows"]] == [None] * 40
+    (run / "eval" / "math-test" / "predictions.jsonl").unlink()
+    [after] = find_evaluations([run / "eval" / "math-test"])
+    found = rows_table(compare([after], find_evaluations([tmp_path / "before"])), None)["rows"]
+    assert [row[5][1] for row in found] == [True] * 4 + [False] * 36
+    assert [row[6] for row in found] == [None] * 40
+
+
+@given(st.recursive(st.text() | st.integers() | st.none(), st.lists))
+def test_json_in_a_script_is_harmless_and_whole(value):
+    value = [value, "</script><!-- ]]> & \u2028\u2029 \ud800"]
+    text = script_json(value)
+    assert not re.search("[<>&\u2028\u2029\ud800-\udfff]", text)
+    assert json.loads(text) == value
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]).filter(lambda c: c not in "\r\x00")))
-def test_text_is_escaped_and_html_is_not(text):
-    outline = Outline(tag("p", text, Html("<b>bold</b>"), title=text))
-    assert outline.tags == ["p", "b"]
-    assert "".join(outline.text) == f"{text}bold"
-    assert outline.attributes == [("p", "title", text)]
-    assert Outline(page(text, tag("p", "x"))).tags.count("title") == 1
+def test_text_is_escaped(text):
+    picture = plot([Curve("mark", [(0, 1), (1, 2)])], title=text, height=80)
+    assert "".join(Outline(picture).text).startswith(text)
+    assert Outline(picture).tags.count("title") == 1
+
+
+def test_half_a_character_is_replaced(run):
+    (run / "environment.json").write_text('{"command": "\\ud800!"}')
+    assert "<dd>\ufffd!</dd>" in made(run)
 
 
 def test_before_is_found_by_itself_where_it_is_of_the_same_base(run, tmp_path, monkeypatch, capsys):
@@ -213,16 +259,18 @@ def test_wrong_use_is_one_line_and_writes_nothing(run, tmp_path, arguments, erro
 
 def test_wrong_answers_come_from_every_kind_in_turn(run):
     [one] = find_evaluations([run / "eval" / "math-test"])
-    chosen, count = wrong_answers(one, get_template("vicuna"), 5)
+    chosen, count = wrong_answers(one.rows(get_template("vicuna")), 5)
     assert count == 10
-    assert [wrong.row for wrong in chosen] == [
+    assert [wrong.name for wrong in chosen] == [
         "row 30, eq solve", "row 31, direct computation", "row 32, eq solve", "row 33, direct computation",
         "row 34, eq solve",
     ]  # fmt: skip
     # a choice: in turn by what would have been right
     [one] = find_evaluations([run / "eval" / "choice-rte"])
-    chosen, count = wrong_answers(one, None, 3)
-    assert [(wrong.right, wrong.said) for wrong in chosen] == [(label, "I know not") for label in ("yes", "no", "yes")]
+    chosen, count = wrong_answers(one.rows(None), 3)
+    assert [(wrong.label, wrong.answer) for wrong in chosen] == [
+        (label, "I know not") for label in ("yes", "no", "yes")
+    ]
     assert count == 6
 
 
@@ -245,42 +293,43 @@ def test_the_question_is_taken_out_of_its_template(name):
     assert question_of(prompt, None) == prompt
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
-def test_even_ticks_hold_the_range(low, size, about):
-    ticks = even_ticks(low, low + size, about)
-    assert ticks[0] <= low + 1e-6 * size + 1e-9
-    assert ticks[-1] >= low + size - 1e-6 * size - 1e-9
-    assert 2 <= len(ticks) <= about + 3
-    assert ticks == sorted(set(ticks))
+@pytest.mark.parametrize("steps", [1, 2, 5000])
+def test_the_loss_is_drawn(steps):
+    log = [{"step": i, "loss": 1 + 9 / i, "lr": 1e-3 / i} for i in range(1, steps + 1)]
+    pictures = loss_plots(log)
+    assert pictures == loss_plots(log)  # the same log, the same text
+    text = Outline(pictures["loss"]).text
+    assert text[0] == f"Loss from 10.0000 at step 1 to {1 + 9 / steps:.4f} at step {steps}"
+    assert len(pictures["loss"]) < 40_000
+    for colour in ("before", "after", "line", "soft"):
+        assert f"var(--{colour})" in pictures["loss"]
+    assert not {"style", "use", "clipPath"} & set(Outline(pictures["loss"]).tags)
+    # no rate in the log, no picture of it
+    assert list(loss_plots([{"step": 1, "loss": 1.0}])) == ["loss"]
 
 
-@given(st.floats(1e-6, 1e4), st.floats(1.01, 1e6))
-def test_log_ticks_hold_the_range(low, ratio):
-    ticks = log_ticks(low, low * ratio)
-    assert ticks[0] <= low * 1.0001
-    assert ticks[-1] >= low * ratio * 0.9999
-    assert 2 <= len(ticks) <= 12
-    assert ticks == sorted(set(ticks))
+@pytest.mark.parametrize(("losses", "labels"), [([3.0, 2.0, 1.0], "0"), ([100.0, 10.0, 1.0], "100"), ([5.0] * 3, "0")])
+def test_a_loss_that_falls_far_is_drawn_on_a_logarithmic_scale(losses, labels):
+    picture = loss_plots([{"step": i, "loss": loss} for i, loss in enumerate(losses)])["loss"]
+    numbers = [text.strip() for text in Outline(picture).text[1:] if text.strip()]
+    assert labels in numbers
+    assert ("0" in numbers[3:]) == (labels == "0")
 
 
-@given(st.integers(1, 3000))
-def test_thinning_keeps_ends_and_order(n):
-    points = [(float(i), float(i % 7)) for i in range(n)]
-    few = thin(points, 100)
-    assert len(few) <= 100
-    assert (few[0], few[-1]) == (points[0], points[-1])
-    assert few == sorted(few)
-    if n <= 100:
-        assert few == points
-
-
-def test_running_mean_by_hand():
-    assert running_mean([(0, 1.0), (1, 3.0)], keep=0.5) == [(0, 1.0), (1, 2.0)]
+def test_a_report_is_a_value_and_writes_nothing(run, tmp_path, capsys):
+    before = [tmp_path / "before" / "math", tmp_path / "before" / "squad"]
+    report = build_report(run, before=before, after=[run / "eval" / "math-test"], wrong=3)
+    assert report.html.startswith("<!doctype html>")
+    assert [one.before is not None for one in report.evaluations] == [True]
+    assert report.missing == ("evaluations of reading",)
+    assert report.notes == ("1 of 2 results before training have no counterpart of the same rows after it",)
+    assert not (run / "report.html").exists()
+    assert capsys.readouterr().err == ""
 
 
 def test_help_is_light():
     line = [sys.executable, "-X", "importtime", "-m", "eval.report", "--help"]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert not imported & {"torch", "transformers", "numpy", "polars", "tokenizers", "matplotlib", "yaml"}
+    assert not imported & {"torch", "transformers", "numpy", "polars", "tokenizers", "matplotlib", "jinja2", "yaml"}
     assert "examples:" in done.stdout

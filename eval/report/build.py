@@ -1,0 +1,314 @@
+"""Builds the page of a run from its files; what is missing there is named on the page, not an error."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.common.errors import UsageError, UserError
+from converters.common.reader import read_json
+from eval.report.data import (
+    Compared,
+    base_evaluations,
+    compare,
+    find_evaluations,
+    measure_name,
+    own_evaluations,
+    rows_table,
+    wrong_answers,
+)
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    from backends.run.directory import Run
+
+WRONG = 20
+THRESHOLD = 0.9  # share of a measure that must be kept
+Log = Sequence[Mapping[str, Any]]
+
+# what would end a script, or is no text of JSON or JavaScript
+_UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page about a run.
+
+    Attributes:
+        html: the whole document.
+        evaluations: what is compared on it.
+        found: evaluations of the run that were found; the same one twice is shown once.
+        missing: what the page would show if the run had it.
+        notes: results that were named but are not on the page.
+    """
+
+    html: str
+    evaluations: tuple[Compared, ...]
+    found: int
+    missing: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def build_report(
+    run: str | Path,
+    *,
+    before: Sequence[str | Path] | None = None,
+    after: Sequence[str | Path] | None = None,
+    threshold: float = THRESHOLD,
+    wrong: int = WRONG,
+) -> Report:
+    """Build the page of a run.
+
+    Args:
+        run: its directory.
+        before: results of the base, or directories that hold some; None looks where they go by default.
+        after: results of the run, or directories that hold some; None takes those in the run.
+        threshold: share of every reading measure that must be kept.
+        wrong: wrong answers to show of every evaluation.
+
+    Raises:
+        UsageError: there is no run, or no results where some were named.
+        UserError: a file that was named is not one of an evaluation.
+    """
+    from backends.run.directory import Run, read_log
+
+    if wrong < 0 or not threshold > 0:
+        raise UsageError(f"--wrong {wrong}, --threshold {threshold:g}: not below 0, and more than 0")
+    opened = Run.open(run)
+    of_run = find_evaluations(after) if after else own_evaluations(opened)
+    of_base = find_evaluations(before) if before else base_evaluations(opened, of_run)
+    compared = compare(of_run, of_base)
+    notes = []
+    unused = len(of_base) - len({id(one.before) for one in compared if one.before})
+    if before and unused:
+        notes.append(
+            f"{unused} of {len(of_base)} results before training have no counterpart of the same rows after it"
+        )
+
+    log = [row for row in read_log(opened.log) if math.isfinite(row.get("loss", math.nan))]
+    # what was learned comes first on the page, reading after it
+    compared.sort(key=lambda one: one.after.is_reading)
+    template = opened.template if (opened.path / "template.json").is_file() else None
+    graded = [one.after.rows(template) for one in compared]
+    sections: dict[str, Any] = {
+        "learned": [one for one in compared if not one.after.is_reading],
+        "kept": [_retention(one, threshold) for one in compared if one.after.is_reading],
+        "sweep": _sweep(opened),
+        "loss": _loss(log),
+        "rows": rows_table(compared, template),
+        "wrong": [
+            (one.after, len(rows), *wrong_answers(rows, wrong)) for one, rows in zip(compared, graded, strict=True)
+        ],
+        "data": _data(opened),
+        "environment": _environment(opened),
+    }
+    missing = {
+        "learned": "evaluations of a task",
+        "kept": "evaluations of reading",
+        "loss": "steps in train_log.jsonl",
+        "data": "data.json",
+        "environment": "environment.json",
+    }
+    html = _render(
+        **sections,
+        run=opened,
+        log=log,
+        name=opened.path.resolve().name,
+        written=time.strftime("%Y-%m-%d %H:%M"),
+        figures=_headline(opened, log, compared),
+        compared=compared,
+        threshold=threshold,
+        recipe=(opened.path / "recipe.yaml").read_text(encoding="utf-8"),
+    )
+    without = tuple(what for section, what in missing.items() if not sections[section])
+    return Report(html, tuple(compared), len(of_run), without, tuple(notes))
+
+
+def _render(**values: Any) -> str:
+    """Fill the template of the page; every value is escaped there.
+
+    The page's policy names its one script by hash: nothing else can run, and nothing can be fetched.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("eval.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(measure_name=measure_name, script_json=script_json, flat=_flat)
+    script, style = (_source(environment, name) for name in ("rows.js", "report.css"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    page = environment.get_template("report.html").render(script=script, style=style, policy=policy, **values)
+    return _SURROGATES.sub("\ufffd", page)  # a model may write half a character, UTF-8 cannot
+
+
+def _source(environment: Environment, name: str) -> Markup:
+    from markupsafe import Markup
+
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, name)[0])
+
+
+def script_json(value: Any) -> Markup:
+    """Write JSON that nothing in it can end: what HTML or JavaScript would take for its own is escaped."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _headline(run: Run, log: Log, compared: Iterable[Compared]) -> list[tuple[str, str]]:
+    """Choose the figures that are read first, each with what it is."""
+    found = []
+    for one in compared:
+        task = one.after.tasks[0]
+        measure = one.after.measures(task)[0]
+        figures = [side.figure(task, measure) for side in one.sides.values()]
+        joined = " → ".join([*(figure.removesuffix(" %") for figure in figures[:-1]), figures[-1]])
+        found.append((f"{one.after.name(task)}, {measure_name(measure)}", joined))
+        if contest := one.after.value.get("contest"):
+            found.append(("contest score", f"{contest['score']:.4f}"))
+    if log:
+        found.append(("loss, first → last step", f"{log[0]['loss']:.3f} → {log[-1]['loss']:.3f}"))
+    if run.result:
+        found.append(("trained parameters", f"{run.result['trainable_parameters']:,}"))
+        found.append(("time in steps", _duration(run.result["seconds"])))
+        found.append(("tokens a second", f"{run.result['tokens_per_s']:,.0f}"))
+    return found
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _retention(one: Compared, threshold: float) -> dict[str, Any]:
+    """Compare reading before and after.
+
+    Returns:
+        ``one``, the ``doubts`` about the comparison, the ``rows`` of the table (empty where there is nothing to
+        compare with), and whether all of them ``passed`` and whether that is ``certain``.
+    """
+    from eval.retention import read_results, retention
+
+    found: dict[str, Any] = {"one": one, "rows": [], "doubts": one.doubts}
+    if one.before is None:
+        return found
+    try:
+        kept = retention(read_results(one.before.path), read_results(one.after.path))
+    except UserError as error:
+        return {**found, "doubts": [str(error)]}
+    found["rows"] = [
+        [
+            " ".join([one.after.name(each.task)] * (len(one.after.tasks) > 1) + [measure_name(each.measure)]),
+            one.before.figure(each.task, each.measure),
+            one.after.figure(each.task, each.measure),
+            "–" if each.ratio is None else f"{each.ratio:.3f}",
+            "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}",
+            f"{each.n:,}",
+        ]
+        for each in kept
+    ]
+    found["passed"] = all(each.passed(threshold) for each in kept)
+    found["certain"] = all(each.certain(threshold) for each in kept)
+    return found
+
+
+def _sweep(run: Run) -> dict[str, Any] | None:
+    """Draw what was learned and what was kept over the run's checkpoints, where eval.sweep was run."""
+    from eval.report.plots import Curve, plot
+
+    file = run.path / "eval" / "sweep" / "sweep.json"
+    found = read_json(file) if file.is_file() else {}
+    points = found.get("points", [])
+    if not points:
+        return None
+    curves = [Curve("after", [(one["step"], 100 * one["accuracy"]) for one in points])]
+    kept = [(one["step"], 100 * one["f1_kept"]) for one in points if one["f1_kept"] is not None]
+    if kept and points[0]["step"] == 0:
+        kept.insert(0, (0, 100.0))  # the base keeps all of itself
+    if kept:
+        curves.insert(0, Curve("mark", kept))
+    rows = [
+        [
+            f"{one['step']:,}{' best' if one['step'] == found.get('best') else ''}",
+            f"{100 * one['accuracy']:.1f}",
+            *("–" if one[name] is None else f"{100 * one[name]:.1f}" for name in ("f1_kept", "em_kept")),
+            "–" if one["score"] is None else f"{one['score']:.4f}",
+        ]
+        for one in points
+    ]
+    return {"plot": plot(curves, title="Accuracy and kept F1 over steps", height=190), "rows": rows}
+
+
+def _loss(log: Log) -> dict[str, Markup]:
+    from eval.report.plots import loss_plots
+
+    return loss_plots(log) if log else {}
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """Return which rows were trained on, what encoding did to them, and the bars of their lengths."""
+    file = run.path / "data.json"
+    if not file.is_file():
+        return {}
+    found = read_json(file)
+    audit = found.get("audit", {})
+    share = audit.get("supervised", 0) / (audit.get("tokens") or 1)
+    values = [(str(one.get("path")), f"SHA-256 {str(one.get('sha256'))[:16]}") for one in found.get("files", [])]
+    values += [
+        ("rows", f"{audit.get('kept', 0):,} of {audit.get('rows', 0):,}"),
+        ("tokens", f"{audit.get('tokens', 0):,}, of them supervised {audit.get('supervised', 0):,} ({share:.1%})"),
+        ("longest row", f"{audit.get('longest', 0):,} tokens; seq_length {audit.get('seq_length')}"),
+        *((what, _counted(audit, what)) for what in ("dropped", "truncated", "unsupervised", "empty", "unknown")),
+        ("template", _hashed(found.get("template"))),
+        ("tokenizer", _hashed(found.get("tokenizer"))),
+    ]
+    histogram = audit.get("histogram", [])
+    most = max((count for *_, count in histogram), default=0) or 1
+    bars = [(f"{low:,} to {high:,}", [("after", count / most, f"{count:,}")]) for low, high, count in histogram]
+    return {"facts": values, "lengths": bars}
+
+
+def _counted(audit: Mapping[str, Any], what: str) -> str:
+    rows = audit.get("examples", {}).get(what, [])
+    return f"{audit.get(what, 0):,}" + (f" (rows {', '.join(map(str, rows))}, …)" if rows else "")
+
+
+def _hashed(value: Any) -> str:
+    """Write a template or tokenizer by its name and the beginning of its hash."""
+    if not isinstance(value, Mapping):
+        return "not recorded"
+    return f"{value.get('name') or value.get('source')} ({str(value.get('hash'))[:16]})"
+
+
+def _environment(run: Run) -> list[tuple[str, str]]:
+    file = run.path / "environment.json"
+    return _flat(read_json(file)) if file.is_file() else []
+
+
+def _flat(value: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Write nested values one a line, lists joined, what is None left out."""
+    found: list[tuple[str, str]] = []
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            found += [(f"{key} {name}", text) for name, text in _flat(inner)]
+        elif inner is not None:
+            found.append((key, " ".join(map(str, inner)) if isinstance(inner, list) else str(inner)))
+    return found
