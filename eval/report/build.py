@@ -37,8 +37,7 @@ THRESHOLD = 0.9  # share of a measure that must be kept
 Log = Sequence[Mapping[str, Any]]
 
 # what would end a script, or is no text of JSON or JavaScript
-_UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
-_SURROGATES = re.compile("[\ud800-\udfff]")
+_UNSAFE = re.compile("[<>&\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -153,8 +152,7 @@ def _render(**values: Any) -> str:
     script, style = (_source(environment, name) for name in ("rows.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    page = environment.get_template("report.html").render(script=script, style=style, policy=policy, **values)
-    return _SURROGATES.sub("\ufffd", page)  # a model may write half a character, UTF-8 cannot
+    return environment.get_template("report.html").render(script=script, style=style, policy=policy, **values)
 
 
 def _source(environment: Environment, name: str) -> Markup:

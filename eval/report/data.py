@@ -47,7 +47,7 @@ class GradedRow:
         label: what is right; several right answers are joined by ``or``.
         answer: what the model wrote.
         correct: the verdict under the rule that the task is judged by; None where the row has no grade.
-        grades: all its grades as people read them.
+        grades: what the verdict does not say: rules that differ, an F1 between none and all.
         cut: whether the answer was cut at the limit of new tokens.
     """
 
@@ -209,7 +209,8 @@ class Evaluation:
         correct, scores = row.get("correct"), row.get("scores")
         if isinstance(correct, Mapping):
             rule = next((config.get("rule") for config in self.value.get("configs", {}).values()), None)
-            return correct.get(rule), [name if right else f"not {name}" for name, right in correct.items()]
+            differ = len(set(correct.values())) > 1
+            return correct.get(rule), [name if right else f"not {name}" for name, right in correct.items() if differ]
         if isinstance(scores, Mapping):
             graded = [scores[task] for task in self.tasks if task in scores]
             words = [f"F1 {one['f1']:.0f}" for one in graded if 0 < one.get("f1", 0) < 100]

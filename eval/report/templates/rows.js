@@ -2,6 +2,7 @@
 // Shows the graded rows of the page a few at a time, searched and filtered. Texts reach the page as text alone.
 (() => {
   const PAGE = 25;
+  const [LONG, HEAD, TAIL] = [120, 40, 70]; // characters of a text; a longer one is shown by its ends until opened
   const browser = document.getElementById("rows-browser");
   const find = (selector) => browser.querySelector(selector);
   const data = JSON.parse(document.getElementById("rows-data").textContent);
@@ -57,26 +58,46 @@
     return [...found, value.slice(end)];
   }
 
+  /** The ends of a long text, and what is around the first match: a question and an answer often stand last. */
+  function excerpt(value, searched) {
+    if (value.length <= LONG) return value;
+    const at = searched === null ? -1 : value.search(new RegExp(searched, "i"));
+    const around = at >= HEAD && at < value.length - TAIL ? `${value.slice(Math.max(at - 20, HEAD), at + 60)} … ` : "";
+    return `${value.slice(0, HEAD)} … ${around}${value.slice(-TAIL)}`;
+  }
+
+  /** A text that is opened and closed by its `show`. */
+  function textElement(value, searched) {
+    const element = make("div", { class: "text" });
+    element.show = (open) => element.replaceChildren(...marked(open ? value : excerpt(value, searched), searched));
+    element.show(whole.checked);
+    return element;
+  }
+
   function answerCell(name, side, searched) {
     if (side === null) return make("td", { "data-name": name }, make("span", { class: "soft" }, "no such row"));
     const [answer, correct, grades] = side;
     const verdict = correct === null ? ["soft", "not graded"] : correct ? ["good", "right"] : ["bad", "wrong"];
     const said = make("span", { class: "soft" }, grades ? ` ${grades}` : "");
     return make("td", { "data-name": name }, make("b", { class: verdict[0] }, verdict[1]), said,
-      make("div", { class: "text" }, ...marked(answer, searched)));
+      textElement(answer, searched));
   }
 
   function rowElement(row, searched) {
-    const open = make("button", { type: "button", "aria-expanded": "false" }, ...marked(row.name, searched));
+    const open = make("button", { type: "button", "aria-expanded": whole.checked }, ...marked(row.name, searched));
     const cells = [
       make("td", { "data-name": "" }, open, make("div", { class: "soft" }, data.tasks[row.task])),
-      make("td", { "data-name": "prompt" }, make("div", { class: "text" }, ...marked(row.question, searched))),
-      make("td", { "data-name": "label" }, make("div", { class: "text" }, ...marked(row.label, searched))),
+      make("td", { "data-name": "prompt" }, textElement(row.question, searched)),
+      make("td", { "data-name": "label" }, textElement(row.label, searched)),
       ...(hasBefore ? [answerCell("before", row.before, searched)] : []),
       answerCell("after", row.after, searched),
     ];
     const element = make("tr", {}, ...cells);
-    open.addEventListener("click", () => open.setAttribute("aria-expanded", element.classList.toggle("open")));
+    open.addEventListener("click", () => {
+      const opened = open.getAttribute("aria-expanded") !== "true";
+      open.setAttribute("aria-expanded", opened);
+      for (const one of element.querySelectorAll(".text")) one.show(opened);
+    });
     return element;
   }
 
@@ -132,7 +153,7 @@
   task.addEventListener("change", fillKinds);
   for (const select of [task, kind, before, after]) select.addEventListener("change", filter);
   text.addEventListener("input", filter);
-  whole.addEventListener("change", () => find("table").classList.toggle("open", whole.checked));
+  whole.addEventListener("change", show);
   reset.addEventListener("click", () => {
     for (const control of [text, task, before, after]) control.value = "";
     fillKinds();
