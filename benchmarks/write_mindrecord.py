@@ -116,7 +116,7 @@ def main() -> int:
 
     import numpy as np
 
-    from mindrecord.file.reader import read_rows
+    from mindrecord.file.reader import read_token_rows
 
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=Path(args.out).resolve().parent) as folder:
@@ -135,7 +135,7 @@ def main() -> int:
             found["ours"].append(measure_ours(args, talks, ours))
             found["lists"].append(measure_plain(args, talks, many, LIST))
         # no sidecar names the pad of the plain file: its rows keep their full length
-        whole, rows = read_rows(one), read_rows(ours, 0, args.plain_rows)
+        whole, rows = read_token_rows(one), read_token_rows(ours, 0, args.plain_rows)
         tables = whole.input_ids.reshape(len(rows), -1), whole.labels.reshape(len(rows), -1)
         within = np.arange(SEQ_LENGTH + 1) < rows.lengths[:, None]
         same = all(

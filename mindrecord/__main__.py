@@ -3,21 +3,102 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import re
+import sys
 import textwrap
+from dataclasses import asdict
 
-from converters.common.console import run_main
+from converters.common.console import run_main, say
+from converters.common.errors import UsageError
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
+def main(argv: list[str] | None = None) -> None:
+    """Run one command."""
     args = _parser().parse_args(argv)
-    if args.command == "show":
-        from mindrecord.show import show
+    {"write": _write, "info": _info, "read": _read, "show": _show}[args.command](args)
 
-        return show(args)
-    from mindrecord import commands
 
-    return {"write": commands.write, "info": commands.info, "read": commands.read}[args.command](args)
+def _write(args: argparse.Namespace) -> None:
+    from mindrecord.commands import write_mindrecord
+
+    written = write_mindrecord(
+        args.conversations,
+        args.out,
+        tokenizer=args.tokenizer,
+        template=args.template,
+        seq_length=args.seq_length,
+        over_length=args.over_length,
+        max_unsupervised=args.max_unsupervised,
+        pack=args.pack,
+    )
+    if written.packed:
+        say(f"packed into {written.rows:,} rows, {written.fill:.1%} full")
+    held = f"{written.rows:,} rows of {written.row_length} ids"
+    say(f"{written.path}: {held}, {written.size:,} bytes, {written.seconds:.1f} s")
+
+
+def _info(args: argparse.Namespace) -> None:
+    from mindrecord.commands import info
+
+    found = info(args.file)
+    print(json.dumps(asdict(found), ensure_ascii=False, indent=2) if args.json else "\n".join(found.lines()))
+
+
+def _read(args: argparse.Namespace) -> None:
+    from mindrecord.commands import read
+
+    for row in read(args.file, *row_range(args.rows), tokenizer=args.tokenizer, ids=args.ids):
+        print(json.dumps(row, ensure_ascii=False))
+
+
+def _show(args: argparse.Namespace) -> None:
+    from mindrecord.commands import marked_text, show
+
+    if args.rows < 0:
+        raise UsageError(f"--rows is {args.rows}; it cannot be negative")
+    shown = show(
+        args.file,
+        tokenizer=args.tokenizer,
+        template=args.template,
+        rows=args.rows,
+        seq_length=args.seq_length,
+        over_length=args.over_length,
+    )
+    rows, (name, digest) = shown.rows, shown.template
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    opening, closing = ("\x1b[32m", "\x1b[0m") if colour else ("⟦", "⟧")
+    supervised = rows.supervised
+    for i in range(min(args.rows, len(rows))):
+        print(f"── row {rows.ids[i]}: {rows.lengths[i]} ids, {supervised[i]} supervised")
+        pieces = marked_text(rows, i, shown.tokenizer)
+        print("".join(opening + text + closing if marked else text for text, marked in pieces))
+        if args.ids:
+            pairs = zip(*(column.tolist() for column in rows.row(i)), strict=True)
+            print(" ".join(f"{opening}{token}{closing}" if label >= 0 else str(token) for token, label in pairs))
+    print(f"── {args.file} · template {name} {digest[:12]} · tokenizer {shown.tokenizer.hash[:12]}")
+    if shown.audit:
+        print("\n".join(shown.audit.lines()))
+
+
+def row_range(text: str | None) -> tuple[int, int | None]:
+    """Read ``a:b`` (rows a up to, without, b, counted from 0; either may be left out) or one row's number.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None:
+        return 0, None
+    match = re.fullmatch(r"(\d*):(\d*)|(\d+)", text)
+    if match is None:
+        raise UsageError(f"--rows {text}: a range a:b, counted from 0, or one row's number is expected")
+    if match[3]:
+        return int(match[3]), int(match[3]) + 1
+    start, end = int(match[1] or 0), int(match[2]) if match[2] else None
+    if end is not None and end < start:
+        raise UsageError(f"--rows {text}: it ends before it begins")
+    return start, end
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,150 +1,226 @@
-"""What ``python -m mindrecord`` does with MindRecord files: ``write``, ``info``, ``read``."""
+"""What the subcommands of ``python -m mindrecord`` do, as functions: write, describe, read and show token rows."""
 
 from __future__ import annotations
 
-import json
-import re
+import os
 import time
-from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
+from converters.common.files import sha256_file
+from converters.text.conversation import read_conversations
+from converters.text.template import get_template
+from converters.tokenizers.base import Tokenizer
+from converters.tokenizers.load import load_tokenizer
+from mindrecord.file.header import is_mindrecord, read_header, read_sidecar, sidecar_of
+from mindrecord.file.reader import check, read_token_rows, row_length
+from mindrecord.file.writer import check_name, write_token_rows
+from mindrecord.tokens.audit import Audit
+from mindrecord.tokens.encode import OverLength, TokenRows, encode
+from mindrecord.tokens.pack import pack_rows
 
-if TYPE_CHECKING:
-    from converters.tokenizers.base import Tokenizer
+PathLike = str | os.PathLike[str]
 
 
-def write(args: Namespace) -> int:
-    """Write conversations as a MindRecord file, with index and sidecar."""
-    from converters.common.files import sha256_file
-    from converters.text.conversation import read_conversations
-    from converters.text.template import get_template
-    from converters.tokenizers.load import load_tokenizer
-    from mindrecord.file.writer import check_name, write_rows
-    from mindrecord.tokens.encode import encode
-    from mindrecord.tokens.pack import pack_rows
+@dataclass(frozen=True)
+class Written:
+    """A file that `write_mindrecord` made.
 
-    out = Path(args.out)
-    check_name(out)
-    if not 0 <= args.max_unsupervised <= 1:
-        raise UsageError(f"--max-unsupervised is {args.max_unsupervised}; it is a share, from 0 to 1")
+    Attributes:
+        path: the data file.
+        rows: rows in it.
+        row_length: ids of a row, filled up.
+        audit: what encoding did to the conversations.
+        packed: whether rows hold several conversations.
+        size: bytes of the data file.
+        seconds: time it took.
+    """
+
+    path: Path
+    rows: int
+    row_length: int
+    audit: Audit
+    packed: bool
+    size: int
+    seconds: float
+
+    @property
+    def fill(self) -> float:
+        """Share of the ids that are not padding."""
+        return self.audit.tokens / (self.rows * self.row_length)
+
+
+def write_mindrecord(
+    conversations: Sequence[PathLike],
+    out: PathLike,
+    *,
+    tokenizer: PathLike,
+    template: str,
+    seq_length: int = 256,
+    over_length: OverLength = "drop",
+    max_unsupervised: float = 0.01,
+    pack: bool = False,
+) -> Written:
+    """Write conversations as a MindRecord file, with index and sidecar.
+
+    Args:
+        conversations: files, ShareGPT or Alpaca, JSONL or a JSON array.
+        out: the file, named ``….mindrecord``.
+        tokenizer: directory or file of the tokenizer.
+        template: name of the template.
+        seq_length: tokens of model input; a row holds one id more.
+        over_length: what happens to longer rows.
+        max_unsupervised: share of the rows that may have nothing to train on.
+        pack: put several conversations into a row.
+
+    Raises:
+        UsageError: a file or a template is missing, or an argument cannot be meant.
+        UserError: the rows cannot be read, encoded, packed or written; nothing is left behind.
+    """
+    path = Path(out)
+    check_name(path)
+    if not 0 <= max_unsupervised <= 1:
+        raise UsageError(f"--max-unsupervised is {max_unsupervised}; it is a share, from 0 to 1")
     start = time.monotonic()
-    template = get_template(args.template)
-    tokenizer = load_tokenizer(args.tokenizer)
-    conversations = [row for file in args.conversations for row in read_conversations(file)]
-    rows, audit = encode(conversations, template, tokenizer, seq_length=args.seq_length, over_length=args.over_length)
+    form, opened = get_template(template), load_tokenizer(tokenizer)
+    read = [row for file in conversations for row in read_conversations(file)]
+    rows, audit = encode(read, form, opened, seq_length=seq_length, over_length=over_length)
+    # said before the check, which refuses rows without saying how long they all are
     for line in audit.lines():
         say(line)
-    audit.check(args.max_unsupervised)
-    kept = len(rows)
-    if args.pack:
-        rows = pack_rows(rows, args.seq_length + 1, tokenizer.bos_id)
-        say(f"packed into {len(rows):,} rows, {audit.tokens / len(rows) / (args.seq_length + 1):.1%} full")
+    audit.check(max_unsupervised)
+    if pack:
+        rows = pack_rows(rows, seq_length + 1, opened.bos_id)
     sidecar = {
-        "files": [{"path": str(file), "sha256": sha256_file(file)} for file in args.conversations],
-        "template": template.to_json(),
-        "tokenizer": {"source": str(tokenizer.source), "hash": tokenizer.hash},
+        "files": [{"path": str(file), "sha256": sha256_file(file)} for file in conversations],
+        "template": form.to_json(),
+        "tokenizer": {"source": str(opened.source), "hash": opened.hash},
         "audit": audit.to_dict(),
-        "packed": {"conversations": kept, "bos_id": tokenizer.bos_id} if args.pack else None,
+        "packed": {"conversations": audit.kept, "bos_id": opened.bos_id} if pack else None,
     }
-    write_rows(rows, out, seq_length=args.seq_length, pad_id=tokenizer.pad_id, sidecar=sidecar)
-    seconds = time.monotonic() - start
-    say(f"{out}: {len(rows):,} rows of {args.seq_length + 1} ids, {out.stat().st_size:,} bytes, {seconds:.1f} s")
-    return 0
+    write_token_rows(rows, path, seq_length=seq_length, pad_id=opened.pad_id, sidecar=sidecar)
+    return Written(path, len(rows), seq_length + 1, audit, pack, path.stat().st_size, time.monotonic() - start)
 
 
-def info(args: Namespace) -> int:
-    """Print what a file is and where its rows come from."""
-    from mindrecord.file.layout import read_layout, sidecar_of
-    from mindrecord.file.reader import row_length
+@dataclass(frozen=True)
+class Info:
+    """What a MindRecord file says of itself.
 
-    path = Path(args.file)
-    layout = read_layout(path)
-    sidecar = _sidecar(sidecar_of(path))
-    columns = {name: _column_type(column) for name, column in layout.columns.items()}
-    header = layout.header
-    facts: dict[str, Any] = {
-        "file": str(path),
-        "bytes": path.stat().st_size,
-        "format": f"MindRecord {header.get('version', '')}".strip(),
-        "pages": len(header["page"]),
-        "page_size": header["page_size"],
-        "header_size": header["header_size"],
-        "rows": layout.rows,
-        "columns": columns,
-        "row_length": row_length(path) if layout.trainable else None,
-        "sidecar": sidecar,
-    }
-    if args.json:
-        print(json.dumps(facts, ensure_ascii=False, indent=2))
-        return 0
-    print(f"{path}: {facts['format']}, {facts['rows']:,} rows, {facts['bytes']:,} bytes")
-    print(f"columns      {', '.join(f'{name} {kind}' for name, kind in columns.items())}")
-    print(f"pages        {facts['pages']} of {facts['page_size']:,} bytes, header {facts['header_size']:,}")
-    if facts["row_length"]:
-        print(f"seq_length   {facts['row_length'] - 1} (rows of {facts['row_length']} ids)")
-    for line in _sidecar_lines(sidecar) if sidecar else [f"no {sidecar_of(path).name}: template and tokenizer unknown"]:
-        print(line)
-    return 0
+    Attributes:
+        file: the data file.
+        bytes: its size.
+        format: name and version of the format.
+        pages: pages of the file.
+        page_size: bytes of a page.
+        header_size: bytes of the header.
+        rows: rows in the index.
+        columns: type of each column.
+        row_length: ids of a row; None where the columns are not those of token rows.
+        sidecar: what the JSON file beside it says; empty where there is none.
+    """
 
+    file: str
+    bytes: int
+    format: str
+    pages: int
+    page_size: int
+    header_size: int
+    rows: int
+    columns: dict[str, str]
+    row_length: int | None
+    sidecar: dict[str, Any]
 
-def _column_type(column: dict[str, Any]) -> str:
-    return column["type"] + ("" if "shape" not in column else str(column["shape"]))
-
-
-def _sidecar(file: Path) -> dict[str, Any]:
-    from converters.common.reader import read_json
-
-    return read_json(file) if file.is_file() else {}
-
-
-def _sidecar_lines(sidecar: dict[str, Any]) -> list[str]:
-    from mindrecord.tokens.audit import Audit
-
-    lines = []
-    template, tokenizer, packed = (sidecar.get(key) or {} for key in ("template", "tokenizer", "packed"))
-    if template:
-        lines.append(f"template     {template.get('name')} {template.get('hash', '')[:12]}")
-    if tokenizer:
-        lines.append(f"tokenizer    {tokenizer.get('source')} {tokenizer.get('hash', '')[:12]}")
-    lines.append(f"pad          {sidecar.get('pad_id')}")
-    lines.append(f"packed       {packed['conversations']:,} conversations" if packed else "packed       no")
-    lines.append(f"rows_sha256  {sidecar.get('rows_sha256')}")
-    lines += [f"from         {file['path']} {file['sha256'][:12]}" for file in sidecar.get("files", [])]
-    if "audit" in sidecar:
-        lines += Audit.from_dict(sidecar["audit"]).lines()
-    return lines
+    def lines(self) -> list[str]:
+        """Return it as text: the file, its columns and pages, and where its rows come from."""
+        lines = [
+            f"{self.file}: {self.format}, {self.rows:,} rows, {self.bytes:,} bytes",
+            f"columns      {', '.join(f'{name} {kind}' for name, kind in self.columns.items())}",
+            f"pages        {self.pages} of {self.page_size:,} bytes, header {self.header_size:,}",
+        ]
+        if self.row_length:
+            lines.append(f"seq_length   {self.row_length - 1} (rows of {self.row_length} ids)")
+        if not self.sidecar:
+            return [*lines, f"no {sidecar_of(Path(self.file)).name}: template and tokenizer unknown"]
+        template, tokenizer, packed = (self.sidecar.get(key) or {} for key in ("template", "tokenizer", "packed"))
+        if template:
+            lines.append(f"template     {template.get('name')} {template.get('hash', '')[:12]}")
+        if tokenizer:
+            lines.append(f"tokenizer    {tokenizer.get('source')} {tokenizer.get('hash', '')[:12]}")
+        lines.append(f"pad          {self.sidecar.get('pad_id')}")
+        lines.append(f"packed       {packed['conversations']:,} conversations" if packed else "packed       no")
+        lines.append(f"rows_sha256  {self.sidecar.get('rows_sha256')}")
+        lines += [f"from         {file['path']} {file['sha256'][:12]}" for file in self.sidecar.get("files", [])]
+        if "audit" in self.sidecar:
+            lines += Audit.from_dict(self.sidecar["audit"]).lines()
+        return lines
 
 
-def read(args: Namespace) -> int:
-    """Print rows as JSON lines: text and trained text, or integers."""
-    from mindrecord.file.reader import read_rows
-    from mindrecord.show import marked_text
+def info(file: PathLike) -> Info:
+    """Return what a MindRecord file is and where its rows come from.
 
-    path = Path(args.file)
-    start, end = row_range(args.rows)
-    rows = read_rows(path, start, end)
-    tokenizer = None if args.ids else _tokenizer_of(path, args.tokenizer)
-    for i in range(len(rows)):
+    Raises:
+        UsageError: there is no such file.
+        UserError: it is no MindRecord file, or not whole.
+    """
+    path = Path(file)
+    header = read_header(path)
+    values = header.values
+    return Info(
+        file=str(path),
+        bytes=path.stat().st_size,
+        format=f"MindRecord {values.get('version', '')}".strip(),
+        pages=len(values["page"]),
+        page_size=values["page_size"],
+        header_size=values["header_size"],
+        rows=header.rows,
+        columns={name: column["type"] + str(column.get("shape", "")) for name, column in header.columns.items()},
+        row_length=row_length(header) if header.trainable else None,
+        sidecar=read_sidecar(path),
+    )
+
+
+def read(
+    file: PathLike, start: int = 0, end: int | None = None, *, tokenizer: PathLike | None = None, ids: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Read rows of a MindRecord file as plain values.
+
+    Args:
+        file: a MindRecord file.
+        start: first row, from 0.
+        end: one after the last; None: to the end of the file.
+        tokenizer: where its tokenizer is; None: where the sidecar says it was.
+        ids: give integers, for which no tokenizer is needed.
+
+    Returns:
+        Of each row ``row`` (its number) with ``text`` and ``trained`` (the pieces of the text that are trained on), or
+        with ``input_ids`` and ``labels``, without padding.
+
+    Raises:
+        UsageError: there is no such file or row, or no tokenizer.
+        UserError: the file is not whole or has other columns, or the tokenizer is not that of its rows.
+    """
+    path = Path(file)
+    rows = read_token_rows(path, start, end)
+    opened = None if ids else _tokenizer_of(path, tokenizer)
+    return (_plain_row(rows, i, opened) for i in range(len(rows)))
+
+
+def _plain_row(rows: TokenRows, i: int, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    if tokenizer is None:
         ids, labels = rows.row(i)
-        if tokenizer is None:
-            value: dict[str, Any] = {"row": rows.ids[i], "input_ids": ids.tolist(), "labels": labels.tolist()}
-        else:
-            pieces = marked_text(rows, i, tokenizer)
-            text = "".join(piece for piece, _ in pieces)
-            value = {"row": rows.ids[i], "text": text, "trained": [piece for piece, marked in pieces if marked]}
-        print(json.dumps(value, ensure_ascii=False))
-    return 0
+        return {"row": rows.ids[i], "input_ids": ids.tolist(), "labels": labels.tolist()}
+    pieces = marked_text(rows, i, tokenizer)
+    text = "".join(piece for piece, _ in pieces)
+    return {"row": rows.ids[i], "text": text, "trained": [piece for piece, marked in pieces if marked]}
 
 
-def _tokenizer_of(path: Path, given: str | None) -> Tokenizer:
+def _tokenizer_of(path: Path, given: PathLike | None) -> Tokenizer:
     """Load the tokenizer that rows were written with: the one given, or where the sidecar says it was."""
-    from converters.tokenizers.load import load_tokenizer
-    from mindrecord.file.layout import sidecar_of
-
-    recorded = _sidecar(sidecar_of(path)).get("tokenizer") or {}
+    recorded = read_sidecar(path).get("tokenizer") or {}
     source = given or recorded.get("source")
     if source is None or not Path(source).exists():
         raise UsageError(f"{path}: name its tokenizer with --tokenizer DIR for text; --ids prints integers without one")
@@ -157,20 +233,75 @@ def _tokenizer_of(path: Path, given: str | None) -> Tokenizer:
     return tokenizer
 
 
-def row_range(text: str | None) -> tuple[int, int | None]:
-    """Read ``a:b`` (rows a up to, without, b, counted from 0; either may be left out) or one row's number.
+@dataclass(frozen=True)
+class Shown:
+    """Rows as a model would see them.
+
+    Attributes:
+        rows: the rows; all of a file of conversations, the first ones of a MindRecord file.
+        tokenizer: reads and writes them.
+        template: name and hash of their template.
+        audit: of the whole file; None where a MindRecord file has no sidecar.
+    """
+
+    rows: TokenRows
+    tokenizer: Tokenizer
+    template: tuple[str, str]
+    audit: Audit | None
+
+
+def show(
+    file: PathLike,
+    *,
+    tokenizer: PathLike,
+    template: str | None = None,
+    rows: int = 3,
+    seq_length: int | None = None,
+    over_length: OverLength = "drop",
+) -> Shown:
+    """Encode conversations as training does, or read the first rows of a MindRecord file.
+
+    Args:
+        file: conversations, or a MindRecord file.
+        tokenizer: directory or file of the tokenizer.
+        template: name of the template; None: the one of the MindRecord file.
+        rows: how many rows of a MindRecord file are read.
+        seq_length: longest model input in tokens; None: no limit, or that of the MindRecord file.
+        over_length: what happens to longer conversations.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: a file, a template or a tokenizer is missing.
+        UserError: the rows cannot be read or encoded, or were written with another template or tokenizer.
     """
-    if text is None:
-        return 0, None
-    match = re.fullmatch(r"(\d*):(\d*)|(\d+)", text)
-    if match is None:
-        raise UsageError(f"--rows {text}: a range a:b, counted from 0, or one row's number is expected")
-    if match[3]:
-        return int(match[3]), int(match[3]) + 1
-    start, end = int(match[1] or 0), int(match[2]) if match[2] else None
-    if end is not None and end < start:
-        raise UsageError(f"--rows {text}: it ends before it begins")
-    return start, end
+    path, opened = Path(file), load_tokenizer(tokenizer)
+    form = get_template(template) if template is not None else None
+    if is_mindrecord(path):
+        sidecar = check(
+            path,
+            seq_length=seq_length or row_length(read_header(path)) - 1,
+            template_hash=form.hash if form else None,
+            tokenizer_hash=opened.hash,
+            packed_allowed=True,
+        )
+        used = sidecar.get("template") or {"name": "unknown", "hash": ""}
+        audit = Audit.from_dict(sidecar["audit"]) if "audit" in sidecar else None
+        return Shown(read_token_rows(path, 0, rows), opened, (used["name"], used["hash"]), audit)
+    if form is None:
+        raise UsageError("--template is needed to write conversations; a MindRecord file knows its own")
+    encoded, audit = encode(read_conversations(path), form, opened, seq_length=seq_length, over_length=over_length)
+    return Shown(encoded, opened, (form.name, form.hash), audit)
+
+
+def marked_text(rows: TokenRows, i: int, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
+    """Return a row's text, special tokens by name, cut into pieces ``(text, supervised)``."""
+    ids, labels = rows.row(i)
+    marks = (labels >= 0).tolist()
+    cuts = [j for j in range(1, len(ids)) if marks[j] != marks[j - 1]]
+    pieces = []
+    before = ""
+    for start, end in zip([0, *cuts], [*cuts, len(ids)], strict=True):
+        # decoders may drop the space of a first word: a piece is what it adds to the text before it
+        until = tokenizer.decode(ids[:end], skip_special=False)
+        pieces.append((until[len(before) :], marks[start]))
+        before = until
+    return pieces

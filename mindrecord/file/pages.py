@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.common.errors import UserError
-from mindrecord.file.layout import index_of
+from mindrecord.file.header import index_of
 from mindrecord.file.row_codec import Column, page_bytes, row_sizes
 
 # what MindSpore allows
@@ -38,7 +38,7 @@ _INDEX = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class PagePlan:
     """Where rows go.
 
     Attributes:
@@ -54,7 +54,7 @@ class Plan:
     raw: NDArray[np.int64]
 
 
-def plan_pages(sizes: NDArray[np.int64], page_size: int | None = None) -> Plan:
+def plan_pages(sizes: NDArray[np.int64], page_size: int | None = None) -> PagePlan:
     """Choose the size of a page, and the rows of each: as many as fit, in order.
 
     Raises:
@@ -66,7 +66,7 @@ def plan_pages(sizes: NDArray[np.int64], page_size: int | None = None) -> Plan:
     if sizes.max() > page_size:
         raise UserError(f"row {int(sizes.argmax()) + 1} takes {sizes.max():,} bytes; a page holds {page_size:,}")
     groups = _fill(sizes, page_size)
-    return Plan(page_size, sizes, groups, _fill(np.diff(groups) * len(_RAW_ROW), page_size))
+    return PagePlan(page_size, sizes, groups, _fill(np.diff(groups) * len(_RAW_ROW), page_size))
 
 
 def _fill(sizes: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
@@ -109,14 +109,14 @@ def write_file(path: Path, columns: dict[str, Column], desc: str, page_size: int
     _write_index(path, plan)
 
 
-def _pages(columns: Sequence[Column], plan: Plan) -> Iterator[bytes]:
+def _pages(columns: Sequence[Column], plan: PagePlan) -> Iterator[bytes]:
     for start, end in zip(plan.groups[:-1].tolist(), plan.groups[1:].tolist(), strict=True):
         yield page_bytes(columns, start, end)
     for first, last in zip(plan.raw[:-1], plan.raw[1:], strict=True):
         yield _RAW_ROW * int(plan.groups[last] - plan.groups[first])
 
 
-def _header(name: str, columns: dict[str, Column], desc: str, plan: Plan, header_size: int) -> bytes:
+def _header(name: str, columns: dict[str, Column], desc: str, plan: PagePlan, header_size: int) -> bytes:
     pages: list[dict[str, Any]] = []
     ends = np.concatenate([[0], np.cumsum(plan.sizes)])[plan.groups].tolist()
     groups = plan.groups.tolist()
@@ -162,7 +162,7 @@ def _page(
     }
 
 
-def _write_index(path: Path, plan: Plan) -> None:
+def _write_index(path: Path, plan: PagePlan) -> None:
     n = len(plan.sizes)
     ends = np.cumsum(plan.sizes)
     group = np.repeat(np.arange(len(plan.groups) - 1), np.diff(plan.groups))

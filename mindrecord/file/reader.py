@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_json
 from converters.tokenizers.segments import row_offsets
-from mindrecord.file.layout import COLUMNS, Layout, index_of, read_layout, sidecar_of
+from mindrecord.file.header import COLUMNS, MindRecordHeader, query_index, read_header, read_sidecar, sidecar_of
 from mindrecord.file.row_codec import decode_page
 from mindrecord.tokens.encode import TokenRows
 
@@ -46,8 +44,8 @@ def check(
         UserError: the file is cut off, lacks its index, has other columns, another seq_length, template or tokenizer,
             or is packed and must not be.
     """
-    layout = read_layout(path)
-    length = _row_length(layout)
+    header = read_header(path)
+    length = row_length(header)
     if length != seq_length + 1:
         raise UserError(
             f"{path}: rows of {length} ids are for seq_length={length - 1}, not {seq_length}; "
@@ -56,11 +54,11 @@ def check(
     file = sidecar_of(path)
     if not file.is_file():
         say(f"{path}: no {file.name} beside it: the template and the tokenizer of its rows cannot be checked")
-        return {"rows": layout.rows, "seq_length": seq_length, "columns": list(COLUMNS), "packed": None}
+        return {"rows": header.rows, "seq_length": seq_length, "columns": list(COLUMNS), "packed": None}
     sidecar = read_json(file)
-    if not isinstance(sidecar, dict) or sidecar.get("rows") != layout.rows or sidecar.get("seq_length") != seq_length:
+    if not isinstance(sidecar, dict) or sidecar.get("rows") != header.rows or sidecar.get("seq_length") != seq_length:
         raise UserError(
-            f"{file}: not the sidecar of {path.name}, which has {layout.rows} rows; copy or write both again"
+            f"{file}: not the sidecar of {path.name}, which has {header.rows} rows; copy or write both again"
         )
     for key, wanted in (("template", template_hash), ("tokenizer", tokenizer_hash)):
         found = sidecar.get(key) or {}
@@ -74,30 +72,25 @@ def check(
     return sidecar
 
 
-def row_length(path: Path) -> int:
+def row_length(header: MindRecordHeader) -> int:
     """Return how many ids the rows of a file hold.
 
     Raises:
-        UsageError: there is no such file.
-        UserError: the file is not whole, or has other columns.
+        UserError: the file has other columns, or is damaged.
     """
-    return _row_length(read_layout(path))
+    _check_columns(header)
+    return len(_decode(header, 0, 1)[0][0])
 
 
-def _row_length(layout: Layout) -> int:
-    _check_columns(layout)
-    return len(_decode(layout, 0, 1)[0][0])
+def _check_columns(header: MindRecordHeader) -> None:
+    if not header.trainable:
+        found = ", ".join(f"{name} ({column['type']})" for name, column in header.columns.items())
+        raise UserError(f"{header.path}: its columns are {found}; wanted are int32 arrays {' and '.join(COLUMNS)}")
+    if not header.rows:
+        raise UserError(f"{header.path}: holds no rows")
 
 
-def _check_columns(layout: Layout) -> None:
-    if not layout.trainable:
-        found = ", ".join(f"{name} ({column['type']})" for name, column in layout.columns.items())
-        raise UserError(f"{layout.path}: its columns are {found}; wanted are int32 arrays {' and '.join(COLUMNS)}")
-    if not layout.rows:
-        raise UserError(f"{layout.path}: holds no rows")
-
-
-def read_rows(path: Path, start: int = 0, end: int | None = None) -> TokenRows:
+def read_token_rows(path: Path, start: int = 0, end: int | None = None) -> TokenRows:
     """Read rows back, without what they were filled up with.
 
     Args:
@@ -112,56 +105,53 @@ def read_rows(path: Path, start: int = 0, end: int | None = None) -> TokenRows:
         UsageError: there is no such file, or no row ``start``.
         UserError: the file is not whole, is damaged, has other columns, or holds other rows than its sidecar says.
     """
-    layout = read_layout(path)
-    _check_columns(layout)
-    end = layout.rows if end is None else min(end, layout.rows)
-    if start >= layout.rows:
-        raise UsageError(f"{path}: there is no row {start}; it has rows 0 to {layout.rows - 1}")
-    file = sidecar_of(path)
-    sidecar = read_json(file) if file.is_file() else {}
+    header = read_header(path)
+    _check_columns(header)
+    end = header.rows if end is None else min(end, header.rows)
+    if start >= header.rows:
+        raise UsageError(f"{path}: there is no row {start}; it has rows 0 to {header.rows - 1}")
+    sidecar = read_sidecar(path)
     pad_id = sidecar.get("pad_id")
     ids, labels = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     lengths = [np.empty(0, np.int64)]
-    for page_ids, page_labels in _pages(layout, start, end):
+    for page_ids, page_labels in _pages(header, start, end):
         keep = page_ids != pad_id if pad_id is not None else np.ones(page_ids.shape, bool)
         ids.append(page_ids[keep])
         labels.append(page_labels[keep])
         lengths.append(keep.sum(axis=1))
     names = [str(i) for i in range(start, max(start, end))]
     rows = TokenRows(np.concatenate(ids), np.concatenate(labels), row_offsets(np.concatenate(lengths)), names)
-    if (start, end) == (0, layout.rows) and sidecar.get("rows_sha256", rows.sha256) != rows.sha256:
-        raise UserError(f"{path}: its rows are not those that {file.name} speaks of; copy or write all three again")
+    if (start, end) == (0, header.rows) and sidecar.get("rows_sha256", rows.sha256) != rows.sha256:
+        raise UserError(
+            f"{path}: its rows are not those that {sidecar_of(path).name} speaks of; copy or write all three again"
+        )
     return rows
 
 
-def _pages(layout: Layout, start: int, end: int) -> Iterator[list[NDArray[np.int32]]]:
-    for page in layout.header["page"]:
+def _pages(header: MindRecordHeader, start: int, end: int) -> Iterator[list[NDArray[np.int32]]]:
+    for page in header.values["page"]:
         if page["page_type"] == "BLOB_DATA":
             first, last = max(start, page["start_row_id"]), min(end, page["end_row_id"])
             if first < last:
-                yield _decode(layout, first, last)
+                yield _decode(header, first, last)
 
 
-def _decode(layout: Layout, start: int, end: int) -> list[NDArray[np.int32]]:
+def _decode(header: MindRecordHeader, start: int, end: int) -> list[NDArray[np.int32]]:
     """Return the columns of rows ``start:end``, which lie on one page, each int32 [n, length]."""
-    path = layout.path
+    path = header.path
     query = (
         "SELECT PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES "
         "WHERE ROW_ID >= ? AND ROW_ID < ? ORDER BY ROW_ID"
     )
-    try:
-        with closing(sqlite3.connect(f"{index_of(path).absolute().as_uri()}?mode=ro", uri=True)) as database:
-            places = np.array(database.execute(query, (start, end)).fetchall(), np.int64)
-    except sqlite3.Error as error:
-        raise UserError(f"{index_of(path)}: cannot be read ({error}); copy or write both files again") from error
+    places = np.array(query_index(path, query, (start, end)), np.int64)
     page, first, last = int(places[0, 0]), int(places[0, 1]), int(places[-1, 2])
     with path.open("rb") as handle:
-        handle.seek(layout.header["header_size"] + page * layout.header["page_size"] + first)
+        handle.seek(header.values["header_size"] + page * header.values["page_size"] + first)
         data = handle.read(last - first)
     try:
         decoded = decode_page(data, places[:, 1] - first, len(COLUMNS))
     except ValueError as error:
         raise UserError(f"{path}: rows {start} to {end - 1} are damaged ({error}); copy or write it again") from error
     # a row holds its columns in the order of the schema's list
-    order = layout.header["schema"][0]["blob_fields"]
+    order = header.values["schema"][0]["blob_fields"]
     return [decoded[order.index(name)] for name in COLUMNS]

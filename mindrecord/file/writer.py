@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from converters.common.errors import UsageError, UserError
-from mindrecord.file.layout import COLUMNS, SUFFIX, index_of, sidecar_of
+from mindrecord.file.header import COLUMNS, SUFFIX, index_of, sidecar_of
 from mindrecord.file.pages import write_file
 from mindrecord.file.row_codec import Column
 from mindrecord.tokens.encode import IGNORE_INDEX, TokenRows
@@ -29,7 +29,7 @@ def check_name(path: Path) -> None:
         raise UsageError(f"{path}: MindSpore and mindformers need a name like train{SUFFIX}, without {_FORBIDDEN}")
 
 
-def write_rows(rows: TokenRows, path: Path, *, seq_length: int, pad_id: int, sidecar: dict[str, Any]) -> None:
+def write_token_rows(rows: TokenRows, path: Path, *, seq_length: int, pad_id: int, sidecar: dict[str, Any]) -> None:
     """Write rows as mindformers reads them, with index and sidecar: all three or none.
 
     Each row becomes ``input_ids`` and ``labels``, int32 [seq_length + 1], filled up with ``pad_id`` and −100.

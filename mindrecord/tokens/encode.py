@@ -1,4 +1,7 @@
-"""Conversations to token rows: the integers that every backend trains on."""
+"""Conversations to token rows: the integers that every backend trains on.
+
+Shapes: n rows, t ids of all rows laid end to end.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ OverLength = Literal["drop", "truncate", "error"]
 
 @dataclass
 class TokenRows:
-    """Rows of tokens, end to end (n rows, t tokens in all).
+    """Rows of tokens, laid end to end.
 
     Attributes:
         input_ids: int32 [t].
@@ -90,7 +93,7 @@ def encode(
         over_length: what happens to longer rows: they are dropped, cut at the limit, or an error.
 
     Returns:
-        The rows kept, in order, and the audit.
+        The rows kept, in the order of the conversations, and the audit.
 
     Raises:
         UsageError: ``over_length`` or ``seq_length`` cannot be meant.
@@ -112,41 +115,49 @@ def encode(
     audit = Audit(rows=len(ids), seq_length=seq_length)
     audit.measure(lengths)
 
-    if seq_length is not None:
-        over = lengths > seq_length + 1
-        if over.any() and over_length == "error":
-            worst = int(lengths.argmax())
-            raise UserError(
-                f"{int(over.sum())} of {len(ids)} rows are longer than seq_length={seq_length}; the longest, row "
-                f"{ids[worst]}, has {lengths[worst]} ids. Raise seq_length, or choose over_length drop or truncate"
-            )
-        if over_length == "truncate":
-            audit.note("truncated", ids, over)
-            kept_lengths = np.minimum(lengths, seq_length + 1)
-        else:
-            audit.note("dropped", ids, over)
-            kept_lengths = np.where(over, 0, lengths)
-            ids = [row_id for row_id, out in zip(ids, over, strict=True) if not out]
-        if over.any():
-            within = np.arange(len(input_ids)) - np.repeat(offsets[:-1], lengths)
-            keep = within < np.repeat(kept_lengths, lengths)
-            input_ids, supervised = input_ids[keep], supervised[keep]
-            if over_length == "truncate":
-                lengths = kept_lengths
-            else:
-                lengths, empty = lengths[~over], empty[~over]
-            offsets = row_offsets(lengths)
+    limit = int(lengths.max(initial=0)) if seq_length is None else seq_length + 1
+    over = lengths > limit
+    if over.any() and over_length == "error":
+        worst = int(lengths.argmax())
+        raise UserError(
+            f"{int(over.sum())} of {len(ids)} rows are longer than seq_length={seq_length}; the longest, row "
+            f"{ids[worst]}, has {lengths[worst]} ids. Raise seq_length, or choose over_length drop or truncate"
+        )
+    audit.note("truncated" if over_length == "truncate" else "dropped", ids, over)
+    if over.any():
+        stay = np.minimum(lengths, limit) if over_length == "truncate" else np.where(over, 0, lengths)
+        # ids are cut off behind: what a row keeps is its beginning
+        place_in_row = np.arange(len(input_ids)) - np.repeat(offsets[:-1], lengths)
+        keep = place_in_row < np.repeat(stay, lengths)
+        input_ids, supervised = input_ids[keep], supervised[keep]
+        kept = ~over | (over_length == "truncate")
+        ids = [row_id for row_id, is_kept in zip(ids, kept, strict=True) if is_kept]
+        lengths, empty = stay[kept], empty[kept]
+        offsets = row_offsets(lengths)
 
     labels = np.where(supervised, input_ids, np.int32(IGNORE_INDEX))
+    # nothing stands before a row's first id that could predict it
     labels[offsets[:-1][lengths > 0]] = IGNORE_INDEX
     rows = TokenRows(input_ids, labels, offsets, ids)
-    _count(rows, audit, tokenizer)
+    targets = rows.supervised
+    audit.kept, audit.tokens, audit.supervised = len(rows), len(input_ids), int(targets.sum())
+    if tokenizer.unk_id is not None:
+        audit.unknown = int((input_ids == tokenizer.unk_id).sum())
+    audit.note("unsupervised", ids, targets == 0)
     audit.note("empty", ids, empty)
     return rows, audit
 
 
 def encode_prompts(turns: Iterable[Sequence[Turn]], template: Template, tokenizer: Tokenizer) -> list[list[int]]:
     """Tokenise generation prompts; each is a prefix of the training row of a conversation that goes on from it.
+
+    Args:
+        turns: of each prompt, ending with the user's.
+        template: how they are written.
+        tokenizer: text to ids.
+
+    Returns:
+        The ids of each prompt.
 
     Raises:
         UserError: turns do not suit the template; the message has their number, from 1.
@@ -160,14 +171,3 @@ def encode_prompts(turns: Iterable[Sequence[Turn]], template: Template, tokenize
     input_ids, _, offsets = segments.encode()
     flat = input_ids.tolist()
     return [flat[start:end] for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
-
-
-def _count(rows: TokenRows, audit: Audit, tokenizer: Tokenizer) -> None:
-    """Fill in what can be told from the rows as they are."""
-    audit.kept = len(rows)
-    audit.tokens = len(rows.input_ids)
-    supervised = rows.supervised
-    audit.supervised = int(supervised.sum())
-    if tokenizer.unk_id is not None:
-        audit.unknown = int((rows.input_ids == tokenizer.unk_id).sum())
-    audit.note("unsupervised", rows.ids, supervised == 0)

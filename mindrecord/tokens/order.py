@@ -9,10 +9,16 @@ from numpy.typing import NDArray
 
 
 def epoch_order(n: int, seed: int, epoch: int, shuffle: bool = True) -> NDArray[np.int64]:
-    """Return the row indices of one epoch, each exactly once.
+    """Return the row indices of one epoch, each exactly once, int64 [n].
 
     Rows are sorted by raw draws of PCG64 seeded by ``[seed, epoch]``: numpy keeps the raw stream of a bit generator
     stable across versions, but not what ``permutation`` makes of it.
+
+    Args:
+        n: number of rows.
+        seed: of the run.
+        epoch: from 0.
+        shuffle: whether the order is another one each epoch; without it rows come as they are.
     """
     if not shuffle:
         return np.arange(n, dtype=np.int64)
@@ -21,11 +27,22 @@ def epoch_order(n: int, seed: int, epoch: int, shuffle: bool = True) -> NDArray[
 
 
 def rows_of_step(count: int, batch_size: int, step: int, seed: int, shuffle: bool) -> NDArray[np.int64]:
-    """Indices of the rows that optimizer step ``step`` (from 0) takes; an epoch's incomplete last step is dropped."""
+    """Return the indices of the rows that one optimizer step takes, int64 [batch_size].
+
+    An epoch's incomplete last step is dropped.
+
+    Args:
+        count: number of rows.
+        batch_size: rows of a step.
+        step: from 0, counted over all epochs.
+        seed: of the run.
+        shuffle: as `epoch_order`.
+    """
     epoch, place = divmod(step, count // batch_size)
     return _order(count, seed, epoch, shuffle)[place * batch_size : (place + 1) * batch_size]
 
 
+# every step of an epoch asks for the same order
 @lru_cache(maxsize=2)
 def _order(count: int, seed: int, epoch: int, shuffle: bool) -> NDArray[np.int64]:
     return epoch_order(count, seed, epoch, shuffle)

@@ -1,4 +1,7 @@
-"""Packing: many short rows in one, so that no computation goes into padding."""
+"""Packing: many short rows in one, so that no computation goes into padding.
+
+Shapes: n rows, t ids of all rows laid end to end.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +33,18 @@ def pack_rows(rows: TokenRows, capacity: int, bos_id: int | None) -> TokenRows:
     Raises:
         UserError: rows are not told apart by their BOS, or one is longer than ``capacity``.
     """
-    marks = rows.input_ids == (-1 if bos_id is None else bos_id)
-    wrong = np.flatnonzero(np.add.reduceat(marks, rows.offsets[:-1]) != 1) if bos_id is not None else np.arange(1)
-    if not len(wrong):
-        wrong = np.flatnonzero(~marks[rows.offsets[:-1]])
+    if bos_id is None:
+        wrong = np.arange(1)
+    else:
+        is_bos = rows.input_ids == bos_id
+        wrong = np.flatnonzero(~is_bos[rows.offsets[:-1]] | (np.add.reduceat(is_bos, rows.offsets[:-1]) != 1))
     if len(wrong):
         raise UserError(
             f"row {rows.ids[wrong[0]]} cannot be packed: each row must begin with the BOS and hold no other one, which "
             "this tokenizer or template does not give; write padded rows (without --pack)"
         )
     bins = pack(rows.lengths, capacity)
+    # rows in the order of the bins, and of their ids the places where they stood
     order = np.concatenate(bins)
     lengths = rows.lengths[order]
     ends = row_offsets(lengths)
@@ -57,11 +62,11 @@ def pack(lengths: NDArray[np.int64] | Sequence[int], capacity: int) -> list[NDAr
     number of rows. Plain first-fit decreasing is taken where it needs fewer bins.
 
     Args:
-        lengths: tokens of each row [n].
+        lengths: tokens of each row, int [n].
         capacity: tokens of a bin.
 
     Returns:
-        Row indices of each bin; every row is in exactly one.
+        Row indices of each bin, int64, ascending; every row is in exactly one.
 
     Raises:
         UserError: a row is longer than a bin.
@@ -105,6 +110,7 @@ def _plan(counts: dict[int, int], capacity: int, exact: bool) -> _Plan:
                 taken = min(count, space // length)
                 content += [length] * taken
                 space -= taken * length
+        # the same pattern again, as long as rows of these lengths last
         used = Counter(content)
         times = min(left[length] // copies for length, copies in used.items())
         plan.append((content, times))
@@ -124,6 +130,7 @@ def _best_fill(left: dict[int, int], taken: int, space: int) -> list[int]:
     reach, trail = 1, []
     mask = (1 << (space + 1)) - 1
     for length, count in left.items():
+        # one bit more for each row of this length, unless no new sum comes of it
         for _ in range(min(count - (length == taken), space // length)):
             grown = (reach | reach << length) & mask
             if grown == reach:
@@ -132,6 +139,7 @@ def _best_fill(left: dict[int, int], taken: int, space: int) -> list[int]:
             reach = grown
         if reach >> space:
             break
+    # back along the trail: a length was needed where the sum could not be made before it
     total = reach.bit_length() - 1
     chosen = []
     for length, before in reversed(trail):

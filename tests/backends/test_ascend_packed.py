@@ -33,7 +33,7 @@ from backends.ascend.train.packed import PACKED_MODEL
 from converters.tokenizers.segments import row_offsets
 from mindrecord.tokens.encode import TokenRows
 from mindrecord.tokens.pack import pack_rows
-from mindrecord.file.writer import write_rows
+from mindrecord.file.writer import write_token_rows
 
 S, BOS, END, PAD = 48, 1, 2, 0
 draw = np.random.default_rng(0)
@@ -50,7 +50,7 @@ packed = pack_rows(rows, S + 1, BOS)
 
 def columns(name, rows):
     file = Path(sys.argv[1]) / name
-    write_rows(rows, file, seq_length=S, pad_id=PAD, sidecar={})
+    write_token_rows(rows, file, seq_length=S, pad_id=PAD, sidecar={})
     data = ms.dataset.MindDataset(str(file), columns_list=["input_ids", "labels"], shuffle=False)
     return next(iter(data.batch(len(rows)).create_tuple_iterator(num_epochs=1)))
 

@@ -13,9 +13,9 @@ from converters.common.errors import UsageError, UserError
 from converters.text.template import Template, get_template
 from converters.tokenizers.load import load_tokenizer
 from mindrecord.__main__ import main
-from mindrecord.file.layout import is_mindrecord, sidecar_of
+from mindrecord.file.header import is_mindrecord, read_header, sidecar_of
 from mindrecord.file.reader import row_length
-from mindrecord.file.writer import write_rows
+from mindrecord.file.writer import write_token_rows
 from mindrecord.tokens.encode import TokenRows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def write(path):
     ids = np.arange(1, 33, dtype=np.int32)
-    write_rows(TokenRows(ids, ids, np.array([0, 32]), ["r"]), path, seq_length=31, pad_id=99, sidecar={})
+    write_token_rows(TokenRows(ids, ids, np.array([0, 32]), ["r"]), path, seq_length=31, pad_id=99, sidecar={})
 
 
 def run(*args, **env):
@@ -154,6 +154,6 @@ def test_help_of_every_command_imports_nothing_heavy():
 def test_not_a_mindrecord(talks, tmp_path):
     write(tmp_path / "x.mindrecord")
     assert is_mindrecord(tmp_path / "x.mindrecord")
-    assert row_length(tmp_path / "x.mindrecord") == 32
+    assert row_length(read_header(tmp_path / "x.mindrecord")) == 32
     assert not is_mindrecord(talks)
     assert not is_mindrecord(tmp_path)

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from converters.common.errors import UsageError, UserError
 from converters.tokenizers.segments import row_offsets
-from mindrecord.file.layout import index_of, read_layout, sidecar_of
-from mindrecord.file.reader import check, read_rows
-from mindrecord.file.writer import write_rows
+from mindrecord.file.header import index_of, read_header, sidecar_of
+from mindrecord.file.reader import check, read_token_rows
+from mindrecord.file.writer import write_token_rows
 from mindrecord.tokens.encode import TokenRows
 from mindrecord.tokens.pack import pack_rows
 
@@ -36,7 +36,7 @@ def make_rows(lengths, seed=0, most=128000) -> TokenRows:
 
 def write(path, rows=None, seq_length=31, **sidecar):
     rows = make_rows(np.random.default_rng(1).integers(1, 33, 200)) if rows is None else rows
-    write_rows(rows, path, seq_length=seq_length, pad_id=PAD, sidecar=sidecar)
+    write_token_rows(rows, path, seq_length=seq_length, pad_id=PAD, sidecar=sidecar)
     return rows
 
 
@@ -45,7 +45,7 @@ def write(path, rows=None, seq_length=31, **sidecar):
 def test_rows_come_back(tmp_path_factory, lengths, seed, most):
     path = tmp_path_factory.mktemp("rows") / "x.mindrecord"
     rows = write(path, make_rows(lengths, seed, most), seq_length=39)
-    back = read_rows(path)
+    back = read_token_rows(path)
     assert np.array_equal(back.input_ids, rows.input_ids)
     assert np.array_equal(back.labels, rows.labels)
     assert back.lengths.tolist() == lengths
@@ -55,14 +55,14 @@ def test_rows_come_back(tmp_path_factory, lengths, seed, most):
 def test_rows_over_many_pages(tmp_path):
     path = tmp_path / "x.mindrecord"
     rows = write(path, make_rows(np.random.default_rng(2).integers(1, 258, 5000)), seq_length=256)
-    assert len(read_layout(path).header["page"]) > 50
-    assert read_rows(path).sha256 == rows.sha256
-    some = read_rows(path, 1234, 3456)
+    assert len(read_header(path).values["page"]) > 50
+    assert read_token_rows(path).sha256 == rows.sha256
+    some = read_token_rows(path, 1234, 3456)
     assert some.ids[0] == "1234"
     assert np.array_equal(some.input_ids, rows.input_ids[rows.offsets[1234] : rows.offsets[3456]])
-    assert len(read_rows(path, 4999)) == len(read_rows(path, 4990, 4991)) == 1
+    assert len(read_token_rows(path, 4999)) == len(read_token_rows(path, 4990, 4991)) == 1
     with pytest.raises(UsageError, match="no row 5000; it has rows 0 to 4999"):
-        read_rows(path, 5000)
+        read_token_rows(path, 5000)
 
 
 def test_a_small_file_is_small(tmp_path):
@@ -93,9 +93,9 @@ def cut_header(path):
 
 
 def damage(path):
-    layout = read_layout(path)
+    layout = read_header(path)
     with path.open("rb+") as handle:
-        handle.seek(layout.header["header_size"] + 8)
+        handle.seek(layout.values["header_size"] + 8)
         handle.write(b"\xff" * 64)
 
 
@@ -156,7 +156,7 @@ def test_a_number_that_changed(tmp_path):
     """The file is whole and its index fits, but an id in it is another."""
     path = tmp_path / "x.mindrecord"
     write(path, make_rows([32] * 9))
-    header_size = read_layout(path).header["header_size"]
+    header_size = read_header(path).values["header_size"]
     with path.open("rb+") as handle:
         # row, column, number of elements, widths: then the first id
         handle.seek(header_size + 8 + 8 + 4 + 8)
@@ -164,7 +164,7 @@ def test_a_number_that_changed(tmp_path):
         handle.seek(-1, 1)
         handle.write(bytes([before ^ 1]))
     with pytest.raises(UserError, match=r"its rows are not those that x\.mindrecord\.json speaks of"):
-        read_rows(path)
+        read_token_rows(path)
 
 
 def test_another_run(tmp_path):
@@ -198,7 +198,7 @@ def test_without_a_sidecar(tmp_path, capsys):
     sidecar_of(path).unlink()
     assert check(path, seq_length=31, template_hash="b" * 64, tokenizer_hash=None)["rows"] == 200
     assert "the template and the tokenizer of its rows cannot be checked" in capsys.readouterr().err
-    assert set(read_rows(path).lengths.tolist()) == {32}
+    assert set(read_token_rows(path).lengths.tolist()) == {32}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_writing_again_replaces_all_three(tmp_path):
     path = tmp_path / "x.mindrecord"
     write(path)
     rows = write(path, make_rows([3, 4]))
-    assert read_rows(path).sha256 == rows.sha256
+    assert read_token_rows(path).sha256 == rows.sha256
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.mindrecord", "x.mindrecord.db", "x.mindrecord.json"]
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from converters.tokenizers.segments import row_offsets
-from mindrecord.file.layout import COLUMNS, index_of, read_layout, sidecar_of
+from mindrecord.file.header import COLUMNS, index_of, read_header, sidecar_of
 from mindrecord.file.pages import write_file
-from mindrecord.file.reader import check, read_rows
+from mindrecord.file.reader import check, read_token_rows
 from mindrecord.file.row_codec import Column
 
 NEEDED = ("mindspore", "mindformers")
@@ -62,7 +62,7 @@ def test_the_bytes_that_mindspore_writes(tmp_path, n, length, page_size):
     write_file(ours, columns, "token rows", page_size)
 
     writer = FileWriter(str(theirs), 1)
-    writer.set_header_size(read_layout(ours).header["header_size"])
+    writer.set_header_size(read_header(ours).values["header_size"])
     writer.set_page_size(page_size)
     writer.add_schema(COLUMNS, "token rows")
     table = zip(filled(ids, offsets, length, PAD), filled(labels, offsets, length, -100), strict=True)
@@ -85,7 +85,7 @@ def test_files_that_mindspore_wrote_row_by_row(tmp_path, capsys):
         writer.write_raw_data([{"input_ids": a, "labels": b}])
     writer.commit()
     assert check(path, seq_length=256, template_hash=None, tokenizer_hash=None)["rows"] == 50
-    back = read_rows(path)
+    back = read_token_rows(path)
     assert np.array_equal(back.input_ids.reshape(50, 257), tables[0])
     assert np.array_equal(back.labels.reshape(50, 257), tables[1])
 

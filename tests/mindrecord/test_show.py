@@ -14,7 +14,7 @@ from converters.text.conversation import problem_row
 from converters.text.template import get_template
 from converters.tokenizers.load import load_tokenizer
 from mindrecord.__main__ import main
-from mindrecord.show import marked_text
+from mindrecord.commands import marked_text
 from mindrecord.tokens.audit import Audit
 from mindrecord.tokens.encode import encode
 

@@ -47,8 +47,8 @@ def read_training_rows(recipe: Recipe) -> TrainingRows:
 
 def data_file(recipe: Recipe, data: TrainingRows, folder: Path) -> Path:
     """Return the MindRecord file of the rows; those of ``data.train`` are written once."""
-    from mindrecord.file.layout import sidecar_of
-    from mindrecord.file.writer import write_rows
+    from mindrecord.file.header import sidecar_of
+    from mindrecord.file.writer import write_token_rows
 
     named = named_file(recipe)
     if not recipe.data.train and named is not None:
@@ -59,7 +59,7 @@ def data_file(recipe: Recipe, data: TrainingRows, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     sidecar = {key: data.record[key] for key in ("files", "template", "tokenizer", "audit")}
     seq_length = recipe.model.model_config.seq_length
-    write_rows(data.rows, file, seq_length=seq_length, pad_id=data.tokenizer.pad_id, sidecar=sidecar)
+    write_token_rows(data.rows, file, seq_length=seq_length, pad_id=data.tokenizer.pad_id, sidecar=sidecar)
     return file
 
 
@@ -71,7 +71,7 @@ def _rows_of_file(recipe: Recipe, file: Path) -> TrainingRows:
         UserError: it is damaged, or was written for another recipe.
     """
     from converters.text.template import get_template
-    from mindrecord.file.reader import check, read_rows
+    from mindrecord.file.reader import check, read_token_rows
 
     template, tokenizer = get_template(recipe.data.template), recipe_tokenizer(recipe)
     sidecar = check(
@@ -81,7 +81,7 @@ def _rows_of_file(recipe: Recipe, file: Path) -> TrainingRows:
         tokenizer_hash=tokenizer.hash,
         packed_allowed=True,
     )
-    rows = read_rows(file)
+    rows = read_token_rows(file)
     if "pad_id" not in sidecar:
         rows = _without(rows, tokenizer.pad_id)
     elif sidecar["pad_id"] != tokenizer.pad_id:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.common.errors import UsageError, UserError
+from converters.common.reader import read_json
 
 COLUMNS = {"input_ids": {"type": "int32", "shape": [-1]}, "labels": {"type": "int32", "shape": [-1]}}
 # what mindformers looks for in a folder
@@ -24,23 +25,23 @@ SUFFIX = ".mindrecord"
 
 
 @dataclass(frozen=True)
-class Layout:
+class MindRecordHeader:
     """What header and index of a file say.
 
     Attributes:
         path: the data file.
-        header: its header.
+        values: the header, as JSON has it.
         rows: rows in the index.
     """
 
     path: Path
-    header: dict[str, Any]
+    values: dict[str, Any]
     rows: int
 
     @property
     def columns(self) -> dict[str, dict[str, Any]]:
         """Columns by name: ``type`` and, for arrays, ``shape``."""
-        return self.header["schema"][0]["schema"]
+        return self.values["schema"][0]["schema"]
 
     @property
     def trainable(self) -> bool:
@@ -63,7 +64,7 @@ def is_mindrecord(path: Path) -> bool:
     return path.is_file() and _opening(path) is not None
 
 
-def read_layout(path: Path) -> Layout:
+def read_header(path: Path) -> MindRecordHeader:
     """Read header and index, and see that the file is whole.
 
     Raises:
@@ -83,12 +84,8 @@ def read_layout(path: Path) -> Layout:
     index = index_of(path)
     if not index.is_file():
         raise UserError(f"{path}: its index {index.name} is missing; a MindRecord file is read through it: copy both")
-    try:
-        with closing(sqlite3.connect(f"{index.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            names = [name for (name,) in database.execute("SELECT NAME FROM SHARD_NAME")]
-            rows = database.execute("SELECT count(*) FROM INDEXES").fetchone()[0]
-    except sqlite3.Error as error:
-        raise UserError(f"{index}: cannot be read ({error}); copy or write both files again") from error
+    names = [name for (name,) in query_index(path, "SELECT NAME FROM SHARD_NAME")]
+    ((rows,),) = query_index(path, "SELECT count(*) FROM INDEXES")
     if names != [path.name] and path.name not in header["shard_addresses"]:
         raise UserError(
             f"{path}: was written as {', '.join(names)}; MindSpore looks for the name kept inside: rename it back"
@@ -96,7 +93,27 @@ def read_layout(path: Path) -> Layout:
     held = max((page["end_row_id"] for page in header["page"] if page["page_type"] == "BLOB_DATA"), default=0)
     if rows != held:
         raise UserError(f"{index}: lists {rows} rows, {path.name} holds {held}; they do not belong together")
-    return Layout(path, header, rows)
+    return MindRecordHeader(path, header, rows)
+
+
+def query_index(path: Path, query: str, values: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the rows of an SQL query to the index of a MindRecord file.
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    index = index_of(path)
+    try:
+        with closing(sqlite3.connect(f"{index.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return database.execute(query, values).fetchall()
+    except sqlite3.Error as error:
+        raise UserError(f"{index}: cannot be read ({error}); copy or write both files again") from error
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Return what the sidecar of a MindRecord file says; empty where there is none."""
+    file = sidecar_of(path)
+    return read_json(file) if file.is_file() else {}
 
 
 def _opening(path: Path) -> dict[str, Any] | None:
