@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from converters.common.errors import UsageError, UserError
-
-if TYPE_CHECKING:
-    pass
+from backends.weights.safetensors_files import read_header
+from converters.common.errors import UsageError
 
 WHOLE_FILE_BYTES = 64 * 2**20
 SAMPLES = 64
@@ -59,11 +54,6 @@ def count_parameters(files: Iterable[Path]) -> int:
     """
     count = 0
     for file in files:
-        try:
-            with file.open("rb") as handle:
-                length = int.from_bytes(handle.read(8), "little")
-                header = json.loads(handle.read(min(length, file.stat().st_size)))
-            count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{file}: not a whole safetensors file") from error
+        entries, _ = read_header(file)
+        count += sum(entry.size for entry in entries.values())
     return count

@@ -1,15 +1,21 @@
 """Exchange of weights: Hugging Face and PEFT, mindformers, Meta. Bit for bit, one tensor in memory, no framework.
 
-``python -m backends.exchange`` is the command; the functions below are what other code calls.
+``python -m backends.exchange`` is the command; the functions below are what other code calls. They are imported when
+they are asked for.
 """
 
-from backends.exchange.adapters import adapter_from_mindformers, adapter_to_mindformers, adapter_to_peft
-from backends.exchange.models import hf_to_mindformers, mindformers_to_hf
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "adapter_from_mindformers",
-    "adapter_to_mindformers",
-    "adapter_to_peft",
-    "hf_to_mindformers",
-    "mindformers_to_hf",
-]
+if TYPE_CHECKING:
+    from backends.exchange.convert import Exchanged, to_hf, to_mindformers
+    from backends.exchange.weights_report import inspect
+
+__all__ = ["Exchanged", "inspect", "to_hf", "to_mindformers"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from backends.exchange import convert, weights_report
+
+        return getattr(weights_report if name == "inspect" else convert, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 
+from backends.weights.dtypes import FLOATS
 from converters.common.console import run_main, say
 from converters.common.errors import UsageError
 
@@ -17,29 +19,28 @@ EPILOG = """examples:
   python -m backends.exchange to-hf Meta-Llama-3-8B/original -o llama3-8b
   python -m backends.exchange inspect RUN
 """
-DTYPES = ["keep", "float32", "bfloat16", "float16"]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     args = _parser().parse_args(argv)
     if args.command == "inspect":
-        from backends.exchange.inspect import inspect, print_report
+        from backends.exchange.weights_report import inspect
 
-        print_report(inspect(args.path), as_json=args.json)
+        report = inspect(args.path)
+        print(json.dumps(report.as_json(), indent=2, ensure_ascii=False) if args.json else report.as_text())
         return 0
-    from backends.exchange.source_kinds import Options, to_hf, to_mindformers
+    from backends.exchange.convert import to_hf, to_mindformers
 
-    options = Options(
-        config=getattr(args, "config", None),
-        tokenizer=args.tokenizer,
-        dtype=None if args.dtype == "keep" else args.dtype,
-        base=args.base,
-        lora_alpha=getattr(args, "lora_alpha", None),
-        weights=getattr(args, "weights", False),
-        max_shard_bytes=_bytes(getattr(args, "max_shard_size", "5GB")),
-    )
-    say((to_mindformers if args.command == "to-mindformers" else to_hf)(args.path, args.out, options))
+    dtype = None if args.dtype == "keep" else args.dtype
+    options = {"config": args.config, "tokenizer": args.tokenizer, "dtype": dtype, "base": args.base}
+    if args.command == "to-mindformers":
+        done = to_mindformers(args.path, args.out, **options)
+    else:
+        size = _bytes(args.max_shard_size)
+        more = {"lora_alpha": args.lora_alpha, "weights": args.weights, "max_shard_bytes": size}
+        done = to_hf(args.path, args.out, **options, **more)
+    say(done.as_text())
     return 0
 
 
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
             "(default: the model's own)",
         )
         command.add_argument(
-            "--dtype", choices=DTYPES, default="keep", help="round the weights, once (default: %(default)s)"
+            "--dtype", choices=["keep", *FLOATS], default="keep", help="round the weights, once (default: %(default)s)"
         )
         command.add_argument("--base", metavar="DIR", help="the frozen model under an adapter (default: as recorded)")
     look = _command(commands, "inspect", "List the tensors of a model or an adapter, its totals and its scaling.")

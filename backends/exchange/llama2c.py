@@ -6,15 +6,16 @@ SentencePiece's pieces with their scores.
 
 from __future__ import annotations
 
+import json
 import struct
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from backends.exchange.meta import hf_name, read_in_halves
 from backends.exchange.models import Item, Source, make_source
+from backends.weights.files import TOKENIZER_CONFIG
 from backends.weights.llama import LlamaShape
 from backends.weights.safetensors_files import Entry, Tensors
 from converters.common.errors import UsageError, UserError
@@ -113,58 +114,18 @@ def write_tokenizer(file: Path, folder: Path) -> None:
         for left, right in ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
         if left in vocab and right in vocab
     ]
-    space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    tokenizer: dict[str, Any] = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": number,
-                "content": name,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for number, name in enumerate(SPECIALS)
-        ],
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, space]},
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [
-                {"SpecialToken": {"id": "<s>", "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-                {"SpecialToken": {"id": "<s>", "type_id": 1}},
-                {"Sequence": {"id": "B", "type_id": 1}},
-            ],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                back,
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": "<unk>",
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "vocab": vocab,
-            "merges": [[left, right] for _, left, right in sorted(merges)],
-        },
-    }
-    write_json(folder / "tokenizer.json", tokenizer)
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+    pairs = [(left, right) for _, left, right in sorted(merges)]
+    tokenizer = Tokenizer(models.BPE(vocab, pairs, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIALS])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
+    )
+    # SentencePiece's own order: blanks, bytes to letters, and the blank before the first word taken off
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    write_json(folder / "tokenizer.json", json.loads(tokenizer.to_str()))
     config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **config})
+    write_json(folder / TOKENIZER_CONFIG, {"tokenizer_class": "PreTrainedTokenizerFast", **config})

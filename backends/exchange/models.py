@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from backends.exchange.model_config import exchangeable_shape, read_model_config
-from backends.exchange.output_files import check_output_file, check_output_folder, sidecar_of, writing_weights
+from backends.exchange.output_files import check_output_file, sidecar_of, writing_weights
 from backends.weights.dtypes import FLOAT_NAMES, round_to
 from backends.weights.files import MODEL_CONFIG, RECIPE, copy_companions, run_around, writing_directory
 from backends.weights.llama import EMBEDDING, HEAD, LlamaShape, check_shapes
@@ -273,46 +273,3 @@ def _with_dtype(source: Source, dtype: str | None) -> dict[str, Any]:
     written = dtype or FLOAT_NAMES.get(kinds.most_common(1)[0][0])
     key = "dtype" if "dtype" in source.config else "torch_dtype"
     return {**source.config, key: written} if written else dict(source.config)
-
-
-def hf_to_mindformers(folder: Path, out: Path, dtype: str | None = None) -> None:
-    """Write a Hugging Face Llama or Qwen2 as one mindformers file, bit for bit.
-
-    Args:
-        folder: the model directory.
-        out: a ``.ckpt`` or ``.safetensors``; ``OUT.hf`` beside it keeps configuration, tokenizer and template for the
-            way back.
-        dtype: round to this type; None keeps each tensor's own.
-
-    Raises:
-        UsageError: there is no model, or the name of ``out`` says no format.
-        UserError: names or shapes do not fit the configuration, or a file is damaged.
-    """
-    write_mindformers(hf_source(folder), out, dtype)
-
-
-def mindformers_to_hf(
-    file: Path,
-    out_folder: Path,
-    *,
-    config: str | Path | None = None,
-    dtype: str | None = None,
-    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
-    with_lora: bool = False,
-) -> None:
-    """Write the weights of a mindformers file as a Hugging Face directory, bit for bit.
-
-    Args:
-        file: ``.ckpt`` or ``.safetensors``; optimizer copies and training values are counted and left out.
-        out_folder: a directory that is not there yet.
-        config: as in :func:`mindformers_source`.
-        dtype: round to this type; None keeps each tensor's own.
-        max_shard_bytes: a shard is not larger than this.
-        with_lora: leave LoRA matrices out; else they are an error.
-
-    Raises:
-        UsageError: the directory is there already.
-        UserError: no configuration is known, or the weights do not fit it.
-    """
-    check_output_folder(out_folder)
-    write_hf(mindformers_source(file, config, with_lora=with_lora), out_folder, dtype, max_shard_bytes)

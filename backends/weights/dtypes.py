@@ -1,14 +1,19 @@
-"""Types of stored numbers: their names in safetensors, in numpy, and in recipes, configurations and commands."""
+"""Types of stored numbers: their names in safetensors, in numpy, and in recipes, configurations and commands.
+
+Command lines offer the names: numpy is imported when numbers are touched.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from converters.common.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # name in recipes, config.json and options → name in safetensors
 FLOATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -17,17 +22,14 @@ FLOAT_NAMES = {short: name for name, short in FLOATS.items()}
 ROUNDOFF = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
 BLOCK = 2**22  # numbers that are worked on at a time: 16 MiB in float32
 # exponent bits; all of them set is an infinity or a NaN
-_EXPONENT: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
-    "F32": (np.uint32, 0x7F800000),
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
-}
+_EXPONENT = {"F32": ("uint32", 0x7F800000), "F16": ("uint16", 0x7C00), "BF16": ("uint16", 0x7F80)}
 
 
 @cache
 def numpy_types() -> dict[str, np.dtype[Any]]:
     """Map the types of safetensors to numpy's; those that numpy lacks (bfloat16) are of ``ml_dtypes``."""
     import ml_dtypes
+    import numpy as np
 
     types: dict[str, Any] = {
         "F64": np.float64,
@@ -63,7 +65,7 @@ def type_name(dtype: np.dtype[Any]) -> str:
 
 def rows_in_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     """Cut the first axis into pieces of about :data:`BLOCK` numbers."""
-    width = int(np.prod(shape[1:], dtype=np.int64)) if shape else 1
+    width = math.prod(shape[1:])
     step = max(1, BLOCK // max(1, width))
     for start in range(0, shape[0] if shape else 0, step):
         yield slice(start, min(start + step, shape[0]))
@@ -71,6 +73,8 @@ def rows_in_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
 
 def is_finite(values: np.ndarray) -> bool:
     """Say whether no value is a NaN or an infinity; types without them are always finite."""
+    import numpy as np
+
     short = next((name for name in _EXPONENT if numpy_types()[name] == values.dtype), None)
     if short is None:
         return True
@@ -92,6 +96,8 @@ def round_to(values: np.ndarray, dtype: str | None, name: str) -> np.ndarray:
     Raises:
         UserError: a finite number would become infinite.
     """
+    import numpy as np
+
     if dtype is None or values.dtype.kind in "biu":
         return values
     target = numpy_types()[FLOATS[dtype]]

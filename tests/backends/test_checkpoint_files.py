@@ -136,7 +136,7 @@ def test_what_is_no_checkpoint_is_said(tmp_path, base):
     with pytest.raises(UserError, match=r"no tokenizer.json or tokenizer.model"):
         open_checkpoint(base, template="bare")
     (base / "model.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(UserError, match=r"model.safetensors: not a whole safetensors file"):
+    with pytest.raises(UserError, match=r"model.safetensors: not a safetensors file"):
         count_parameters([base / "model.safetensors"])
 
 

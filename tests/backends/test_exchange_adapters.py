@@ -9,7 +9,7 @@ from exchange_files import LLAMA3, read_all, write_adapter, write_ckpt, write_hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.exchange import adapter_from_mindformers, adapter_to_mindformers, adapter_to_peft
+from backends.exchange.adapters import adapter_from_mindformers, adapter_to_mindformers, adapter_to_peft
 from backends.recipe.types import PetConfig
 from backends.weights.mindspore_ckpt import open_weights
 from backends.weights.names import peft_to_mindformers

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from exchange_files import read_all, write_adapter, write_ckpt, write_hf_model
 
+from backends import exchange
 from backends.checkpoint.resolve import open_checkpoint
-from backends.exchange import hf_to_mindformers
 from backends.weights.names import peft_to_mindformers
 from converters.common.errors import UsageError, UserError
 from converters.common.files import write_json
@@ -26,7 +26,7 @@ def base(tmp_path, tiny_tokenizer):
 @pytest.fixture
 def run(tmp_path, base):
     """The directory of a LoRA run on Ascend, whose start was a mindformers file."""
-    hf_to_mindformers(base, tmp_path / "base.ckpt")
+    exchange.to_mindformers(base, tmp_path / "base.ckpt")
     folder = tmp_path / "run"
     (folder / "checkpoints/step-000005").mkdir(parents=True)
     pet = {"lora_rank": 2, "lora_alpha": 16, "target_modules": ".*wq|.*wv"}
@@ -40,7 +40,7 @@ def run(tmp_path, base):
 
 
 def test_a_model_file_is_the_model(tmp_path, base):
-    hf_to_mindformers(base, tmp_path / "m.safetensors")
+    exchange.to_mindformers(base, tmp_path / "m.safetensors")
     with pytest.raises(UsageError, match=r"no template\.json there"):
         open_checkpoint(tmp_path / "m.safetensors")
     files = open_checkpoint(tmp_path / "m.safetensors", template="bare")
@@ -72,7 +72,7 @@ def test_a_base_can_be_named_as_a_file(tmp_path, run, base):
 
 
 def test_a_file_in_a_folder_that_cannot_be_written_is_told_the_way(tmp_path, base, monkeypatch):
-    hf_to_mindformers(base, tmp_path / "m.ckpt")
+    exchange.to_mindformers(base, tmp_path / "m.ckpt")
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(UserError, match=r"cannot be written.*backends\.exchange to-hf"):
         open_checkpoint(tmp_path / "m.ckpt", template="bare")

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 from exchange_files import LLAMA3, QWEN2, read_all, write_adapter, write_hf_model, write_safetensors
 
-from backends.exchange import (
-    adapter_from_mindformers,
-    adapter_to_mindformers,
-    adapter_to_peft,
-    hf_to_mindformers,
-    mindformers_to_hf,
-)
+from backends import exchange
+from backends.exchange.adapters import adapter_from_mindformers, adapter_to_mindformers, adapter_to_peft
 from backends.recipe.types import PetConfig
 from backends.weights.llama import LlamaShape
 from backends.weights.lora import hf_modules
@@ -47,7 +42,7 @@ def test_mindspore_reads_what_is_written_and_the_other_way(tmp_path):
         home = tmp_path / kind
         write_hf_model(home / "hf", config, "bfloat16")
         for suffix in ("ckpt", "safetensors"):
-            hf_to_mindformers(home / "hf", home / f"m.{suffix}")
+            exchange.to_mindformers(home / "hf", home / f"m.{suffix}")
         shapes[home] = LlamaShape.from_config(config, "").parameter_shapes()
     work = json.dumps({str(home): list(names) for home, names in shapes.items()})
     command = [sys.executable, "-c", WITH_MINDSPORE, work]
@@ -58,7 +53,7 @@ def test_mindspore_reads_what_is_written_and_the_other_way(tmp_path):
         assert found["names"] == list(map(to_mindformers, expected))
         for suffix in ("ckpt", "safetensors"):
             assert found[suffix] == {to_mindformers(name): ["BFloat16", list(expected[name])] for name in expected}
-            mindformers_to_hf(home / f"again.{suffix}", home / suffix, config=home / "hf")
+            exchange.to_hf(home / f"again.{suffix}", home / suffix, config=home / "hf")
             assert read_all(home / suffix) == read_all(home / "hf")
 
 
@@ -93,8 +88,8 @@ def test_transformers_computes_the_same_after_there_and_back(tmp_path, kind):
     else:
         model = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=kind == "llama-tied"))
     model.save_pretrained(tmp_path / "hf", max_shard_size="5KB")
-    hf_to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
-    mindformers_to_hf(tmp_path / "m.ckpt", tmp_path / "again")
+    exchange.to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
+    exchange.to_hf(tmp_path / "m.ckpt", tmp_path / "again")
     assert np.array_equal(logits(tmp_path / "again"), logits(tmp_path / "hf"))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from exchange_files import PARAMS, write_llama2c, write_meta
 
-from backends.exchange import hf_to_mindformers
+from backends import exchange
 from backends.exchange.llama2c import llama2c_source, write_tokenizer
 from backends.exchange.meta import halves_from_pairs, meta_source
 from backends.exchange.models import write_hf, write_mindformers
@@ -225,7 +225,7 @@ def test_the_stories_model_tells_its_story_on_both_backends(stories, tmp_path, b
         pytest.importorskip("mindformers")
     write_hf(llama2c_source(stories / "stories260K.bin"), tmp_path / "hf")
     write_tokenizer(stories / "tok512.bin", tmp_path / "hf")
-    hf_to_mindformers(tmp_path / "hf", tmp_path / "stories.ckpt")
+    exchange.to_mindformers(tmp_path / "hf", tmp_path / "stories.ckpt")
     command = [sys.executable, "-m", f"backends.{backend}", "generate", "--ckpt", str(tmp_path / "stories.ckpt")]
     command += ["--template", "bare", "--prompt", "Once upon a time", "--max-new-tokens", "50", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)

@@ -12,8 +12,9 @@ from exchange_files import LLAMA2, LLAMA3, QWEN2, random_bits, read_all, write_c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.exchange import hf_to_mindformers, mindformers_to_hf
+from backends import exchange
 from backends.exchange.model_config import config_from_recipe
+from backends.exchange.models import hf_source, mindformers_source, write_hf
 from backends.recipe.types import ModelConfig
 from backends.weights.llama import LlamaShape
 from backends.weights.mindspore_ckpt import CkptWriter, open_weights
@@ -51,12 +52,12 @@ def test_there_and_back_is_the_same_model(tmp_path_factory, config, dtype, shard
     home = tmp_path_factory.mktemp("exchange")
     arrays = write_hf_model(home / "hf", config, dtype, shard_bytes)
     file = home / f"model{suffix}"
-    hf_to_mindformers(home / "hf", file)
+    exchange.to_mindformers(home / "hf", file)
     stored = open_weights(file)
     assert sorted(stored.names()) == sorted(map(to_mindformers, arrays))
     for name, array in arrays.items():
         assert stored.read(to_mindformers(name)).tobytes() == array.tobytes()
-    mindformers_to_hf(file, home / "again", max_shard_bytes=shard_bytes or 10**9)
+    exchange.to_hf(file, home / "again", max_shard_bytes=shard_bytes or 10**9)
     assert read_all(home / "again") == read_all(home / "hf")
     for name in ("config.json", "tokenizer.json", "template.json"):
         assert json.loads((home / "again" / name).read_text()) == json.loads((home / "hf" / name).read_text())
@@ -77,7 +78,7 @@ def mindformers(hf, tmp_path):
 
 def to_hf(tmp_path, arrays, **options):
     options.setdefault("config", tmp_path / "hf")
-    mindformers_to_hf(write_ckpt(tmp_path / "m.ckpt", arrays), tmp_path / "out", **options)
+    write_hf(mindformers_source(write_ckpt(tmp_path / "m.ckpt", arrays), **options), tmp_path / "out")
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path, mindformers):
@@ -139,7 +140,7 @@ def test_a_tied_head_is_left_out_where_it_is_the_embedding(tmp_path, capsys):
         arrays["lm_head.weight"] = arrays["model.embed_tokens.weight"]
 
     write_hf_model(tmp_path / "hf", config, change=with_head)
-    hf_to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
+    exchange.to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
     assert "lm_head.weight" not in open_weights(tmp_path / "m.ckpt")
     assert "left out (tie_word_embeddings)" in capsys.readouterr().err
 
@@ -150,7 +151,7 @@ def test_a_tied_head_that_is_another_is_refused(tmp_path):
 
     write_hf_model(tmp_path / "hf", {**LLAMA3, "tie_word_embeddings": True}, change=with_head)
     with pytest.raises(UserError, match=r"lm_head\.weight is not the embedding"):
-        hf_to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
+        exchange.to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
 
 
 def test_stored_rotary_tables_are_left_out_and_counted(tmp_path, capsys):
@@ -159,7 +160,7 @@ def test_stored_rotary_tables_are_left_out_and_counted(tmp_path, capsys):
             arrays[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = np.ones(2, np.float32)
 
     write_hf_model(tmp_path / "hf", LLAMA2, change=with_tables)
-    hf_to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
+    exchange.to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
     assert "2 stored rotary tables left out" in capsys.readouterr().err
 
 
@@ -169,8 +170,8 @@ def test_types_are_rounded_once_and_the_configuration_says_so(tmp_path):
             arrays[name] = np.random.default_rng(0).normal(size=arrays[name].shape).astype(np.float32)
 
     arrays = write_hf_model(tmp_path / "hf", change=numbers)
-    hf_to_mindformers(tmp_path / "hf", tmp_path / "m.safetensors", dtype="bfloat16")
-    mindformers_to_hf(tmp_path / "m.safetensors", tmp_path / "out")
+    exchange.to_mindformers(tmp_path / "hf", tmp_path / "m.safetensors", dtype="bfloat16")
+    exchange.to_hf(tmp_path / "m.safetensors", tmp_path / "out")
     found = read_all(tmp_path / "out")
     for name, array in arrays.items():
         assert found[name] == ("BF16", array.shape, array.astype(ml_dtypes.bfloat16).tobytes())
@@ -184,7 +185,7 @@ def test_what_does_not_fit_a_type_is_refused(tmp_path):
 
     write_hf_model(tmp_path / "hf", change=large)
     with pytest.raises(UserError, match=r"model\.embed_tokens\.weight: 1e\+06 does not fit float16; choose bfloat16"):
-        hf_to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt", dtype="float16")
+        exchange.to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt", dtype="float16")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["hf"]
 
 
@@ -196,21 +197,21 @@ def test_a_full_disk_leaves_nothing(tmp_path, hf, monkeypatch, suffix):
     monkeypatch.setattr(CkptWriter, "add", full)
     monkeypatch.setattr("backends.weights.safetensors_files.ShardWriter.add", full)
     with pytest.raises(UserError, match="No space left on device"):
-        hf_to_mindformers(hf, tmp_path / f"m{suffix}")
+        exchange.to_mindformers(hf, tmp_path / f"m{suffix}")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["hf"]
 
 
 def test_outputs_that_would_destroy_something_are_refused(tmp_path, hf):
     with pytest.raises(UsageError, match="among the model's own shards"):
-        hf_to_mindformers(hf, hf / "x.safetensors")
+        exchange.to_mindformers(hf, hf / "x.safetensors")
     with pytest.raises(UsageError, match=r"name a \.ckpt or a \.safetensors"):
-        hf_to_mindformers(hf, tmp_path / "x.bin")
+        exchange.to_mindformers(hf, tmp_path / "x.bin")
     (tmp_path / "dir.ckpt").mkdir()
     with pytest.raises(UsageError, match="is a directory"):
-        hf_to_mindformers(hf, tmp_path / "dir.ckpt")
-    hf_to_mindformers(hf, tmp_path / "m.ckpt")
+        exchange.to_mindformers(hf, tmp_path / "dir.ckpt")
+    exchange.to_mindformers(hf, tmp_path / "m.ckpt")
     with pytest.raises(UsageError, match="is there already"):
-        mindformers_to_hf(tmp_path / "m.ckpt", hf)
+        exchange.to_hf(tmp_path / "m.ckpt", hf)
     assert read_all(hf)
 
 
@@ -228,7 +229,7 @@ def test_other_architectures_are_refused(tmp_path, hf, change, problem):
     config = json.loads((hf / "config.json").read_text())
     (hf / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(UserError, match=problem):
-        hf_to_mindformers(hf, tmp_path / "m.ckpt")
+        exchange.to_mindformers(hf, tmp_path / "m.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -238,15 +239,15 @@ def test_other_architectures_are_refused(tmp_path, hf, change, problem):
 def test_what_mindformers_cannot_hold_is_refused(tmp_path, change, problem):
     write_hf_model(tmp_path / "hf", {**LLAMA3, **change})
     with pytest.raises(UserError, match=problem):
-        hf_to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
+        exchange.to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
 
 
 def test_pickled_weights_are_not_read(tmp_path, hf):
     (hf / "model.safetensors").rename(hf / "pytorch_model.bin")
     with pytest.raises(UserError, match="only pickled weights"):
-        hf_to_mindformers(hf, tmp_path / "m.ckpt")
+        exchange.to_mindformers(hf, tmp_path / "m.ckpt")
     with pytest.raises(UsageError, match=r"no config\.json there"):
-        hf_to_mindformers(tmp_path, tmp_path / "m.ckpt")
+        hf_source(tmp_path)
 
 
 RECIPE = {
@@ -281,7 +282,7 @@ def test_the_run_around_a_file_gives_the_configuration(tmp_path, mindformers):
     (run / "template.json").write_text('{"name": "mine"}')
     (run / "checkpoints/rank_0").mkdir(parents=True)
     file = write_ckpt(run / "checkpoints/rank_0/llama-1_5.ckpt", mindformers)
-    mindformers_to_hf(file, tmp_path / "out")
+    exchange.to_hf(file, tmp_path / "out")
     assert read_all(tmp_path / "out") == read_all(tmp_path / "hf")
     assert json.loads((tmp_path / "out/template.json").read_text()) == {"name": "mine"}
 
@@ -289,7 +290,7 @@ def test_the_run_around_a_file_gives_the_configuration(tmp_path, mindformers):
 def test_a_fine_tunes_sizes_are_those_of_its_start(tmp_path, hf, mindformers):
     write_recipe(tmp_path / "run/recipe.yaml", load_checkpoint=hf, hidden_size=4096)
     (tmp_path / "run/template.json").write_text('{"name": "the run is in another template than its start"}')
-    mindformers_to_hf(write_ckpt(tmp_path / "run/x.ckpt", mindformers), tmp_path / "out")
+    exchange.to_hf(write_ckpt(tmp_path / "run/x.ckpt", mindformers), tmp_path / "out")
     assert read_all(tmp_path / "out") == read_all(hf)
     assert (tmp_path / "out/template.json").read_bytes() == (tmp_path / "run/template.json").read_bytes()
     assert (tmp_path / "out/tokenizer.json").read_bytes() == (hf / "tokenizer.json").read_bytes()
@@ -298,7 +299,7 @@ def test_a_fine_tunes_sizes_are_those_of_its_start(tmp_path, hf, mindformers):
 def test_without_a_configuration_it_is_asked_for(tmp_path, mindformers):
     file = write_safetensors(tmp_path / "m.safetensors", mindformers)
     with pytest.raises(UserError, match=r"nothing says the model's configuration .*--config"):
-        mindformers_to_hf(file, tmp_path / "out")
+        exchange.to_hf(file, tmp_path / "out")
 
 
 def test_a_damaged_shard_is_said(tmp_path):
@@ -306,7 +307,7 @@ def test_a_damaged_shard_is_said(tmp_path):
     shard = sorted((tmp_path / "hf").glob("*.safetensors"))[1]
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(UserError, match=f"{shard.name}: cut off"):
-        hf_to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
+        exchange.to_mindformers(tmp_path / "hf", tmp_path / "m.ckpt")
     shutil.rmtree(tmp_path / "hf")
 
 

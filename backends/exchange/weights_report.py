@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from converters.common.shipped import locate_model
 
 
 @dataclass(frozen=True)
-class Report:
+class WeightsReport:
     """What was found.
 
     Attributes:
@@ -75,7 +74,7 @@ class Report:
         return "\n".join(lines)
 
 
-def inspect(path: Path) -> Report:
+def inspect(path: Path) -> WeightsReport:
     """Look into a model or an adapter, Hugging Face's or mindformers'.
 
     Raises:
@@ -86,21 +85,21 @@ def inspect(path: Path) -> Report:
     if path.is_dir() and (path / ADAPTER_WEIGHTS).is_file():
         tensors = open_weights(path / ADAPTER_WEIGHTS)
         config = read_json(path / ADAPTER_CONFIG) if (path / ADAPTER_CONFIG).is_file() else {}
-        return Report(path, tensors, _peft(tensors, config))
+        return WeightsReport(path, tensors, _peft(tensors, config))
     tensors = open_weights(path)
     names = [name for name in tensors.names() if is_lora(name)]
     if not names:
-        return Report(path, tensors, None)
+        return WeightsReport(path, tensors, None)
     if not any(".mindpet_delta_lora_" in name for name in names):
         stated = path.parent / ADAPTER_CONFIG
-        return Report(path, tensors, _peft(tensors, read_json(stated) if stated.is_file() else {}))
+        return WeightsReport(path, tensors, _peft(tensors, read_json(stated) if stated.is_file() else {}))
     shapes = {mindformers_to_peft(name): tensors.shape(name) for name in names if name.startswith("model.layers.")}
     found = check_matrices(shapes, path)
     try:
         config, _ = recorded_config(path, tensors, found)
     except UnknownScaling:
         config = {}
-    return Report(path, tensors, _summary(found.rank, found.layers, found.modules, config))
+    return WeightsReport(path, tensors, _summary(found.rank, found.layers, found.modules, config))
 
 
 def _peft(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
@@ -124,8 +123,3 @@ def _summary(rank: int | None, layers: int, modules: list[str], config: dict[str
         "layers": layers,
         "base": config.get("base_model_name_or_path"),
     }
-
-
-def print_report(report: Report, *, as_json: bool) -> None:
-    """Print to stdout."""
-    print(json.dumps(report.as_json(), indent=2, ensure_ascii=False) if as_json else report.as_text())

@@ -1,0 +1,237 @@
+"""What a path holds, told by its content, and the conversion that follows from it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from backends.exchange.adapters import LoraMatrices, adapter_to_mindformers, adapter_to_peft
+from backends.exchange.llama2c import llama2c_source, write_tokenizer
+from backends.exchange.meta import PARAMS, meta_source
+from backends.exchange.models import Source, hf_source, mindformers_source, write_hf, write_mindformers
+from backends.exchange.output_files import check_output_file, check_output_folder
+from backends.weights.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    GENERATION_CONFIG,
+    MODEL_CONFIG,
+    TEMPLATE,
+    TOKENIZER_FILES,
+    copy_companions,
+)
+from backends.weights.mindspore_ckpt import open_weights
+from backends.weights.names import is_lora
+from backends.weights.safetensors_files import DEFAULT_SHARD_BYTES, Tensors
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+
+Kind = Literal["hf", "peft", "mindformers", "mindformers-lora", "meta", "llama2c"]
+WORDS: dict[Kind, str] = {
+    "hf": "a Hugging Face model",
+    "peft": "a PEFT adapter",
+    "mindformers": "weights of mindformers",
+    "mindformers-lora": "a LoRA of mindformers",
+    "meta": "a model in Meta's layout",
+    "llama2c": "a model of llama2.c",
+}
+# what each kind has a use for; any other option would be passed over in silence
+USED: dict[Kind, set[str]] = {
+    "hf": {"tokenizer"},
+    "peft": {"base"},
+    "mindformers": {"config", "tokenizer"},
+    "mindformers-lora": {"config", "base", "lora_alpha", "weights"},
+    "meta": {"config", "tokenizer"},
+    "llama2c": {"tokenizer"},
+}
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """A conversion that was done.
+
+    Attributes:
+        path: what was read.
+        kind: what that is.
+        out: what was written.
+        tensors: weights of a model; 0 for an adapter.
+        lora: rank and layers of an adapter; None for a model.
+    """
+
+    path: Path
+    kind: Kind
+    out: Path
+    tensors: int = 0
+    lora: LoraMatrices | None = None
+
+    def as_text(self) -> str:
+        """What was done, in a line."""
+        what = f"{self.tensors} tensors"
+        if self.lora is not None:
+            what = f"rank {self.lora.rank} of {', '.join(self.lora.modules)}"
+        return f"{self.path}: {WORDS[self.kind]}, {what} → {self.out}"
+
+
+def to_mindformers(
+    path: str | Path,
+    out: str | Path,
+    *,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+    dtype: str | None = None,
+    base: str | Path | None = None,
+) -> Exchanged:
+    """Convert anything but mindformers' own to a mindformers file, bit for bit.
+
+    Args:
+        path: a Hugging Face model, a PEFT adapter or run, Meta's directory, or a llama2.c file.
+        out: a ``.ckpt`` or ``.safetensors``; ``OUT.hf`` beside it keeps configuration, tokenizer and template.
+        config: configuration of a model that says none itself.
+        tokenizer: directory with tokenizer files to put beside a model, or a vocabulary of llama2.c.
+        dtype: round to this type; None keeps each tensor's own.
+        base: the frozen model under an adapter, to check its shapes against.
+
+    Raises:
+        UsageError: there is nothing to convert, or an option has no use for it.
+        UserError: it is damaged, does not fit its configuration, or does more than mindformers can.
+    """
+    source, target = Path(path), Path(out)
+    check_output_file(target)
+    kind = kind_of(source)
+    _refuse_unused(kind, source, USED[kind], config=config, tokenizer=tokenizer, base=base)
+    if kind == "peft":
+        found = adapter_to_mindformers(source, target, base=Path(base) if base else None, dtype=dtype)
+        return Exchanged(source, kind, target, lora=found)
+    if kind.startswith("mindformers"):
+        raise UsageError(f"{source}: is {WORDS[kind]} already")
+    with _model(source, kind, config, tokenizer) as model:
+        write_mindformers(model, target, dtype)
+        return Exchanged(source, kind, target, len(model.items))
+
+
+def to_hf(
+    path: str | Path,
+    out: str | Path,
+    *,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+    dtype: str | None = None,
+    base: str | Path | None = None,
+    lora_alpha: float | None = None,
+    weights: bool = False,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> Exchanged:
+    """Convert anything but Hugging Face's own to a model or PEFT adapter directory, bit for bit.
+
+    Args:
+        path: a mindformers file, Meta's directory, or a llama2.c file.
+        out: a directory that is not there yet.
+        config: configuration of a model that says none itself, or the recipe of a LoRA.
+        tokenizer: directory with tokenizer files to put beside a model, or a vocabulary of llama2.c.
+        dtype: round to this type; None keeps each tensor's own.
+        base: the frozen model under an adapter.
+        lora_alpha: of a LoRA that nothing describes.
+        weights: take the frozen weights of a file that holds a LoRA too, and not the LoRA.
+        max_shard_bytes: of one safetensors file.
+
+    Raises:
+        UsageError: there is nothing to convert, the output is there, or an option has no use for it.
+        UserError: it is damaged, or does not fit its configuration.
+    """
+    source, target = Path(path), Path(out)
+    check_output_folder(target)
+    kind = kind_of(source)
+    if kind in ("hf", "peft"):
+        raise UsageError(f"{source}: is {WORDS[kind]} already")
+    # of a file with both, the frozen weights are a model and have a model's options
+    used = {"config", "tokenizer", "weights"} if kind == "mindformers-lora" and weights else USED[kind]
+    given = {"config": config, "tokenizer": tokenizer, "base": base, "lora_alpha": lora_alpha, "weights": weights}
+    _refuse_unused(kind, source, used, **given)
+    if kind == "mindformers-lora" and not weights:
+        if config is not None and config.suffix not in (".yaml", ".yml"):
+            raise UsageError(f"{config}: --config of a LoRA is the mindformers YAML that trained it")
+        named = str(base) if base else None
+        found = adapter_to_peft(source, target, recipe=config, alpha=lora_alpha, base=named, dtype=dtype)
+        return Exchanged(source, kind, target, lora=found)
+    with _model(source, kind, config, tokenizer, with_lora=weights) as model:
+        write_hf(model, target, dtype, max_shard_bytes)
+        return Exchanged(source, kind, target, len(model.items))
+
+
+def kind_of(path: Path) -> Kind:
+    """Tell what a path holds.
+
+    Raises:
+        UsageError: nothing that can be exchanged.
+        UserError: a weight file is damaged.
+    """
+    if path.is_dir():
+        if (path / ADAPTER_CONFIG).is_file() and (path / ADAPTER_WEIGHTS).is_file():
+            return "peft"
+        if (path / MODEL_CONFIG).is_file():
+            return "hf"
+        if (path / PARAMS).is_file() or any(path.glob("consolidated.*.pth")):
+            return "meta"
+        if any(path.glob("pytorch_model*.bin")):
+            raise UsageError(f"{path}: no {MODEL_CONFIG} there, and pickled weights are not read")
+    elif path.suffix == ".pth":
+        raise UsageError(f"{path}: name its directory, which holds {PARAMS} and every shard")
+    elif path.suffix == ".bin":
+        return "llama2c"
+    return _kind_of_weights(open_weights(path))
+
+
+def _kind_of_weights(tensors: Tensors) -> Kind:
+    names = tensors.names()
+    if any(".mindpet_delta_lora_" in name for name in names):
+        return "mindformers-lora"
+    if any(
+        name.startswith(("model.tok_embeddings.", "model.norm_out.")) or ".attention_norm." in name for name in names
+    ):
+        return "mindformers"
+    if any(is_lora(name) for name in names):
+        raise UsageError(f"{tensors.path}: matrices of a PEFT adapter; name the directory with its {ADAPTER_CONFIG}")
+    if any(name.startswith("model.layers.") for name in names):
+        raise UsageError(f"{tensors.path}: weights of Hugging Face; name the directory with their {MODEL_CONFIG}")
+    raise UsageError(f"{tensors.path}: neither weights of Hugging Face or mindformers nor a LoRA ({names[0]} first)")
+
+
+def _refuse_unused(kind: Kind, path: Path, used: set[str], **given: Any) -> None:
+    for name, value in given.items():
+        if value and name not in used:
+            raise UsageError(f"--{name.replace('_', '-')} has no use here: {path} is {WORDS[kind]}")
+
+
+@contextmanager
+def _model(
+    path: Path, kind: Kind, config: Path | None, tokenizer: Path | None, *, with_lora: bool = False
+) -> Iterator[Source]:
+    """Open a whole model, with the tokenizer that was named for it."""
+    if kind == "hf":
+        source = hf_source(path)
+    elif kind == "meta":
+        source = meta_source(path, config)
+    elif kind == "llama2c":
+        source = llama2c_source(path)
+    else:
+        source = mindformers_source(path, config, with_lora=with_lora)
+    if tokenizer is None:
+        if kind == "llama2c":
+            say(f"note: {path}: without a tokenizer; name its vocabulary (tok*.bin) with --tokenizer")
+        yield source
+        return
+    with TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        for known in source.homes:
+            copy_companions(known, home, without=TOKENIZER_FILES)
+        if tokenizer.is_file() and tokenizer.suffix == ".bin":
+            write_tokenizer(tokenizer, home)
+        elif tokenizer.is_file() and tokenizer.name in TOKENIZER_FILES:
+            shutil.copyfile(tokenizer, home / tokenizer.name)
+        elif not copy_companions(tokenizer, home, without=(MODEL_CONFIG, GENERATION_CONFIG, TEMPLATE)):
+            raise UserError(f"{tokenizer}: no tokenizer files there")
+        yield replace(source, homes=(home,))
