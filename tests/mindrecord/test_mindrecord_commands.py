@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from converters.common.errors import UsageError, UserError
 from converters.text.template import Template, get_template
 from converters.tokenizers.load import load_tokenizer
 from mindrecord.__main__ import main
+from mindrecord.commands import info, read, show, write_mindrecord
 from mindrecord.file.header import is_mindrecord, read_header, sidecar_of
 from mindrecord.file.reader import row_length
 from mindrecord.file.writer import write_token_rows
@@ -99,6 +101,38 @@ def test_write_info_read_show(talks, small, tmp_path, pack):
     assert "written with another tokenizer" in done.stderr
     done = run("read", out, "--tokenizer", small["prepend"])
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_the_functions_under_the_commands(talks, small, tmp_path):
+    folder, out = small["byte_level"], tmp_path / "packed.mindrecord"
+    written = write_mindrecord([talks], out, tokenizer=folder, template="bare", seq_length=60, pack=True)
+    assert (written.path, written.row_length, written.audit.kept, written.packed) == (out, 61, 30, True)
+    assert 0.8 < written.fill <= 1
+    found = info(out)
+    assert (found.rows, found.row_length, found.bytes) == (written.rows, 61, written.size)
+    (row,) = read(out, 1, 2, ids=True)
+    (same,) = read(out, 1, 2)
+    assert row["row"] == same["row"] == "1"
+    assert load_tokenizer(folder).decode(row["input_ids"], skip_special=False) == same["text"]
+    # conversations are all encoded; of a MindRecord file only the rows asked for are read
+    shown = show(talks, tokenizer=folder, template="bare")
+    assert (len(shown.rows), shown.template[0], shown.audit.supervised) == (30, "bare", written.audit.supervised)
+    shown = show(out, tokenizer=folder, rows=2)
+    assert (len(shown.rows), shown.template[0], shown.audit.kept) == (2, "bare", 30)
+    with pytest.raises(UsageError, match="there is no row 99"):
+        read(out, 99)
+
+
+def test_the_python_of_the_documentation(talks, tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs/mindrecord.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    talks.rename("train.jsonl")
+    exec(compile(block, "docs/mindrecord.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("30 rows, ")
+    assert printed[1] == "{'input_ids': 'int32[-1]', 'labels': 'int32[-1]'}"
+    assert len(printed) == 6
 
 
 @pytest.mark.parametrize(
