@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -25,17 +26,33 @@ WORDS = st.lists(st.sampled_from(["a", "cat", "The", "sat", "on", "x-ray", "3.5"
 TEXTS = WORDS.map(" ".join) | st.text(alphabet="ab ,.-'中国。cC+#", max_size=12)
 
 
+EXCERPT = Path(__file__).parents[1] / "data" / "squad"
+
+
+def check_logged_pairs(path, count):
+    """Hold the contest's measure to the F1 and Em that its own run logged for every row."""
+    logged = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(logged) == count
+    wrong = []
+    for row in logged:
+        found = mindformers_scores(first_line(row["pred"]), row["label"])
+        if (100 * found.f1, 100 * found.em) != (row["F1"], row["Em"]):
+            wrong.append((row, found))
+    assert not wrong
+
+
 class TestContest:
+    def test_every_logged_pair_of_the_excerpt_and_both_means(self):
+        path = EXCERPT / "llama3_8b_base_predictions.jsonl"
+        check_logged_pairs(path, 52)
+        total = tally(read_answers(path, None, only_first=True), "mindformers")
+        assert total.mean("f1") == pytest.approx(61.05625728820344, abs=1e-9, rel=0)
+        assert total.mean("em") == pytest.approx(42.30769230769231, abs=1e-9, rel=0)
+        assert total.empty == 5
+
     def test_every_logged_pair_and_both_means(self, squad_files):
         path = squad_files / "llama3_8b_base_predictions.jsonl"
-        logged = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        assert len(logged) == 2067
-        wrong = []
-        for row in logged:
-            found = mindformers_scores(first_line(row["pred"]), row["label"])
-            if (100 * found.f1, 100 * found.em) != (row["F1"], row["Em"]):
-                wrong.append((row, found))
-        assert not wrong
+        check_logged_pairs(path, 2067)
         total = tally(read_answers(path, None, only_first=True), "mindformers")
         assert total.mean("f1") == pytest.approx(59.87023775108988, abs=1e-9, rel=0)
         assert total.mean("em") == pytest.approx(44.17029511369134, abs=1e-9, rel=0)
@@ -87,6 +104,14 @@ class TestContest:
 
 
 class TestOfficial:
+    def test_published_predictions_of_the_excerpt(self):
+        path, data = EXCERPT / "match_lstm_predictions.json", EXCERPT / "dev-v1.1.json"
+        total = tally(read_answers(path, data, only_first=False), "official")
+        assert total.n == 52
+        # what transformers.data.metrics.squad_metrics, which has the official scorer's rules, gives for them
+        assert total.mean("em") == pytest.approx(59.61538461538461, abs=1e-9, rel=0)
+        assert total.mean("f1") == pytest.approx(67.87064431295201, abs=1e-9, rel=0)
+
     def test_published_predictions(self, squad_files):
         path, data = squad_files / "match_lstm_predictions.json", squad_files / "dev-v1.1.json"
         total = tally(read_answers(path, data, only_first=False), "official")
