@@ -1,14 +1,26 @@
 """What tests of several rooms share."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-# a busy machine is no failure
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+# a busy machine is no failure: no deadlines; `make test` takes the thorough profile
+settings.register_profile("quick", deadline=None, max_examples=20)
+settings.register_profile("thorough", deadline=None, max_examples=100)
+settings.load_profile("quick")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave files that are all of the backend tier unread when that tier is not wanted: torch alone takes seconds."""
+    unwanted = "not backend" in (config.option.markexpr or "")
+    marked = re.compile(r"^pytestmark = [^\n]*\n?[^\n]*pytest\.mark\.backend\b", re.M)
+    if unwanted and collection_path.suffix == ".py" and marked.search(collection_path.read_text(encoding="utf-8")):
+        return True
+    return None
+
 
 SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|pad|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,11 @@ def test_help_is_a_map_of_all_commands(capsys):
     for group, members in console.GROUPS.items():
         for name in members:
             assert f"  {group} {name} " in shown
+
+
+def test_the_documentation_shows_the_map_as_it_is():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "api" / "command.md").read_text(encoding="utf-8")
+    assert f"```text\n{console.usage()}\n```" in page
 
 
 def test_help_imports_no_framework():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -123,7 +123,6 @@ def test_rows_do_not_see_each_other():
     assert not torch.equal(logits[0, :11], others[0, :11])
 
 
-@settings(deadline=None, max_examples=80)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
 def test_gathering_and_putting_back_are_inverse(lengths):
     ascending = np.sort(np.array(lengths))
@@ -145,7 +144,6 @@ def block_ends(ascending, layout):
         first += rows
 
 
-@settings(deadline=None, max_examples=80)
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=40), st.integers(1, 6))
 def test_processes_share_a_steps_rows_without_loss(lengths, processes):
     sizes, rows = np.array(lengths), np.arange(len(lengths))

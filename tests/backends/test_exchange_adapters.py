@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from exchange_files import LLAMA3, read_all, write_adapter, write_ckpt, write_hf_model, write_safetensors
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.exchange.adapters import adapter_from_mindformers, adapter_to_mindformers, adapter_to_peft
@@ -19,7 +19,6 @@ from converters.common.errors import UsageError, UserError
 MODULES = ["q_proj", "v_proj", "gate_proj", "down_proj"]
 
 
-@settings(max_examples=30)
 @given(
     rank=st.integers(1, 5),
     alpha=st.sampled_from([1, 16, 12.5]),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from exchange_files import LLAMA2, LLAMA3, QWEN2, random_bits, read_all, write_ckpt, write_hf_model, write_safetensors
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backends import exchange
@@ -41,7 +41,6 @@ def configs(draw):
     }
 
 
-@settings(max_examples=40)
 @given(
     config=configs(),
     dtype=st.sampled_from(["float32", "bfloat16", "float16"]),

@@ -79,7 +79,6 @@ def close(left, right, terms):
 
 
 @given(st.lists(st.tuples(adapters, weights), min_size=1, max_size=3))
-@settings(max_examples=40)
 def test_the_sum_is_the_sum(chosen):
     with tempfile.TemporaryDirectory() as name:
         found, result = mixed(chosen, Path(name))
@@ -125,7 +124,6 @@ def test_one_times_an_adapter_with_a_scaling_of_a_power_of_two_is_it_to_the_bit(
 
 
 @given(adapters, adapters, st.integers(1, 8))
-@settings(max_examples=30)
 def test_truncation_is_the_best_of_its_rank_and_its_error_is_true(first, second, rank):
     with tempfile.TemporaryDirectory() as name:
         chosen = [(first, 0.75), (second, -0.5)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -292,7 +292,6 @@ def test_missing_empty_and_broken_files(tmp_path):
         load_recipe(tmp_path / "broken.yaml")
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.sampled_from([path for path in LEAF_PATHS if "." in path]), st.integers(0, 30), st.sampled_from("xyzq"))
 def test_a_misspelt_key_is_never_taken(path, place, letter):
     *parents, leaf = path.split(".")

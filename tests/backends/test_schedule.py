@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.recipe.schedule import learning_rate, warmup_steps
@@ -29,7 +29,6 @@ def test_warm_up_in_ratio_steps_or_epochs():
     assert warmup_steps(LrSchedule(), 100, 20) == 0
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.floats(1e-6, 1e-2),
     st.floats(0, 1),

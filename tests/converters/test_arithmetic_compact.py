@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 from arithmetic_rows import OPERANDS, problem_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.arithmetic.problems import CHINESE
@@ -58,7 +58,6 @@ def check_taken(row: str, divisor: str) -> None:
 def test_the_answers_are_those_of_full_columns(kind: str, precision: str) -> None:
     short, full = (get_style(Style(name, precision))[kind] for name in ("compact", "worked"))
 
-    @settings(max_examples=40)
     @given(OPERANDS[kind])
     def check(operands: tuple) -> None:
         problem = problem_of(kind, operands)

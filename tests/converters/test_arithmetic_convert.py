@@ -323,6 +323,7 @@ def test_worker_processes_write_the_same_bytes(raw: Path, tmp_path: Path) -> Non
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
+@pytest.mark.backend
 def test_exit_codes(tmp_path: Path) -> None:
     missing = run("convert", str(tmp_path / "nowhere.jsonl"), "-o", str(tmp_path / "out.jsonl"))
     assert missing.returncode == 2

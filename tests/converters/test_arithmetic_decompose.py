@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from arithmetic_rows import OPERANDS, problem_of
-from hypothesis import given, settings
+from hypothesis import given
 
 from converters.arithmetic.problems import CHINESE, Problem, StepError
 from converters.arithmetic.steps import Style, get_style, precision_names
@@ -69,7 +69,6 @@ def check_lines(text: str) -> None:
 def test_every_line_holds_and_the_answer_is_what_its_precision_promises(kind: str, precision: str) -> None:
     write = get_style(Style("decompose", precision))[kind]
 
-    @settings(max_examples=40, deadline=None)
     @given(OPERANDS[kind])
     def check(operands: tuple) -> None:
         problem = problem_of(kind, operands)

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 from arithmetic_rows import EXAMPLES, OPERANDS, problem_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.arithmetic.problems import (
@@ -66,7 +66,6 @@ def exact(kind: str, operands: tuple) -> Fraction | None:
 
 @pytest.mark.parametrize("kind", CHINESE)
 def test_values_equal_rational_arithmetic(kind: str) -> None:
-    @settings(max_examples=40, deadline=None)
     @given(OPERANDS[kind])
     def holds(operands: tuple) -> None:
         problem = problem_of(kind, operands)
@@ -84,7 +83,6 @@ def test_values_equal_rational_arithmetic(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", CHINESE)
 def test_one_wrong_digit_is_found(kind: str) -> None:
-    @settings(max_examples=40, deadline=None)
     @given(OPERANDS[kind], st.data())
     def refused(operands: tuple, data: st.DataObject) -> None:
         right = problem_of(kind, operands)

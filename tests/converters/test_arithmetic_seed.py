@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from arithmetic_rows import EXAMPLES, OPERANDS, problem_of
-from hypothesis import given, settings
+from hypothesis import given
 
 from converters.arithmetic import steps
 from converters.arithmetic.problems import CHINESE, StepError, parse
@@ -81,7 +81,6 @@ def equations_hold(kind: str, text: str, operands: tuple) -> bool:
 
 @pytest.mark.parametrize("kind", CHINESE)
 def test_every_equation_is_true(kind: str) -> None:
-    @settings(max_examples=40, deadline=None)
     @given(OPERANDS[kind])
     def holds(operands: tuple) -> None:
         problem = problem_of(kind, operands)

@@ -28,7 +28,6 @@ PROMISES = {"exact": ("exact", "close", "sig4"), "sig6": ("close", "sig4"), "2dp
 def test_every_cell_holds_and_the_answer_is_what_its_precision_promises(kind: str, precision: str) -> None:
     write = get_style(Style("worked", precision))[kind]
 
-    @settings(max_examples=80)
     @given(OPERANDS[kind])
     def check(operands: tuple) -> None:
         problem = problem_of(kind, operands)

@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.common.errors import UsageError, UserError
@@ -75,7 +75,6 @@ talks = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(talks, min_size=1, max_size=3), st.sampled_from([to_sharegpt, to_alpaca]))
 def test_what_is_written_is_read_back(tmp_path_factory, talks, form):
     path = write(tmp_path_factory.mktemp("talks") / "a.jsonl", *map(form, talks))

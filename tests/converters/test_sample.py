@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.arithmetic.problems import KINDS
@@ -21,7 +21,6 @@ COUNTS = st.dictionaries(st.sampled_from(KINDS), st.integers(0, 10_000), min_siz
 )
 
 
-@settings(max_examples=30, deadline=None)
 @given(COUNTS, st.integers(0, 100_000))
 def test_largest_remainder_adds_up_and_is_within_one(weights: dict[str, int], total: int) -> None:
     shares = largest_remainder(weights, total)
@@ -47,7 +46,6 @@ def test_largest_remainder_of_report_004() -> None:
     assert all(0 <= ours - theirs <= 1 for ours, theirs in zip(shares.values(), published, strict=True))
 
 
-@settings(max_examples=30, deadline=None)
 @given(COUNTS, st.data())
 def test_plans_add_up_and_never_ask_for_more_than_there_is(available: dict[str, int], data: st.DataObject) -> None:
     rows = data.draw(st.integers(0, sum(available.values())))
@@ -58,7 +56,6 @@ def test_plans_add_up_and_never_ask_for_more_than_there_is(available: dict[str, 
         assert all(shares[name] <= count for name, count in available.items())
 
 
-@settings(max_examples=30, deadline=None)
 @given(COUNTS, st.data())
 def test_level_is_as_even_as_the_kinds_allow(available: dict[str, int], data: st.DataObject) -> None:
     total = data.draw(st.integers(0, sum(available.values())))
@@ -132,7 +129,6 @@ def test_balance_is_read() -> None:
             parse_balance(text, KINDS)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, len(KINDS) - 1), min_size=1, max_size=40), st.integers(0, 100), st.data())
 def test_picked_sets_are_disjoint_and_as_planned(kinds: list[int], seed: int, data: st.DataObject) -> None:
     array = np.array(kinds, dtype=np.uint8)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.common.errors import UsageError, UserError
@@ -74,7 +74,6 @@ def chat_templates():
     return {name: environment.from_string((folder / f"{name}.jinja").read_text(encoding="utf-8")) for name in FAMILIES}
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(list(FAMILIES)).flatmap(lambda name: st.tuples(st.just(name), conversations(name))))
 def test_equals_the_familys_chat_template(chat_templates, case):
     name, talk = case
@@ -101,7 +100,6 @@ def test_gemma_refuses_a_system_turn_as_its_chat_template_does(chat_templates):
         get_template("gemma").render(talk)
 
 
-@settings(deadline=None)
 @given(named_conversations)
 def test_prompt_is_a_prefix_of_the_training_text(case):
     name, talk = case
@@ -115,7 +113,6 @@ def test_prompt_is_a_prefix_of_the_training_text(case):
             assert whole[len(prompt)].supervised
 
 
-@settings(deadline=None)
 @given(named_conversations)
 def test_supervised_text_is_the_answers_and_nothing_else(case):
     name, talk = case
@@ -129,7 +126,6 @@ def test_supervised_text_is_the_answers_and_nothing_else(case):
     assert text_of([s for s in template.render(talk) if s.supervised], BOS, EOS) == expected
 
 
-@settings(deadline=None)
 @given(named_conversations)
 def test_special_segments_come_from_the_pattern_alone(case):
     name, talk = case

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from converters import webqa
@@ -93,7 +93,6 @@ def test_the_refusal_share_is_exact(tmp_path: Path) -> None:
         run(tmp_path, data, "--refusal-share", "0.3", "--rows", "100")
 
 
-@settings(max_examples=200)
 @given(
     st.integers(0, 500),
     st.integers(0, 500),

@@ -12,7 +12,7 @@ from converters.text.conversation import Conversation, Turn, problem_row
 from converters.text.template import BOS, EOS, get_template, special_names, template_names
 from mindrecord.tokens.encode import encode, encode_prompts
 
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 texts = st.text(max_size=12) | st.sampled_from(
     [" a ", "\n\nb\n", "计算 967.09 - -688.16", "</s>", "<|eot_id|>", "", "  two", "🙂‍↔️", "the answer", "e\u0301"]

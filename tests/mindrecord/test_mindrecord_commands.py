@@ -53,6 +53,7 @@ def talks(tmp_path):
     return path
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("pack", [False, True])
 def test_write_info_read_show(talks, small, tmp_path, pack):
     out = tmp_path / "out" / "train.mindrecord"

@@ -273,6 +273,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         write(tmp_path / "x.mindrecord")
 
 
+@pytest.mark.backend
 def test_killed_while_writing(tmp_path):
     code = (
         "import sys; sys.path.insert(0, 'tests/mindrecord'); from pathlib import Path\n"
@@ -301,7 +302,6 @@ def test_stopped_while_writing(tmp_path, monkeypatch):
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=60))
-@settings(max_examples=50)
 def test_packed_rows_hold_every_row_once(lengths):
     rows = make_rows(lengths, most=1000)
     rows.input_ids[rows.input_ids == 77] = 78

@@ -1,12 +1,11 @@
 """The order of an epoch: each row once, the same everywhere, another one each epoch."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mindrecord.tokens.order import epoch_order
 
 
-@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 2**32), st.integers(0, 100))
 def test_each_row_once_and_repeatable(n, seed, epoch):
     order = epoch_order(n, seed, epoch)

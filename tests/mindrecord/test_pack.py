@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.common.errors import UserError
@@ -28,7 +28,6 @@ def first_fit_decreasing(lengths, capacity):
     return len(space)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(40, 90))
 def test_laws(lengths, capacity):
     bins = pack(lengths, capacity)
