@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
 from importlib import metadata
 
 from backends.generation.registry import BACKENDS, choose_backend, missing
@@ -80,20 +79,41 @@ def main(argv: list[str] | None = None) -> int | None:
         UsageError: there is no command of that name.
     """
     words = sys.argv[1:] if argv is None else argv
-    name, rest = (words[0], words[1:]) if words else ("--help", [])
-    if name in ("-h", "--help", "help"):
+    first = words[0] if words else ""
+    if first in ("", "-h", "--help"):
         print(usage())
         return 0 if words else 2
-    if name == "--version":
+    if first == "--version":
         print(f"twinlora {metadata.version('twinlora')}")
         return 0
+    if first in GROUPS and (len(words) == 1 or words[1] in ("-h", "--help")):
+        members = [f"  {name:<12} {purpose}" for name, (_, purpose) in GROUPS[first].items()]
+        print("\n".join([f"usage: twinlora {first} COMMAND …", "", *members]))
+        return 0 if len(words) > 1 else 2
+    module, rest = resolve(words)
+    return importlib.import_module(module).main(rest)
+
+
+def resolve(words: list[str]) -> tuple[str, list[str]]:
+    """Map a command line to the module whose ``main`` runs it and the words that ``main`` gets.
+
+    Args:
+        words: what follows ``twinlora``, at least one word, and two for a group.
+
+    Raises:
+        UsageError: there is no command of that name.
+        UserError: no backend is installed.
+    """
+    name, rest = words[0], words[1:]
     if name in ON_A_BACKEND:
         return _on_a_backend(name, rest)
     if name in MODULES:
-        return _main_of(MODULES[name][0])(rest)
+        return MODULES[name][0], rest
     if name not in GROUPS:
         raise UsageError(f"twinlora: no command {name!r}{did_you_mean(name, [*ON_A_BACKEND, *MODULES, *GROUPS])}")
-    return _in_group(name, rest)
+    if rest[0] not in GROUPS[name]:
+        raise UsageError(f"twinlora {name}: no command {rest[0]!r}{did_you_mean(rest[0], GROUPS[name])}")
+    return GROUPS[name][rest[0]][0], rest[1:]
 
 
 def run() -> None:
@@ -101,33 +121,22 @@ def run() -> None:
     run_main(main)
 
 
-def _main_of(module: str) -> Callable[[list[str]], int | None]:
-    return importlib.import_module(module).main
-
-
-def _in_group(group: str, words: list[str]) -> int | None:
-    members = GROUPS[group]
-    if not words or words[0] in ("-h", "--help"):
-        lines = [f"  {name:<12} {purpose}" for name, (_, purpose) in members.items()]
-        print("\n".join([f"usage: twinlora {group} COMMAND …", "", *lines]))
-        return 0 if words else 2
-    if words[0] not in members:
-        raise UsageError(f"twinlora {group}: no command {words[0]!r}{did_you_mean(words[0], members)}")
-    return _main_of(members[words[0]][0])(words[1:])
-
-
-def _on_a_backend(command: str, words: list[str]) -> int | None:
+def _on_a_backend(command: str, words: list[str]) -> tuple[str, list[str]]:
     rest, given = _without(words, "--backend")
     _, device = _without(words, "--device")
     if command == "unshard" and given is None:
         given = "ascend"
     helping = any(word in ("-h", "--help") for word in rest)
-    if given in (None, "auto") and (command == "plan" or helping) and not any(not missing(name) for name in BACKENDS):
-        given = "cuda"  # a plan and help need no framework
+    # these answer without a framework, so a backend that is not installed is no reason to refuse them
+    if helping or command in ("plan", "doctor"):
+        if given is None and all(map(missing, BACKENDS)):
+            given = "cuda"
+        if given in BACKENDS:
+            return f"backends.{given}.__main__", [command, *rest]
     name, why = choose_backend(given or "auto", device or "auto")
     if why and not helping:
         say(f"backend: {name} ({why})")
-    return _main_of(f"backends.{name}.__main__")([command, *rest])
+    return f"backends.{name}.__main__", [command, *rest]
 
 
 def _without(words: list[str], option: str) -> tuple[list[str], str | None]:

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eval.console import resolve
+
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 NEEDS = "# needs: "
@@ -52,7 +54,15 @@ class Block:
         """The words of every command, comments left out and continued lines joined."""
         lines = self.text.replace("\\\n", " ").splitlines()
         found = [shlex.split(re.sub(r"(^|\s)#\s.*", "", line)) for line in lines]
-        return [words for words in found if words]
+        return [as_module(words) for words in found if words]
+
+
+def as_module(words: list[str]) -> list[str]:
+    """A ``twinlora`` command as the ``python -m MODULE`` that it stands for; any other command as it is."""
+    if words[0] != "twinlora":
+        return words
+    module, rest = resolve(words[1:])
+    return ["python", "-m", module.removesuffix(".__main__"), *rest]
 
 
 def pages() -> list[str]:

@@ -73,14 +73,19 @@ def test_wrong_words_are_wrong_use(words, message):
     assert caught.value.exit_code == 2
 
 
-def test_the_backend_is_taken_out_wherever_it_stands_and_the_rest_passed_on(monkeypatch):
-    passed = []
-    monkeypatch.setattr(
-        console, "choose_backend", lambda name, device: (passed.append((name, device)), ("cuda", None))[1]
-    )
-    monkeypatch.setattr(console, "_main_of", lambda module: lambda words: passed.append((module, words)))
-    console.main(["train", "demo", "--backend=cuda", "seed=1", "--device", "cpu"])
-    assert passed == [("cuda", "cpu"), ("backends.cuda.__main__", ["train", "demo", "seed=1", "--device", "cpu"])]
+def test_the_backend_is_taken_out_wherever_it_stands_and_the_rest_passed_on():
+    words = ["train", "demo", "--backend=ascend", "seed=1", "--device", "cpu"]
+    pytest.importorskip("mindspore")
+    assert console.resolve(words) == ("backends.ascend.__main__", ["train", "demo", "seed=1", "--device", "cpu"])
+    assert console.resolve(["eval", "squad", "--backend", "cuda"]) == ("eval.squad.__main__", ["--backend", "cuda"])
+    assert console.resolve(["chat", "--device", "npu", "--backend", "auto"])[0] == "backends.ascend.__main__"
+
+
+def test_a_plan_needs_no_framework(monkeypatch):
+    monkeypatch.setattr(console, "missing", lambda name: ["torch"])
+    assert console.resolve(["plan", "demo"]) == ("backends.cuda.__main__", ["plan", "demo"])
+    assert console.resolve(["train", "--help"]) == ("backends.cuda.__main__", ["train", "--help"])
+    assert console.resolve(["doctor", "--backend", "ascend"]) == ("backends.ascend.__main__", ["doctor"])
 
 
 def test_a_command_gets_its_words(tmp_path):

@@ -89,7 +89,7 @@ SETTINGS = {
 OTHERWISE = Setting(runs=("RUN",), more={"eval.squad": LIMITS[:2], "eval.math": LIMITS, "eval.sweep": LIMITS}, rows=32)
 # marked blocks that run at small size all the same
 SMALL_TOO = {"docs/contest.md"}
-WITHOUT_TORCH = {"docs/mindrecord.md", "docs/steps.md"}
+WITHOUT_TORCH = {"docs/mindrecord.md"}
 WITH_BLOCKS = [page for page in pages() if bash(page)]
 
 
@@ -358,6 +358,7 @@ def check_command(words: list[str], where: str) -> None:
         assert words[0] in ("source", "git", "cd"), f"{where}: {words[0]} is no command of this project"
 
 
+@pytest.mark.backend
 def test_every_command_exists() -> None:
     checked = 0
     for page in WITH_BLOCKS:
@@ -391,7 +392,7 @@ def test_links_and_anchors_resolve(page: str) -> None:
             assert anchor in anchors, f"{page}: {file}#{anchor}"
 
 
-NAME = re.compile(r"(?<![\w./`-])(?:backends|benchmarks|converters|eval|mindrecord)(?:\.[a-z_]\w*)+")
+NAME = re.compile(r"(?<![\w./`-])(?:backends|benchmarks|converters|eval|mindrecord)(?:\.(?!md\b)[a-z_]\w*)+")
 PATH = re.compile(r"(?<![\w./-])(?:backends|benchmarks|converters|docs|eval|mindrecord|models|tests|yaml)/[\w./-]*\w")
 
 

@@ -316,6 +316,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.backend
 def test_worker_processes_write_the_same_bytes(raw: Path, tmp_path: Path) -> None:
     done = run("convert", str(raw), "-o", str(tmp_path / "a.jsonl"), "--rows", "5000", "--seed", "3")
     assert done.returncode == 0, done.stderr

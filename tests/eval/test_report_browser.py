@@ -9,6 +9,7 @@ import struct
 import pytest
 from report_run import HOSTILE, made
 
+pytestmark = pytest.mark.backend
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 FLAGS = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars --no-first-run"
