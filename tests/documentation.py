@@ -1,18 +1,20 @@
 """The blocks of the README and of the documentation, as the tests read and run them.
 
-A bash block of a page is run as it stands, in a folder that holds what the page names; only sizes are made small. A
-block whose first line is ``# needs: …`` is not run: it needs a card, a download or hours. Its commands and their
-options must exist all the same.
+A bash or Python block of a page is run as it stands, in a folder that holds what the page names; only sizes of commands
+are made small. A block whose first line is ``# needs: …`` is not run: it needs a card, a download or hours. Its
+commands and their options must exist all the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +88,11 @@ def bash(page: str) -> list[Block]:
     return [block for block in fenced(page) if block.language == "bash"]
 
 
+def runnable(page: str) -> list[Block]:
+    """The blocks of a page that a reader runs: bash and Python."""
+    return [block for block in fenced(page) if block.language in ("bash", "python")]
+
+
 def recipe_commands(recipe: Path) -> list[list[str]]:
     """The commands in the comment that opens a recipe."""
     head = re.match(r"(#.*\n)*", recipe.read_text(encoding="utf-8"))
@@ -147,7 +154,7 @@ def run(words: list[str], codes: tuple[int, ...] = (), *, separate: bool = False
         AssertionError: it ended with a code that is neither 0 nor among ``codes``.
     """
     said = shlex.join(words)
-    if separate or words[:2] != ["python", "-m"] or on_ascend(words):
+    if separate or words[:2] != ["python", "-m"] or (on_ascend(words) and "--help" not in words):
         program = [sys.executable, *words[1:]] if words[0] == "python" else words
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(program, env=environment, capture_output=True, text=True)
@@ -165,6 +172,105 @@ def run(words: list[str], codes: tuple[int, ...] = (), *, separate: bool = False
         sys.argv = before
     assert (code or 0) in (0, *codes), f"{said}: exit {code}\n{out.getvalue()[-2000:]}"
     return out.getvalue()
+
+
+def run_python(block: Block, names: dict[str, object]) -> str:
+    """Run a Python block in this process and return what it printed; ``names`` goes from one block to the next."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        exec(compile(block.text, f"{block.page}:{block.line}", "exec"), names)
+    return out.getvalue()
+
+
+def write_site(folder: Path, material: Path) -> None:
+    """Fill a folder with what the repository brings, and with small data under every name that the pages use.
+
+    Args:
+        folder: an empty folder.
+        material: a folder with ``raw.jsonl``, ``rows.jsonl`` and ``heldout.jsonl`` of arithmetic.
+    """
+    for name in ("models", "yaml", "benchmarks", "eval"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("BASE", "DIR", "MODEL"):
+        (folder / name).symlink_to(ROOT / "models/tiny")
+    shutil.copy(material / "raw.jsonl", folder / "train.json")
+    for name in ("train.jsonl", "rows.jsonl"):
+        shutil.copy(material / "rows.jsonl", folder / name)
+    shutil.copy(material / "heldout.jsonl", folder)
+    write_glue(folder)
+    webqa = {
+        f"Q{i}": {
+            "question": f"第{i}城？",
+            "evidences": {f"Q{i}#00": {"answer": [f"{i}号"], "evidence": f"这里是{i}号。"}},
+        }
+        for i in range(300)
+    }
+    (folder / "me_test.ann.json").write_text(json.dumps(webqa))
+    chapters = [
+        f"第{i}章 山路\n"
+        + "".join(f"　　这是第{i}章第{j}段，少年走在山路上。“你去哪里？”老人问。\n" for j in range(40))
+        for i in range(1, 9)
+    ]
+    (folder / "novel.txt").write_text("\n".join(chapters), encoding="gb18030")
+    reading = json.loads((ROOT / "eval/data/reading.json").read_text(encoding="utf-8"))
+    reading["data"] = reading["data"][:2]
+    (folder / "dev-v1.1.json").write_text(json.dumps(reading))
+    questions = [q for a in reading["data"] for p in a["paragraphs"] for q in p["qas"]]
+    (folder / "answers.json").write_text(json.dumps({q["id"]: q["answers"][0]["text"] for q in questions}))
+    pairs = [{"pred": "the red fox", "label": "a red fox"}, {"pred": "", "label": "Rome"}]
+    (folder / "contest-log.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+
+
+def write_glue(folder: Path) -> None:
+    """RTE, CoLA and QQP in the forms of GLUE's files and of the exam's, and labelled rows for entailment."""
+    for task in ("RTE", "CoLA"):
+        (folder / task).mkdir()
+    for part, count in (("train", 40), ("dev", 6)):
+        lines = ["index\tsentence1\tsentence2\tlabel"]
+        for i in range(count):
+            label = "entailment" if i % 3 else "not_entailment"
+            lines.append(f'{i}\tThe "train" no. {i} is late, it was said.\tTrain {i} is late.\t{label}')
+        (folder / "RTE" / f"{part}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rows = [f"gj04\t{i % 4 and 1}\t{'' if i % 4 else '*'}\tSentence {i} is fine." for i in range(count)]
+        (folder / "CoLA" / f"in_domain_{part}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    for part, count in (("train", 1300), ("dev", 12)):
+        rows = [f"gj04\t{int(i % 10 < 7)}\t\tSentence {i} is fine." for i in range(count)]
+        (folder / f"CoLA_{part}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        lines = ["id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"]
+        lines += [f'{i}\t1\t2\tWhy is "{i}?\tWhat is {i}?\t{int(i % 3 == 0)}' for i in range(count // 10 + 3)]
+        (folder / f"QQP_{part}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "CoLA_answers.txt").write_text("1\n0\n" * 6)
+    (folder / "QQP_answers.txt").write_text("1\n0\n" * 2)
+    questions = [{"instruction": "Same?", "input": f"question {i}", "output": "", "idx": i} for i in range(4)]
+    (folder / "QQP_dev.json").write_text(json.dumps(questions))
+    for task, labels in (("rte", ("yes", "no")), ("mnli", ("yes", "no", "maybe"))):
+        rows = [
+            {
+                "conversations": [
+                    {"from": "human", "value": f"Is {i} late?"},
+                    {"from": "gpt", "value": labels[i % len(labels)]},
+                ]
+            }
+            for i in range(6)
+        ]
+        (folder / f"{task}_dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_weights(site: Path) -> None:
+    """A small model or adapter in every layout that the page converts from."""
+    from exchange_files import write_adapter, write_ckpt, write_hf_model, write_llama2c, write_meta, write_vocabulary
+
+    from backends.weights.names import peft_to_mindformers
+
+    write_hf_model(site / "llama3-8b", dtype="bfloat16")
+    write_adapter(site / "RUN", rank=8)
+    (site / "rank_0").mkdir()
+    arrays = write_adapter(site / "trained", rank=8)
+    write_ckpt(site / "rank_0/lora-5_200.ckpt", {peft_to_mindformers(name): array for name, array in arrays.items()})
+    (site / "Meta-Llama-3-8B").mkdir()
+    write_meta(site / "Meta-Llama-3-8B/original")
+    write_llama2c(site / "stories260K.bin", vocab=259)
+    write_vocabulary(site / "tok512.bin")
 
 
 def slug(heading: str) -> str:

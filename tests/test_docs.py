@@ -26,7 +26,10 @@ from documentation import (
     pages,
     read,
     run,
+    run_python,
+    runnable,
     subcommand_of,
+    write_site,
 )
 
 from backends.recipe.load import load_recipe
@@ -80,6 +83,8 @@ SETTINGS = {
             "demo/after": "python -m eval.math --ckpt demo/run --data heldout.jsonl --limit 4 --max-new-tokens 8",
             "demo/reading-before": "python -m eval.squad --ckpt models/tiny --limit 4",
             "demo/reading-after": "python -m eval.squad --ckpt demo/run --limit 4",
+            "before": "python -m eval.squad --ckpt models/tiny --limit 4",
+            "after": "python -m eval.squad --ckpt RUN --limit 4",
         },
     ),
     "docs/rte.md": Setting(words={"4000": "32"}),
@@ -90,7 +95,7 @@ OTHERWISE = Setting(runs=("RUN",), more={"eval.squad": LIMITS[:2], "eval.math": 
 # marked blocks that run at small size all the same
 SMALL_TOO = {"docs/contest.md"}
 WITHOUT_TORCH = {"docs/mindrecord.md"}
-WITH_BLOCKS = [page for page in pages() if bash(page)]
+WITH_BLOCKS = [page for page in pages() if runnable(page)]
 
 
 def needs_torch(page: str) -> object:
@@ -124,75 +129,11 @@ def trained(material: Path) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path, material: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run a page in: what the repository brings, and small data under every name that the pages use."""
-    for name in ("models", "yaml", "benchmarks", "eval"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    for name in ("BASE", "DIR", "MODEL"):
-        (tmp_path / name).symlink_to(BASE)
-    shutil.copy(material / "raw.jsonl", tmp_path / "train.json")
-    for name in ("train.jsonl", "rows.jsonl"):
-        shutil.copy(material / "rows.jsonl", tmp_path / name)
-    shutil.copy(material / "heldout.jsonl", tmp_path)
-    write_glue(tmp_path)
-    webqa = {
-        f"Q{i}": {
-            "question": f"第{i}城？",
-            "evidences": {f"Q{i}#00": {"answer": [f"{i}号"], "evidence": f"这里是{i}号。"}},
-        }
-        for i in range(300)
-    }
-    (tmp_path / "me_test.ann.json").write_text(json.dumps(webqa))
-    chapters = [
-        f"第{i}章 山路\n"
-        + "".join(f"　　这是第{i}章第{j}段，少年走在山路上。“你去哪里？”老人问。\n" for j in range(40))
-        for i in range(1, 9)
-    ]
-    (tmp_path / "novel.txt").write_text("\n".join(chapters), encoding="gb18030")
-    reading = json.loads((ROOT / "eval/data/reading.json").read_text(encoding="utf-8"))
-    reading["data"] = reading["data"][:2]
-    (tmp_path / "dev-v1.1.json").write_text(json.dumps(reading))
-    questions = [q for a in reading["data"] for p in a["paragraphs"] for q in p["qas"]]
-    (tmp_path / "answers.json").write_text(json.dumps({q["id"]: q["answers"][0]["text"] for q in questions}))
-    pairs = [{"pred": "the red fox", "label": "a red fox"}, {"pred": "", "label": "Rome"}]
-    (tmp_path / "contest-log.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    """The current directory of a page's commands."""
+    write_site(tmp_path, material)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     return tmp_path
-
-
-def write_glue(folder: Path) -> None:
-    """RTE, CoLA and QQP in the forms of GLUE's files and of the exam's, and labelled rows for entailment."""
-    for task in ("RTE", "CoLA"):
-        (folder / task).mkdir()
-    for part, count in (("train", 40), ("dev", 6)):
-        lines = ["index\tsentence1\tsentence2\tlabel"]
-        for i in range(count):
-            label = "entailment" if i % 3 else "not_entailment"
-            lines.append(f'{i}\tThe "train" no. {i} is late, it was said.\tTrain {i} is late.\t{label}')
-        (folder / "RTE" / f"{part}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        rows = [f"gj04\t{i % 4 and 1}\t{'' if i % 4 else '*'}\tSentence {i} is fine." for i in range(count)]
-        (folder / "CoLA" / f"in_domain_{part}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    for part, count in (("train", 1300), ("dev", 12)):
-        rows = [f"gj04\t{int(i % 10 < 7)}\t\tSentence {i} is fine." for i in range(count)]
-        (folder / f"CoLA_{part}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-        lines = ["id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"]
-        lines += [f'{i}\t1\t2\tWhy is "{i}?\tWhat is {i}?\t{int(i % 3 == 0)}' for i in range(count // 10 + 3)]
-        (folder / f"QQP_{part}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "CoLA_answers.txt").write_text("1\n0\n" * 6)
-    (folder / "QQP_answers.txt").write_text("1\n0\n" * 2)
-    questions = [{"instruction": "Same?", "input": f"question {i}", "output": "", "idx": i} for i in range(4)]
-    (folder / "QQP_dev.json").write_text(json.dumps(questions))
-    for task, labels in (("rte", ("yes", "no")), ("mnli", ("yes", "no", "maybe"))):
-        rows = [
-            {
-                "conversations": [
-                    {"from": "human", "value": f"Is {i} late?"},
-                    {"from": "gpt", "value": labels[i % len(labels)]},
-                ]
-            }
-            for i in range(6)
-        ]
-        (folder / f"{task}_dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def shorten(path: Path, rows: int) -> None:
@@ -209,45 +150,39 @@ def test_every_block_runs_or_says_what_it_needs(
     page: str, site: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting = SETTINGS.get(page, OTHERWISE)
-    commands = [words for block in bash(page) if not block.needs or page in SMALL_TOO for words in block.commands]
+    blocks = [block for block in runnable(page) if not block.needs or page in SMALL_TOO]
+    commands = [words for block in blocks if block.language == "bash" for words in block.commands]
     # looked for and not imported: mindformers writes its log into the folder that imports it
     if any(map(on_ascend, commands)) and importlib.util.find_spec("mindformers") is None:
         pytest.skip("mindformers is not installed")
-    if commands and page not in WITHOUT_TORCH:
+    if blocks and page not in WITHOUT_TORCH:
         pytest.importorskip("torch")
         if page == "docs/exchange.md":
             monkeypatch.syspath_prepend(ROOT / "tests/backends")
-            before_exchange(site)
+            documentation.write_weights(site)
         for name in setting.runs:
             shutil.copytree(request.getfixturevalue("trained"), site / name)
         for folder, command in setting.results.items():
             run([*command.split(), "--out", folder])
-    said = []
-    for words in commands:
-        if setting.rows and "train" in words:
-            for file in [word.removeprefix("data.train=") for word in words if word.startswith("data.train=")]:
-                shorten(site / file, setting.rows)
-        codes = setting.codes.get(module_of(words), ())
-        said.append(run(setting.small(words), codes, separate=setting.separate))
+    said: list[str] = []
+    names: dict[str, object] = {"__name__": "page"}
+    for block in blocks:
+        if block.language == "python":
+            said.append(run_python(block, names))
+            continue
+        for words in block.commands:
+            said.append(run_small(words, setting, site))
     if page in PRODUCTS:
         PRODUCTS[page](site, said)
 
 
-def before_exchange(site: Path) -> None:
-    """A small model or adapter in every layout that the page converts from."""
-    from exchange_files import write_adapter, write_ckpt, write_hf_model, write_llama2c, write_meta, write_vocabulary
-
-    from backends.weights.names import peft_to_mindformers
-
-    write_hf_model(site / "llama3-8b", dtype="bfloat16")
-    write_adapter(site / "RUN", rank=8)
-    (site / "rank_0").mkdir()
-    arrays = write_adapter(site / "trained", rank=8)
-    write_ckpt(site / "rank_0/lora-5_200.ckpt", {peft_to_mindformers(name): array for name, array in arrays.items()})
-    (site / "Meta-Llama-3-8B").mkdir()
-    write_meta(site / "Meta-Llama-3-8B/original")
-    write_llama2c(site / "stories260K.bin", vocab=259)
-    write_vocabulary(site / "tok512.bin")
+def run_small(words: list[str], setting: Setting, site: Path) -> str:
+    """Run a page's command with its sizes made small."""
+    if setting.rows and "train" in words:
+        for file in [word.removeprefix("data.train=") for word in words if word.startswith("data.train=")]:
+            shorten(site / file, setting.rows)
+    codes = setting.codes.get(module_of(words), ())
+    return run(setting.small(words), codes, separate=setting.separate)
 
 
 def after_exchange(site: Path, said: list[str]) -> None:
@@ -320,12 +255,10 @@ HELP: dict[tuple[str, ...], str] = {}
 
 
 def help_of(program: tuple[str, ...]) -> str:
-    """The help of a module or script and its subcommand, on one line, asked for once."""
+    """The help of a module or script and its subcommand, asked for once."""
     if program not in HELP:
-        launch = [sys.executable, *program] if program[0].endswith(".py") else [sys.executable, "-m", *program]
-        done = subprocess.run([*launch, "--help"], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, f"{program}: {done.stderr}"
-        HELP[program] = done.stdout
+        launch = ["python", *program] if program[0].endswith(".py") else ["python", "-m", *program]
+        HELP[program] = run([*launch, "--help"])
     return HELP[program]
 
 
@@ -358,8 +291,9 @@ def check_command(words: list[str], where: str) -> None:
         assert words[0] in ("source", "git", "cd"), f"{where}: {words[0]} is no command of this project"
 
 
-@pytest.mark.backend
-def test_every_command_exists() -> None:
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_every_command_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     checked = 0
     for page in WITH_BLOCKS:
         for block in bash(page):
