@@ -1,26 +1,70 @@
-"""Greedy answers by mindformers' own ``generate``, whose paged attention (``use_past``) an Ascend card computes.
+"""The MindSpore backend's generators: mindformers' Llama under the shared rules of answering and scoring.
 
-Only a card has that kernel, and on a card this has not been run. What is tested, on the CPU and without ``use_past``,
-is everything around it: padding, stop tokens, limits and order. Whatever mindformers would answer otherwise than the
-shared rules say (sampling, ``min_new_tokens``, a prompt that ends in the pad token, one longer than the network's
-``seq_length``) takes the way of :mod:`backends.ascend.generate.decode`.
+On a card, greedy answers come from mindformers' own ``generate``, whose paged attention (``use_past``) an Ascend card
+computes. Only a card has that kernel, and on a card this has not been run. What is tested, on the CPU and without
+``use_past``, is everything around it: padding, stop tokens, limits and order. Imported after
+:func:`backends.ascend.device.start`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from backends.ascend.generate.cached_forward import CachedForward, DeviceFull, full
-from backends.ascend.generate.decode import MindSporeGenerator
-from backends.generation.batching import check_prompts, run_batches
+from backends.ascend.generate.decode import MindSporeBatch
+from backends.ascend.generate.score import LOGITS_AT_ONCE, choice_scores, row_losses
+from backends.generation.base_generator import BaseGenerator
+from backends.generation.batching import check_prompts
+from backends.generation.choice_layout import ChoiceLayout
 from backends.generation.types import BATCH_TOKENS, GREEDY, Answer, Limits, Sampling
 from converters.common.console import say
 
 BLOCK = 16  # tokens of a page
 LONGEST = 4096  # prompt and answer; the cache's table has a place for each
+
+
+class MindSporeGenerator(BaseGenerator):
+    """Answers prompts with mindformers' Llama.
+
+    Args:
+        forward: the model.
+        pad_id: token that fills shorter prompts; it is masked.
+        batch_tokens: rows times longest prompt and answer of one batch; memory and speed, never the answers.
+        sampling: how tokens are chosen.
+    """
+
+    out_of_memory = DeviceFull
+
+    def __init__(
+        self, forward: CachedForward, pad_id: int, *, batch_tokens: int = BATCH_TOKENS, sampling: Sampling = GREEDY
+    ) -> None:
+        super().__init__(pad_id, batch_tokens=batch_tokens, sampling=sampling)
+        self.forward = forward
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens of prompt and answer that the model was made for."""
+        return self.forward.config.max_position_embedding
+
+    @property
+    def loss_batch_tokens(self) -> int:
+        """The most tokens of a batch whose logits fit a gigabyte: they are computed all at once."""
+        return min(self.batch_tokens, max(1, LOGITS_AT_ONCE // self.forward.config.vocab_size))
+
+    def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> MindSporeBatch:
+        """Begin one batch, to be stepped by the caller."""
+        return MindSporeBatch(self.forward, rows, self.pad_id, stop_ids, limits, self.sampling)
+
+    def choice_scores(self, layout: ChoiceLayout, prompts: Sequence[list[int]]) -> list[list[float]]:
+        """Return the summed log-probability of each choice after each prompt."""
+        return choice_scores(self.forward, layout, prompts, self.pad_id)
+
+    def row_losses(self, inputs: np.ndarray, targets: np.ndarray, real: np.ndarray) -> list[float]:
+        """Return each row's Σ −log p of its targets, in nats."""
+        return row_losses(self.forward, inputs, targets)
 
 
 def paged_settings(batch_tokens: int, positions: int) -> dict[str, Any]:
@@ -42,6 +86,9 @@ def paged_settings(batch_tokens: int, positions: int) -> dict[str, Any]:
 
 class PagedGenerator(MindSporeGenerator):
     """Answers greedily through mindformers; everything else as its base class does.
+
+    Whatever mindformers would answer otherwise than the shared rules say takes the base class's way: sampling,
+    ``min_new_tokens``, a prompt that ends in the pad token, one longer than the network's ``seq_length``.
 
     Args:
         network: mindformers' Llama.
@@ -78,7 +125,7 @@ class PagedGenerator(MindSporeGenerator):
                 answers = self._answers([prompts[index] for index in indices], stop, limits)
                 yield from zip(indices, answers, strict=True)
 
-            yield from run_batches(paged, limits.max_new, self.batch_tokens, run, DeviceFull)
+            yield from self.run_batches(paged, limits.max_new, run)
         if others:
             if plain:
                 say(f"{len(others)} of {len(prompts)} prompts are answered without paged attention")

@@ -1,0 +1,313 @@
+"""What the generators of both backends share: order and size of batches, padding, stop tokens, limits and sampling.
+
+A backend adds its forward pass and the memory that it keeps between tokens. An answer does not depend on the batch that
+it was made in: prompts are padded on the left, positions count from a row's first real token, padding is masked, and a
+sampled row draws from its own stream of random numbers. Rows that are finished leave the batch.
+
+Shapes: b rows of the batch, s prompt tokens with padding, n tokens generated so far, v vocabulary, c choices.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from backends.generation.batching import check_prompts, run_batches, uniforms
+from backends.generation.choice_layout import ChoiceLayout
+from backends.generation.types import BATCH_TOKENS, GREEDY, Answer, Limits, Sampling
+from converters.common.console import say
+from converters.common.errors import UserError
+from mindrecord.tokens.encode import IGNORE_INDEX
+
+Array = Any
+"""An array of the backend: ``numpy.ndarray`` or ``torch.Tensor``; only what both can do is asked of it here."""
+
+
+class BaseBatch(ABC):
+    """Rows being answered together, one token a :meth:`step`.
+
+    Args:
+        rows: token ids of the prompts, by the caller's numbers.
+        pad_id: fills the left of shorter prompts; it is masked.
+        stop_ids: tokens that end an answer.
+        limits: how long answers may and must be.
+        sampling: how tokens are chosen.
+
+    Attributes:
+        indices: the caller's numbers of the rows still without a whole answer.
+        n: tokens generated so far.
+        prompt: int64 [b, s].
+        mask: [b, s + limits.max_new], 0 where a prompt is padded, else 1.
+        positions: int64 [b, s + limits.max_new], from each row's first real token.
+        tokens: the answers so far, int64 [b, limits.max_new]; the first n columns are filled.
+        uniforms: random numbers that tokens are drawn with, float32 [b, limits.max_new]; None in greedy decoding.
+        seen: tokens of prompt and answer, bool [b, v]; None without a repetition penalty.
+    """
+
+    library: ClassVar[Any]
+    """``numpy`` or ``torch``: whose arrays these are."""
+    mask_type: ClassVar[type] = bool
+    row_fields: ClassVar[tuple[str, ...]] = ("prompt", "mask", "positions", "tokens", "uniforms", "seen")
+    """Attributes that hold one entry a row."""
+
+    def __init__(
+        self,
+        rows: Mapping[int, list[int]],
+        pad_id: int,
+        stop_ids: Sequence[int],
+        limits: Limits,
+        sampling: Sampling,
+    ) -> None:
+        self.limits, self.sampling = limits, sampling
+        self.indices, self.prompts = list(rows), list(rows.values())
+        self.n = 0
+        b, s = len(rows), max(map(len, self.prompts))
+        prompt = np.full((b, s), pad_id, dtype=np.int64)
+        real = np.ones((b, s + limits.max_new), dtype=bool)
+        for i, ids in enumerate(self.prompts):
+            prompt[i, s - len(ids) :] = ids
+            real[i, : s - len(ids)] = False
+        self.prompt, self.mask = self.array(prompt), self.array(real.astype(self.mask_type))
+        self.positions = self.array((real.cumsum(1) - 1).clip(0))
+        self.tokens = self.array(np.zeros((b, limits.max_new), dtype=np.int64))
+        self.stop = self.array(np.array(list(stop_ids), dtype=np.int64))
+        drawn = uniforms(self.indices, limits.max_new, sampling.seed) if sampling.temperature > 0 else None
+        self.uniforms = None if drawn is None else self.array(drawn)
+        self.seen: Array | None = None
+
+    @abstractmethod
+    def array(self, values: np.ndarray) -> Array:
+        """Bring an array to where the backend computes."""
+
+    @abstractmethod
+    def next_logits(self) -> Array:
+        """Return the logits of the next token, [b, v], free to be written to; no other position's are computed."""
+
+    @abstractmethod
+    def sample(self, logits: Array, uniforms: Array) -> Array:
+        """Draw one token a row, [b], from logits [b, v] and random numbers [b]."""
+
+    @abstractmethod
+    def keep_cache(self, rows: Array | None) -> None:
+        """Keep what is remembered of earlier tokens for these rows only, int64 [rows left]; None forgets all."""
+
+    def step(self) -> list[tuple[int, Answer]]:
+        """Choose one more token in every row; return the rows whose answer that finished."""
+        chosen = self._choose(self.next_logits())
+        self.tokens[:, self.n] = chosen
+        self.n += 1
+        stopped = (chosen[:, None] == self.stop).any(1)
+        ended = stopped if self.n < self.limits.max_new else stopped | True
+        return self._take_out(ended, stopped) if bool(ended.any()) else []
+
+    def said(self, index: int) -> list[int]:
+        """Return the tokens so far of a row that is not finished."""
+        return self.tokens[self.indices.index(index), : self.n].tolist()
+
+    def _choose(self, logits: Array) -> Array:
+        """Choose the next token of every row, [b], from logits [b, v]."""
+        if self.n < self.limits.min_new:
+            logits[:, self.stop] = -np.inf
+        if self.sampling.repetition_penalty != 1:
+            logits = self._penalise(logits, self.sampling.repetition_penalty)
+        if self.uniforms is None:
+            return logits.argmax(-1)
+        return self.sample(logits, self.uniforms[:, self.n])
+
+    def _penalise(self, logits: Array, penalty: float) -> Array:
+        b, v = logits.shape
+        if self.seen is None:
+            seen = np.zeros((b, v), dtype=bool)
+            for row, prompt in zip(seen, self.prompts, strict=True):
+                row[prompt] = True
+            self.seen = self.array(seen)
+        else:
+            self.seen[self.array(np.arange(b)), self.tokens[:, self.n - 1]] = True
+        where = self.library.where
+        return where(self.seen, where(logits > 0, logits / penalty, logits * penalty), logits)
+
+    def _take_out(self, ended: Array, stopped: Array) -> list[tuple[int, Answer]]:
+        """Remove the rows that ended, bool [b], and return their answers."""
+        done, by_stop = np.array(ended.tolist()), stopped.tolist()
+        rows = np.flatnonzero(done).tolist()
+        texts = self.tokens[rows, : self.n].tolist()
+        answers = [
+            (self.indices[row], Answer(ids[:-1], "stop") if by_stop[row] else Answer(ids, "length"))
+            for row, ids in zip(rows, texts, strict=True)
+        ]
+        self.indices = [index for index, out in zip(self.indices, done, strict=True) if not out]
+        if not self.indices:
+            self.keep_cache(None)
+            return answers
+        keep = self.array(np.flatnonzero(~done))
+        self.keep_cache(keep)
+        for name in self.row_fields:
+            values = getattr(self, name)
+            if values is not None:
+                setattr(self, name, values[keep])
+        return answers
+
+
+class BaseGenerator(ABC):
+    """Answers prompts and scores texts with a loaded model; see :class:`backends.generation.types.Generator`.
+
+    Args:
+        pad_id: token that fills shorter prompts; it is masked.
+        batch_tokens: rows times longest prompt and answer of one batch; memory and speed, never the answers.
+        sampling: how tokens are chosen.
+    """
+
+    out_of_memory: ClassVar[type[BaseException]]
+    """What the backend raises when the device is full."""
+    wider_types: ClassVar[str] = "--dtype float32"
+    """What to take where log-probabilities are not numbers."""
+
+    def __init__(self, pad_id: int, *, batch_tokens: int = BATCH_TOKENS, sampling: Sampling = GREEDY) -> None:
+        self.pad_id, self.batch_tokens, self.sampling = pad_id, batch_tokens, sampling
+
+    @property
+    @abstractmethod
+    def positions(self) -> int | None:
+        """Tokens of prompt and answer that the model was made for; None where it does not say."""
+
+    @abstractmethod
+    def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> BaseBatch:
+        """Begin one batch, to be stepped by the caller."""
+
+    @abstractmethod
+    def choice_scores(self, layout: ChoiceLayout, prompts: Sequence[list[int]]) -> list[list[float]]:
+        """Return the summed log-probability of each choice after each prompt, [b, c], from one forward pass."""
+
+    @abstractmethod
+    def row_losses(self, inputs: np.ndarray, targets: np.ndarray, real: np.ndarray) -> list[float]:
+        """Return each row's Σ −log p of its targets, in nats; logits are computed at supervised positions only.
+
+        Args:
+            inputs: token ids, int64 [b, s], padded on the right.
+            targets: the token that follows each, or ``IGNORE_INDEX``, int64 [b, s].
+            real: what is not padding, bool [b, s].
+        """
+
+    @property
+    def loss_batch_tokens(self) -> int:
+        """The most tokens of a batch of :meth:`losses`."""
+        return self.batch_tokens
+
+    def check_choices(self, longest: int) -> None:
+        """Refuse to score choices of several tokens, in rows of at most ``longest``, if the model cannot."""
+
+    def free_memory(self) -> None:
+        """Give cached memory back to the device after it was full."""
+
+    def generate(
+        self, prompts: Mapping[int, list[int]], stop_ids: Iterable[int], limits: Limits
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield ``(number of the prompt, its answer)`` as answers are finished, every prompt once.
+
+        Raises:
+            UsageError: a prompt is empty.
+            UserError: a single row does not fit into memory.
+        """
+        lengths = check_prompts(prompts)
+        self.warn_of_long(lengths, limits.max_new)
+        stop = sorted(set(stop_ids))
+
+        def run(indices: list[int]) -> Iterator[tuple[int, Answer]]:
+            batch = self.start({index: prompts[index] for index in indices}, stop, limits)
+            while batch.indices:
+                yield from batch.step()
+
+        yield from self.run_batches(lengths, limits.max_new, run)
+
+    def scorer(self, choices: Sequence[list[int]]) -> ChoiceScorer:
+        """Return what scores these choices, each of at least one token."""
+        return ChoiceScorer(self, choices)
+
+    def losses(self, rows: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[int, float]]:
+        """Yield ``(number of the row, Σ −log p of its supervised tokens, in nats)``, every row once.
+
+        Args:
+            rows: ``(input_ids, labels)`` by number, int32 [s] each, at least two tokens; labels are not shifted.
+        """
+        lengths = {index: len(ids) - 1 for index, (ids, _) in rows.items()}
+        self.warn_of_long(lengths, 0)
+
+        def run(indices: list[int]) -> Iterator[tuple[int, float]]:
+            b, s = len(indices), max(lengths[index] for index in indices)
+            inputs = np.full((b, s), self.pad_id, dtype=np.int64)
+            targets = np.full((b, s), IGNORE_INDEX, dtype=np.int64)
+            real = np.zeros((b, s), dtype=bool)
+            for i, index in enumerate(indices):
+                (ids, labels), length = rows[index], lengths[index]
+                inputs[i, :length], targets[i, :length], real[i, :length] = ids[:-1], labels[1:], True
+            yield from zip(indices, self.row_losses(inputs, targets, real), strict=True)
+
+        yield from self.run_batches(lengths, 0, run, self.loss_batch_tokens)
+
+    def run_batches(
+        self,
+        lengths: Mapping[int, int],
+        max_new_tokens: int,
+        run: Callable[[list[int]], Iterator[tuple[int, Any]]],
+        batch_tokens: int | None = None,
+    ) -> Iterator[tuple[int, Any]]:
+        """Run every row in planned batches; arguments as :func:`backends.generation.batching.run_batches`."""
+        budget = batch_tokens or self.batch_tokens
+        yield from run_batches(lengths, max_new_tokens, budget, run, self.out_of_memory, self.free_memory)
+
+    def warn_of_long(self, lengths: Mapping[int, int], max_new_tokens: int) -> None:
+        """Say how many rows go beyond the positions that the model was made for."""
+        positions = self.positions
+        over = sum(length + max_new_tokens > positions for length in lengths.values()) if positions else 0
+        if over:
+            say(
+                f"{over} of {len(lengths)} prompts with room for {max_new_tokens} new tokens go beyond the "
+                f"{positions} positions that the model was made for; its answers there are not to be relied on"
+            )
+
+
+class ChoiceScorer:
+    """Scores the same choices after many prompts.
+
+    Args:
+        generator: the model.
+        choices: the token ids of every choice, each at least one.
+
+    Raises:
+        UsageError: a choice has no tokens.
+    """
+
+    def __init__(self, generator: BaseGenerator, choices: Sequence[list[int]]) -> None:
+        self.generator = generator
+        self.layout = ChoiceLayout(choices)
+
+    def score(self, prompts: Mapping[int, list[int]]) -> Iterator[tuple[int, list[float]]]:
+        """Yield ``(number of the prompt, summed log-probability of each choice)``, every prompt once.
+
+        Args:
+            prompts: token ids by number, each at least one.
+
+        Raises:
+            UsageError: a prompt is empty.
+            UserError: a single row does not fit into memory, a log-probability is not a number, or the model's
+                attention cannot tell the choices apart.
+        """
+        lengths = check_prompts(prompts)
+        behind = self.layout.size - 1
+        self.generator.warn_of_long(lengths, behind)
+        if behind:
+            self.generator.check_choices(max(lengths.values(), default=0) + behind)
+
+        def run(indices: list[int]) -> Iterator[tuple[int, list[float]]]:
+            scores = self.generator.choice_scores(self.layout, [prompts[index] for index in indices])
+            for index, row in zip(indices, scores, strict=True):
+                if any(value != value for value in row):
+                    raise UserError(
+                        f"row {index}: the model's log-probabilities are not numbers; try {self.generator.wider_types}"
+                    )
+                yield index, row
+
+        yield from self.generator.run_batches(lengths, behind, run)
