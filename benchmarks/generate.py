@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
     from transformers.utils import logging
 
-    from backends.cuda.generate.decode import TorchGenerator
+    from backends.cuda.generate.generator import TorchGenerator
     from backends.generation.types import Limits
     from converters.text.template import get_template
     from converters.tokenizers.load import load_tokenizer

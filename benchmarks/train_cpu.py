@@ -167,10 +167,11 @@ def write_recipe(folder: Path, rows: Path, model: Path, template: str) -> Path:
 def packed(recipe: Path, run: Path) -> dict[str, float]:
     """Ours: the command itself; its log has the seconds of each step."""
     from backends.cuda.train.run import train
+    from backends.recipe.load import load_recipe
     from backends.run.directory import read_log
 
     with contextlib.redirect_stderr(io.StringIO()):
-        train(str(recipe), [f"output_dir={run}"], device="cpu", dtype="auto", resume=False)
+        train(load_recipe(recipe, [f"output_dir={run}"]), device="cpu")
     log = read_log(run / "train_log.jsonl")[1:]
     return figures_of([row["seconds"] for row in log], [row["tokens"] for row in log])
 

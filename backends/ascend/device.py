@@ -20,7 +20,6 @@ from typing import Any
 from converters.common.console import say
 from converters.common.errors import UserError
 
-DEVICE_CHOICES = ("auto", "npu", "cpu")
 # what runs besides the weights: activations of a small batch, the compiled graph, MindSpore itself
 CPU_SAFETY = 1.5
 

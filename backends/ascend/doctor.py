@@ -8,10 +8,12 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from backends.ascend.device import cards, choose, first_line, looked_for, start
+from backends.run.doctor import DoctorReport, check_step
 from backends.run.environment import code_version, package_versions
 from converters.common.console import format_table
 from converters.common.errors import UserError
@@ -22,8 +24,12 @@ CANN, DRIVER = "9.0.0", "26.0.RC1"
 INFO_FILES = ("compiler/version.info", "version.cfg", "version.info")
 
 
-def run(device: str) -> int:
-    """Print versions and devices, then train a tiny model with LoRA for two steps.
+def doctor(device: str, show: Callable[[str], None]) -> DoctorReport:
+    """Check versions and devices, then train a tiny model with LoRA for two steps.
+
+    Args:
+        device: auto, cpu or npu.
+        show: is given each text as soon as it is known.
 
     Raises:
         UserError: a package is missing or another release, there is no card where one was asked for, or the step does
@@ -40,7 +46,7 @@ def run(device: str) -> int:
     rows.append(["driver", driver or "not found", _judge(driver, DRIVER, bool(here))])
     rows.append(["cards", str(len(here)), "" if here else "CPU only"])
     rows.append(["code", code_version() or "not a git checkout", ""])
-    print(format_table(["", "version", ""], rows, left=3))
+    show(format_table(["", "version", ""], rows, left=3))
     bad = [row[0] for row in rows[: len(SUPPORTED)] if row[2].startswith("needs")]
     if bad:
         raise UserError(f"{', '.join(bad)}: missing or another release; pip install -c constraints.txt -e '.[ascend]'")
@@ -50,13 +56,9 @@ def run(device: str) -> int:
             f"{len(here)} card(s), but no CANN (looked for {looked_for()}): install CANN {CANN} and "
             "`source /usr/local/Ascend/ascend-toolkit/set_env.sh`"
         )
-    print(f"device: {target}")
+    show(f"device: {target}")
     before, after, seconds = _two_steps(target)
-    if not after < before:
-        raise UserError(f"a training step does not work here: the loss went from {before:.4f} to {after:.4f}")
-    print(f"two LoRA steps of a tiny model: loss {before:.4f} → {after:.4f} in {seconds:.2f} s")
-    print("ok")
-    return 0
+    return check_step(DoctorReport(rows, target, (before, after), seconds), show)
 
 
 def cann_version() -> str | None:

@@ -6,50 +6,53 @@ say how the pieces lie. One file of whole weights is what everything else here r
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from backends.ascend.device import first_line, silence
 from backends.ascend.train.start_weights import NO_WEIGHTS
 from backends.exchange.output_files import check_output_file
 from backends.weights.mindspore_ckpt import open_weights, weights_writer
-from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import atomic
 
 FORMATS = ("safetensors", "ckpt")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``unshard``."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="directory with rank_0, rank_1, …")
-    parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FILE", help="the whole weights, .ckpt or .safetensors"
-    )
-    parser.add_argument(
-        "--strategy",
-        type=Path,
-        metavar="PATH",
-        help="strategy file, or the directory of all of them (default: `strategy` in DIR or beside it)",
-    )
+@dataclass(frozen=True)
+class JoinReport:
+    """What :func:`unshard` wrote.
+
+    Attributes:
+        weights: tensors in the output.
+        ranks: pieces that were joined.
+        left_behind: optimizer copies and counters, which are no weights.
+    """
+
+    weights: int
+    ranks: int
+    left_behind: int
 
 
-def run(args: argparse.Namespace) -> int:
-    """``unshard``: write one file of whole weights; optimizer copies are left behind.
+def unshard(folder: Path, out: Path, strategy: Path | None = None) -> JoinReport:
+    """Join the newest checkpoints of all ranks into one file of whole weights.
+
+    Args:
+        folder: holds rank_0, rank_1, …
+        out: the file, ``.ckpt`` or ``.safetensors``.
+        strategy: strategy file, or the directory of all of them; None looks for ``strategy`` in or beside the folder.
 
     Raises:
         UsageError: there are no ranks, no strategy, or the output's name says no format.
         UserError: MindSpore cannot join the pieces.
     """
-    check_output_file(args.out)
-    files = newest_files(args.folder)
-    strategies = strategy_files(args.folder, args.strategy)
-    left, kept = unshard(args.folder, files, strategies, args.out)
-    say(f"{args.out}: {kept} weights of {len(files)} ranks joined; {left} optimizer copies and counters left behind")
-    return 0
+    check_output_file(out)
+    files = newest_files(folder)
+    left_behind, kept = _join(folder, files, strategy_files(folder, strategy), out)
+    return JoinReport(kept, len(files), left_behind)
 
 
 def newest_files(folder: Path) -> list[Path]:
@@ -94,7 +97,7 @@ def strategy_files(folder: Path, given: Path | None) -> list[Path]:
     raise UsageError(f"{' and '.join(map(str, places))}: no strategy files there; name them with --strategy PATH")
 
 
-def unshard(folder: Path, files: list[Path], strategies: list[Path], out: Path) -> tuple[int, int]:
+def _join(folder: Path, files: list[Path], strategies: list[Path], out: Path) -> tuple[int, int]:
     """Join the pieces.
 
     Returns:

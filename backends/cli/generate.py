@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from backends.cli.model_arguments import (
     add_checkpoint_arguments,
@@ -17,15 +13,11 @@ from backends.cli.model_arguments import (
     runtime_from,
     sampling_from,
 )
-from backends.generation.predictions_log import AnswerLog, answer_missing
-from backends.generation.registry import BackendName, conditions, load_generator
-from backends.generation.types import Answer, Limits, Sampling, answer_limits
+from backends.generation.ask import ask, generate_file
+from backends.generation.registry import BackendName
+from backends.generation.types import answer_limits
 from converters.common.console import say
 from converters.common.errors import UsageError
-
-if TYPE_CHECKING:
-    from backends.checkpoint.resolve import CheckpointFiles
-    from converters.text.conversation import Conversation
 
 EPILOG = """examples:
   python -m backends.{backend} generate --ckpt RUN --prompt "计算 1.50 + 2.25 等于多少？"
@@ -62,71 +54,26 @@ def run(args: argparse.Namespace) -> int:
         UsageError: options that do not go together.
     """
     files = checkpoint_from(args)
-    sampling = sampling_from(args)
-    limits = answer_limits(files, args.max_new_tokens, args.min_new_tokens)
+    runtime, sampling = runtime_from(args), sampling_from(args)
     if args.prompt is not None:
-        return _answer_one(files, args, sampling, limits)
+        lengths = {"max_new_tokens": args.max_new_tokens, "min_new_tokens": args.min_new_tokens}
+        [answer] = ask(files, [args.prompt], runtime=runtime, sampling=sampling, **lengths)
+        print(answer)
+        if answer.finish_reason == "length":
+            say(f"cut after {answer.tokens} tokens; --max-new-tokens N allows more")
+        return 0
+    limits = answer_limits(files, args.max_new_tokens, args.min_new_tokens)
     if args.out is None:
         raise UsageError("--data needs --out FILE for its answers")
-    return _answer_file(files, args, sampling, limits)
-
-
-def _answer_one(files: CheckpointFiles, args: argparse.Namespace, sampling: Sampling, limits: Limits) -> int:
-    from converters.text.conversation import Turn
-    from mindrecord.tokens.encode import encode_prompts
-
-    prompts = encode_prompts([[Turn("user", args.prompt)]], files.template, files.tokenizer)
-    generator = load_generator(files, runtime_from(args), sampling)
-    for _, answer in generator.generate(dict(enumerate(prompts)), files.stop_ids, limits):
-        print(files.tokenizer.decode(answer.ids).strip())
-        if answer.finish_reason == "length":
-            say(f"cut after {limits.max_new} tokens; --max-new-tokens N allows more")
+    generate_file(
+        files,
+        args.data,
+        args.out,
+        limits=limits,
+        runtime=runtime,
+        sampling=sampling,
+        first=args.limit,
+        overwrite=args.overwrite,
+        about={"ckpt": args.ckpt},
+    )
     return 0
-
-
-def _answer_file(files: CheckpointFiles, args: argparse.Namespace, sampling: Sampling, limits: Limits) -> int:
-    from converters.common.files import sha256_file
-    from converters.text.conversation import read_conversations
-    from mindrecord.tokens.encode import encode_prompts
-
-    conversations = read_conversations(args.data)[: args.limit]
-    asked = [_question(conversation) for conversation in conversations]
-    prompts = encode_prompts([conversation.turns for conversation, _ in asked], files.template, files.tokenizer)
-    identity = {
-        **files.identity,
-        "data": sha256_file(args.data)[:16],
-        "rows": len(prompts),
-        "max_new_tokens": limits.max_new,
-        "min_new_tokens": limits.min_new,
-        "sampling": asdict(sampling),
-        **conditions(runtime_from(args)),
-    }
-    log = AnswerLog(Path(args.out), identity, {"ckpt": args.ckpt, "data": args.data}, overwrite=args.overwrite)
-
-    def to_row(index: int, answer: Answer) -> dict[str, Any]:
-        conversation, label = asked[index]
-        return {
-            "idx": index,
-            "id": conversation.id,
-            "prompt": files.tokenizer.decode(prompts[index], skip_special=False),
-            "predict": files.tokenizer.decode(answer.ids).strip(),
-            "label": label,
-            "finish_reason": answer.finish_reason,
-            "n_tokens": len(answer.ids),
-        }
-
-    load = partial(load_generator, files, runtime_from(args), sampling)
-    rows = answer_missing(log, dict(enumerate(prompts)), load, files.stop_ids, limits, to_row)
-    cut = sum(row["finish_reason"] == "length" for row in rows)
-    say(f"{args.out}: {len(rows)} answers, {cut} cut after {limits.max_new} tokens")
-    return 0
-
-
-def _question(conversation: Conversation) -> tuple[Conversation, str | None]:
-    """Part a conversation into what is asked and the answer it has, if any."""
-    from converters.text.conversation import Conversation
-
-    turns = conversation.turns
-    if turns[-1].role == "assistant":
-        return Conversation(conversation.id, turns[:-1]), turns[-1].text
-    return conversation, None

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from backends.checkpoint.resolve import open_checkpoint
-from backends.generation.registry import BACKENDS, DEVICES, BackendName
+from backends.generation.registry import BACKENDS, BackendName, backend_named
 from backends.generation.types import BATCH_TOKENS, GREEDY, MAX_NEW_TOKENS, Runtime, Sampling
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def add_device_arguments(parser: argparse.ArgumentParser, backend: BackendName |
             default="auto",
             help="what runs the model; auto: the one whose card is here, else the one installed (default: %(default)s)",
         )
-        devices = list(dict.fromkeys(device for devices in DEVICES.values() for device in devices))
+        devices = list(dict.fromkeys(device for name in BACKENDS for device in backend_named(name).devices))
     else:
         parser.set_defaults(backend=backend)
-        devices = list(DEVICES[backend])
+        devices = list(backend_named(backend).devices)
     parser.add_argument("--device", choices=devices, default="auto", help="auto: a card, else the CPU (default: auto)")
     parser.add_argument(
         "--dtype",

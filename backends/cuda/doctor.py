@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
+from backends.run.doctor import DoctorReport, check_step
 from backends.run.environment import PACKAGES, code_version, package_versions
 from converters.common.console import format_table
 from converters.common.errors import UserError
@@ -13,8 +15,12 @@ from converters.common.errors import UserError
 NEEDED = {"torch": (2, 6), "transformers": (4, 56), "peft": (0, 15), "safetensors": (0, 5), "numpy": (1, 26)}
 
 
-def run(device_name: str) -> int:
-    """Print versions and devices, then train a tiny model with LoRA for two steps.
+def doctor(device_name: str, show: Callable[[str], None]) -> DoctorReport:
+    """Check versions and devices, then train a tiny model with LoRA for two steps.
+
+    Args:
+        device_name: auto, cpu or cuda.
+        show: is given each text as soon as it is known.
 
     Raises:
         UserError: a package is missing or too old, or the step does not work.
@@ -26,7 +32,7 @@ def run(device_name: str) -> int:
         state = "" if least is None else "ok" if version and _numbers(version) >= least else f"needs ≥ {_dotted(least)}"
         rows.append([name, version or "not installed", state])
     rows.append(["code", code_version() or "not a git checkout", ""])
-    print(format_table(["package", "version", ""], rows, left=3))
+    show(format_table(["package", "version", ""], rows, left=3))
     bad = [row[0] for row in rows if row[2].startswith("needs")]
     if bad:
         raise UserError(f"{', '.join(bad)}: missing or too old; pip install -e '.[cuda]'")
@@ -35,27 +41,23 @@ def run(device_name: str) -> int:
 
     from backends.cuda.model import choose_device
 
-    print()
-    print(f"torch: CUDA {torch.version.cuda or 'not built in'}, {torch.get_num_threads()} CPU threads")
+    show("")
+    show(f"torch: CUDA {torch.version.cuda or 'not built in'}, {torch.get_num_threads()} CPU threads")
     for index in range(torch.cuda.device_count()):
         free, whole = torch.cuda.mem_get_info(index)
-        print(
+        show(
             f"cuda:{index}: {torch.cuda.get_device_name(index)}, {free / 1e9:.1f} of {whole / 1e9:.1f} GB free, "
             f"bfloat16 {'yes' if torch.cuda.is_bf16_supported() else 'no'}"
         )
     device = choose_device(device_name)
-    print(f"device: {device}")
+    show(f"device: {device}")
     size = 4096 if device.type == "cuda" else 768
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    print(
+    show(
         f"matrix product, {size}³ {str(dtype).removeprefix('torch.')}: {_matrix_rate(size, device, dtype):,.2f} TFLOP/s"
     )
     before, after, seconds = _two_steps(device)
-    if not after < before:
-        raise UserError(f"a training step does not work here: the loss went from {before:.4f} to {after:.4f}")
-    print(f"two LoRA steps of a tiny model: loss {before:.4f} → {after:.4f} in {seconds:.2f} s")
-    print("ok")
-    return 0
+    return check_step(DoctorReport(rows, str(device), (before, after), seconds), show)
 
 
 def _matrix_rate(size: int, device: Any, dtype: Any) -> float:

@@ -50,6 +50,7 @@ class BaseBatch(ABC):
     library: ClassVar[Any]
     """``numpy`` or ``torch``: whose arrays these are."""
     mask_type: ClassVar[type] = bool
+    """What the backend's model takes for a mask."""
     row_fields: ClassVar[tuple[str, ...]] = ("prompt", "mask", "positions", "tokens", "uniforms", "seen")
     """Attributes that hold one entry a row."""
 
@@ -196,9 +197,11 @@ class BaseGenerator(ABC):
         """The most tokens of a batch of :meth:`losses`."""
         return self.batch_tokens
 
-    def check_choices(self, longest: int) -> None:
-        """Refuse to score choices of several tokens, in rows of at most ``longest``, if the model cannot."""
+    def obstacle_to_choices(self, longest: int) -> str | None:
+        """Say why choices of several tokens, in rows of at most ``longest``, cannot be scored; None if they can."""
+        return None
 
+    @abstractmethod
     def free_memory(self) -> None:
         """Give cached memory back to the device after it was full."""
 
@@ -298,8 +301,11 @@ class ChoiceScorer:
         lengths = check_prompts(prompts)
         behind = self.layout.size - 1
         self.generator.warn_of_long(lengths, behind)
-        if behind:
-            self.generator.check_choices(max(lengths.values(), default=0) + behind)
+        longest = max(lengths.values(), default=0) + behind
+        if behind and (obstacle := self.generator.obstacle_to_choices(longest)):
+            raise UserError(
+                f"choices of several tokens cannot be scored with this model: {obstacle}; take --way generate"
+            )
 
         def run(indices: list[int]) -> Iterator[tuple[int, list[float]]]:
             scores = self.generator.choice_scores(self.layout, [prompts[index] for index in indices])

@@ -20,7 +20,7 @@ from backends.generation.types import Answer, Generator, Limits
 from converters.common.console import progress, say
 from converters.common.errors import UserError
 from converters.common.files import sha256_file, write_json, write_jsonl
-from converters.common.reader import read_json
+from converters.common.reader import read_json, read_log
 
 
 def meta_path(path: Path) -> Path:
@@ -37,25 +37,18 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     Raises:
         UserError: a line other than the last is not a JSON object with ``idx``, or an ``idx`` comes twice.
     """
-    rows: list[dict[str, Any]] = []
+    try:
+        lines, whole = read_log(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete the file or this line to go on") from error
     seen: set[int] = set()
-    whole = 0
-    with path.open("rb") as handle:
-        for number, line in enumerate(handle, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: not JSON; delete the file or this line to go on") from error
-            if not isinstance(row, dict) or not isinstance(row.get("idx"), int):
-                raise UserError(f"{path}:{number}: an object with a whole number under 'idx' is expected")
-            if row["idx"] in seen:
-                raise UserError(f"{path}:{number}: idx {row['idx']} is there twice; delete one of the lines to go on")
-            seen.add(row["idx"])
-            rows.append(row)
-            whole += len(line)
-    return rows, whole
+    for number, row in lines:
+        if not isinstance(row, dict) or not isinstance(row.get("idx"), int):
+            raise UserError(f"{path}:{number}: an object with a whole number under 'idx' is expected")
+        if row["idx"] in seen:
+            raise UserError(f"{path}:{number}: idx {row['idx']} is there twice; delete one of the lines to go on")
+        seen.add(row["idx"])
+    return [row for _, row in lines], whole
 
 
 class AnswerLog:

@@ -1,4 +1,4 @@
-"""The backends by name, and how one is chosen. Nothing heavy is imported before a model is loaded.
+"""The backends by name, what each offers, and how one is chosen. Nothing heavy is imported before it is needed.
 
 What is asked for by name is taken or refused. ``auto`` takes the backend whose accelerator is here, else the one that
 is installed, and what uses it says which.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from backends.generation.types import DEFAULT_RUNTIME, GREEDY, Generator, Runtime, Sampling
 from converters.common.console import say
@@ -17,29 +19,70 @@ from converters.common.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
+    from backends.recipe.types import Recipe
+    from backends.run.directory import Run
+    from backends.run.doctor import DoctorReport
 
 BackendName = Literal["cuda", "ascend"]
 BACKENDS: tuple[BackendName, ...] = ("cuda", "ascend")
-# what must be installed for each, and the name that pip knows it by in this project
-PACKAGES = {"cuda": ("torch", "transformers", "peft"), "ascend": ("mindspore", "mindformers", "mindpet")}
-DEVICES: dict[BackendName, tuple[str, ...]] = {"cuda": ("auto", "cpu", "cuda"), "ascend": ("auto", "cpu", "npu")}
-ACCELERATORS: dict[BackendName, str] = {"cuda": "nvidia[0-9]*", "ascend": "davinci[0-9]*"}
+"""Each is a package ``backends.NAME`` whose module ``backend`` holds its :class:`Backend` as ``BACKEND``."""
 
 
-class Backend(Protocol):
-    """What a backend offers to those who ask a model; the module ``backends.NAME.generate``."""
+class Backend(ABC):
+    """What a backend offers; the options of its command line follow from it. Importing one imports no framework.
 
+    Attributes:
+        name: of its package, and of ``--backend``.
+        description: what its command line is for.
+        examples: command lines to train with.
+        packages: what must be installed, by the names that Python imports.
+        devices: what ``--device`` takes, ``auto`` first.
+        card_files: glob of the device files under ``/dev`` that its driver makes, one a card.
+        train_dtypes: types of the matrix products that training can be told to take; empty where the device decides.
+        has_workers: whether it starts several training processes itself.
+        plan_purpose: what ``plan`` does.
+        doctor_purpose: what ``doctor`` does.
+        extra_commands: subcommands of this backend alone: a module with ``add_arguments(parser, backend)`` and
+            ``run(args)``, and the purpose, by name.
+    """
+
+    name: ClassVar[BackendName]
+    description: ClassVar[str]
+    examples: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    devices: ClassVar[tuple[str, ...]]
+    card_files: ClassVar[str]
+    train_dtypes: ClassVar[tuple[str, ...]] = ()
+    has_workers: ClassVar[bool] = False
+    plan_purpose: ClassVar[str] = "Predict parameters, steps, memory and time without loading weights."
+    doctor_purpose: ClassVar[str] = "Check versions and devices, and train a tiny model for one step."
+    extra_commands: ClassVar[Mapping[str, tuple[str, str]]] = {}
+
+    @abstractmethod
+    def train(self, recipe: Recipe, *, device: str, dtype: str, resume: bool, workers: int) -> Run:
+        """Train a recipe into its run directory; arguments and errors as :func:`train`."""
+
+    @abstractmethod
     def load_generator(
-        self,
-        files: CheckpointFiles,
-        *,
-        device: str = "auto",
-        dtype: str = "auto",
-        batch_tokens: int = ...,
-        sampling: Sampling = GREEDY,
+        self, files: CheckpointFiles, *, device: str, dtype: str, batch_tokens: int, sampling: Sampling
     ) -> Generator:
-        """Load the weights and return what answers prompts."""
-        ...
+        """Load the weights and return what answers prompts; arguments as :class:`Runtime`."""
+
+    @abstractmethod
+    def doctor(self, device: str, show: Callable[[str], None]) -> DoctorReport:
+        """Check versions and devices and train a tiny model with LoRA for two steps.
+
+        Args:
+            device: one of ``devices``.
+            show: is given each text as soon as it is known.
+
+        Raises:
+            UserError: a package is missing or of another release, or the step does not work; with what to do.
+        """
+
+    def launch_commands(self, recipe: Recipe, path: str | None, overrides: Sequence[str]) -> str | None:
+        """Return the commands that train a recipe on one card and on several; None where there is only one way."""
+        return None
 
 
 def choose_backend(name: str = "auto", device: str = "auto") -> tuple[BackendName, str | None]:
@@ -61,17 +104,64 @@ def choose_backend(name: str = "auto", device: str = "auto") -> tuple[BackendNam
     if name not in BACKENDS:
         raise UsageError(f"backend {name!r}: {', '.join(BACKENDS)} or auto is expected")
     chosen = cast(BackendName, name)
-    if device not in DEVICES[chosen]:
-        raise UsageError(f"--device {device}: the {chosen} backend has {', '.join(DEVICES[chosen])}")
+    if device not in backend_named(chosen).devices:
+        raise UsageError(f"--device {device}: the {chosen} backend has {', '.join(backend_named(chosen).devices)}")
     if absent := missing(chosen):
         raise UserError(f"--backend {chosen} needs {', '.join(absent)}: pip install -e '.[{chosen}]'")
     return chosen, None
 
 
+def backend_named(name: str) -> Backend:
+    """Return a backend whether or not what it needs is installed."""
+    return cast(Backend, importlib.import_module(f"backends.{name}.backend").BACKEND)
+
+
 def get_backend(name: str = "auto", device: str = "auto") -> Backend:
-    """Return a backend, imported; the arguments and errors are those of :func:`choose_backend`."""
-    chosen, _ = choose_backend(name, device)
-    return cast(Backend, importlib.import_module(f"backends.{chosen}.generate.load"))
+    """Return a backend that can be used here; the arguments and errors are those of :func:`choose_backend`."""
+    return backend_named(choose_backend(name, device)[0])
+
+
+def _chosen(name: str, device: str) -> Backend:
+    """Return a backend that can be used here, and say which where that was left open."""
+    chosen, why = choose_backend(name, device)
+    if why:
+        say(f"backend: {chosen} ({why})")
+    return get_backend(chosen, device)
+
+
+def train(
+    recipe: Recipe,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    resume: bool = False,
+    workers: int = 1,
+) -> Run:
+    """Train a recipe into its run directory.
+
+    Args:
+        recipe: of :func:`backends.recipe.load.load_recipe`.
+        backend: ``cuda``, ``ascend`` or ``auto``: the one whose card is here, else the one installed.
+        device: one of the backend's, or ``auto``: a card, else the CPU.
+        dtype: of the matrix products; ``auto``: the recipe's on a card, float32 on the CPU.
+        resume: go on from the last whole checkpoint of the run directory.
+        workers: training processes, one a card.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: weights, data or recipe are missing, or the backend has no such device, type or workers.
+        UserError: the run cannot be started, resumed or finished as asked.
+    """
+    chosen = _chosen(backend, device)
+    types = ("auto", *chosen.train_dtypes)
+    if dtype not in types:
+        raise UsageError(f"dtype {dtype!r}: training on the {chosen.name} backend has {', '.join(types)}")
+    if workers != 1 and not chosen.has_workers:
+        raise UsageError(f"workers {workers}: the {chosen.name} backend is started several times by torchrun")
+    return chosen.train(recipe, device=device, dtype=dtype, resume=resume, workers=workers)
 
 
 def load_generator(
@@ -83,10 +173,7 @@ def load_generator(
         UsageError: there is no such backend, or it has no such device or type.
         UserError: the backend is not installed, or cannot run this model.
     """
-    name, why = choose_backend(runtime.backend, runtime.device)
-    if why:
-        say(f"backend: {name} ({why})")
-    return get_backend(name, runtime.device).load_generator(
+    return _chosen(runtime.backend, runtime.device).load_generator(
         files, device=runtime.device, dtype=runtime.dtype, batch_tokens=runtime.batch_tokens, sampling=sampling
     )
 
@@ -102,18 +189,18 @@ def conditions(runtime: Runtime) -> dict[str, Any]:
 
 def missing(name: BackendName) -> list[str]:
     """Packages that a backend needs and that are not installed."""
-    return [package for package in PACKAGES[name] if importlib.util.find_spec(package) is None]
+    return [package for package in backend_named(name).packages if importlib.util.find_spec(package) is None]
 
 
 def has_accelerator(name: BackendName) -> bool:
     """Whether the driver shows a card that the backend is for."""
-    return any(Path("/dev").glob(ACCELERATORS[name]))
+    return any(Path("/dev").glob(backend_named(name).card_files))
 
 
 def _automatic(device: str) -> tuple[BackendName, str]:
-    able: list[BackendName] = [name for name in BACKENDS if device in DEVICES[name]]
+    able: list[BackendName] = [name for name in BACKENDS if device in backend_named(name).devices]
     if not able:
-        known = sorted({device for devices in DEVICES.values() for device in devices})
+        known = sorted({device for name in BACKENDS for device in backend_named(name).devices})
         raise UsageError(f"--device {device}: {', '.join(known)} are the devices there are")
     installed = [name for name in able if not missing(name)]
     if not installed:

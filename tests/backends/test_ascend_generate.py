@@ -182,7 +182,7 @@ def test_losses_are_those_of_torch_in_any_batch(models, prompts):
 
 def test_mindformers_own_generate_says_the_same(adapter, ask, prompts, capsys):
     """As a card is asked, but without ``use_past``, which a CPU cannot compute."""
-    from backends.ascend.generate.paged import PagedGenerator
+    from backends.ascend.generate.generator import PagedGenerator
     from backends.ascend.model import load_network
     from backends.ascend.train.cpu_substitutes import use_cpu_argmax
 

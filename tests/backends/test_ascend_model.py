@@ -222,9 +222,9 @@ def test_other_kinds_of_adapter_are_refused(model, tmp_path, options, message):
 
 
 def load(folder, **options):
-    from backends.ascend.generate.load import load_generator
+    from backends.ascend.backend import BACKEND
 
-    return load_generator(open_checkpoint(folder, template="bare"), device="cpu", **options)
+    return BACKEND.load_generator(open_checkpoint(folder, template="bare"), device="cpu", **options)
 
 
 def test_every_tensor_must_fit(model, tmp_path):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from backends.checkpoint.resolve import open_checkpoint
-from backends.cli.chat import Chat, _command, _print_answer, check_system
+from backends.cli.chat import _command, _print_answer
+from backends.generation.chat import Chat, check_system
 from backends.generation.types import Answer, Limits
 from converters.common.errors import UserError
 from converters.text.template import get_template

@@ -34,10 +34,9 @@ def naive(model, prompt, choice):
 
 
 def scored(model, prompts, choices, *, batch_tokens=10**6, pad=2):
-    from backends.cuda.generate.decode import TorchGenerator
-    from backends.cuda.generate.score import ChoiceScorer
+    from backends.cuda.generate.generator import TorchGenerator
 
-    return dict(ChoiceScorer(TorchGenerator(model, pad, batch_tokens=batch_tokens), choices).score(prompts))
+    return dict(TorchGenerator(model, pad, batch_tokens=batch_tokens).scorer(choices).score(prompts))
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 150, 10**6])
@@ -96,17 +95,17 @@ def test_an_adapter_is_scored_as_it_is(tiny_llama, prompts):
 
 
 def test_memory_that_runs_out_halves_the_batch(model, prompts, capsys, monkeypatch):
-    from backends.cuda.generate.score import ChoiceScorer
+    from backends.cuda.generate.generator import TorchGenerator
 
     expected = scored(model, prompts, CHOICES)
-    whole = ChoiceScorer._scores
+    whole = TorchGenerator.choice_scores
 
-    def small_device(self, rows):
+    def small_device(self, layout, rows):
         if len(rows) > 4:
             raise torch.OutOfMemoryError("full")
-        return whole(self, rows)
+        return whole(self, layout, rows)
 
-    monkeypatch.setattr(ChoiceScorer, "_scores", small_device)
+    monkeypatch.setattr(TorchGenerator, "choice_scores", small_device)
     found = scored(model, prompts, CHOICES)
     assert "out of memory with 12 rows" in capsys.readouterr().err
     for index in prompts:

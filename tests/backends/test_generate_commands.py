@@ -101,7 +101,7 @@ def test_an_adapter_added_to_its_base_answers_as_one_beside_it(adapter, tiny_lla
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from backends.cuda.generate.decode import TorchGenerator
+    from backends.cuda.generate.generator import TorchGenerator
     from backends.generation.types import Limits
 
     beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), adapter).eval()
@@ -147,7 +147,7 @@ def typed(monkeypatch):
 @pytest.fixture
 def prompts(monkeypatch):
     """Collect the prompts the model is given, as text."""
-    from backends.cli.chat import Chat
+    from backends.generation.chat import Chat
 
     seen = []
     original = Chat._texts
@@ -193,7 +193,7 @@ def test_a_template_without_room_for_the_turn_is_an_error_in_a_pipe(adapter, tin
 
 
 def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(adapter, typed, prompts, monkeypatch, capsys):
-    from backends.cuda.generate.decode import Batch
+    from backends.cuda.generate.decode import TorchBatch as Batch
 
     original, steps = Batch.step, []
 
@@ -223,7 +223,7 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said(adapter, typed, prompts,
 
 def test_pieces_join_to_the_answer_and_break_no_character(adapter, monkeypatch):
     from backends.checkpoint.resolve import open_checkpoint
-    from backends.cli.chat import Chat
+    from backends.generation.chat import Chat
     from backends.generation.types import Answer, Limits
 
     files = open_checkpoint(adapter)

@@ -28,7 +28,7 @@ def model(request, tiny_llama):
 
 
 def answers(model, prompts, *, limits=LIMITS, stop=STOP, pad=2, **options):
-    from backends.cuda.generate.decode import TorchGenerator
+    from backends.cuda.generate.generator import TorchGenerator
 
     return dict(TorchGenerator(model, pad, **options).generate(prompts, stop, limits))
 
@@ -208,7 +208,7 @@ def test_a_sliding_window_is_kept(prompts):
 def test_out_of_memory_halves_the_batch_and_changes_no_answer(model, prompts, alone, monkeypatch, capsys):
     from backends.cuda.generate import decode
 
-    original = decode.Batch._next_logits
+    original = decode.TorchBatch.next_logits
 
     def too_large(self):
         # fails in the middle of a batch, when some rows are finished and the cache is half written
@@ -216,7 +216,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_answer(model, prompts, al
             raise torch.OutOfMemoryError
         return original(self)
 
-    monkeypatch.setattr(decode.Batch, "_next_logits", too_large)
+    monkeypatch.setattr(decode.TorchBatch, "next_logits", too_large)
     assert answers(model, prompts) == alone
     assert "out of memory with 24 rows" in capsys.readouterr().err
 

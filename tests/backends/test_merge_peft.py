@@ -276,10 +276,11 @@ def test_a_tied_head_under_an_adapter_answers_as_peft_does(tiny_llama, tmp_path)
 
 def test_a_run_merges_into_the_base_that_it_was_trained_on_and_no_other(tiny_llama, make_recipe, tmp_path, capsys):
     from backends.cuda.train.run import train
+    from backends.recipe.load import load_recipe
     from backends.weights.safetensors_files import ShardWriter, open_tensors
 
     recipe = make_recipe(**{"load_checkpoint": str(tiny_llama), "runner_config.epochs": 1})
-    run = train(str(recipe), [], device="cpu", dtype="auto", resume=False)
+    run = train(load_recipe(recipe), device="cpu").path
     capsys.readouterr()
     words = ["--adapter", str(run), "--base"]
     assert main([*words, str(tiny_llama), "--out", str(tmp_path / "out")]) == 0

@@ -6,6 +6,7 @@ Shapes: b rows of the batch, s prompt tokens with padding, n tokens generated so
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class MindSporeBatch(BaseBatch):
         sampling: how tokens are chosen.
     """
 
-    library = np
+    library: ClassVar = np
 
     def __init__(
         self,

@@ -66,6 +66,9 @@ class MindSporeGenerator(BaseGenerator):
         """Return each row's Σ −log p of its targets, in nats."""
         return row_losses(self.forward, inputs, targets)
 
+    def free_memory(self) -> None:
+        """Do nothing: MindSpore gives back what is no longer referenced."""
+
 
 def paged_settings(batch_tokens: int, positions: int) -> dict[str, Any]:
     """Return the settings of ``LlamaConfig`` for paged attention with room for a batch.

@@ -1,18 +1,17 @@
-"""Several workers through ``msrun``, MindSpore's own launcher; and ``plan``, which prints how to start them."""
+"""Several workers through ``msrun``, MindSpore's own launcher; and the commands that start them."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from backends.ascend.train.config import check_recipe, parallel_layout, shards
 from backends.ascend.train.job import Job, read_job
-from backends.recipe.load import load_recipe
 from backends.recipe.types import Recipe
 from backends.run.directory import Run, read_log
 from converters.common.console import say
@@ -69,12 +68,12 @@ def _join(run: Run, job: Job) -> None:
     """Make the product of a model that lies in pieces: the last checkpoint of every card, joined."""
     from backends.ascend.sizes import lora_shapes, parameter_shapes
     from backends.ascend.train.worker import finish
-    from backends.ascend.unshard import newest_files, strategy_files, unshard
+    from backends.ascend.unshard import unshard
     from backends.weights.llama import check_shapes
     from backends.weights.mindspore_ckpt import open_weights
 
     pieces, whole = job.folder / "checkpoint", job.folder / "joined.safetensors"
-    unshard(pieces, newest_files(pieces), strategy_files(pieces, job.folder / "strategy"), whole)
+    unshard(pieces, whole, job.folder / "strategy")
     tensors = open_weights(whole)
     wanted = lora_shapes(job.sizes, run.recipe) or parameter_shapes(job.sizes)
     found = {name: tensors.shape(name) for name in tensors.names() if name in wanted}
@@ -130,19 +129,7 @@ def _reason(logs: Path) -> str:
     return "a worker ended without saying why"
 
 
-def plan(path: str | None, overrides: list[str], *, rows: int | None, as_json: bool) -> int:
-    """``plan``: the figures of a recipe, as the CUDA backend prints them, and the launch commands."""
-    from backends.run.plan import plan as plan_recipe
-
-    recipe = load_recipe(path, overrides)
-    figures = plan_recipe(recipe, rows)
-    print(json.dumps(figures.as_json(), indent=2) if as_json else figures.as_text())
-    if not as_json:
-        print(f"\nlaunch\n{launch_text(recipe, path, overrides)}")
-    return 0
-
-
-def launch_text(recipe: Recipe, path: str | None, overrides: list[str]) -> str:
+def launch_text(recipe: Recipe, path: str | None, overrides: Sequence[str]) -> str:
     """Commands that train a recipe on one card, on four, and on the CPU.
 
     Raises:

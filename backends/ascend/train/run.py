@@ -17,7 +17,6 @@ from backends.ascend.train.job import FOLDER, Job, layout_of, write_job
 from backends.ascend.train.rows import data_file, read_training_rows
 from backends.ascend.train.start_weights import write_start
 from backends.checkpoint.fingerprint import fingerprint, weight_files
-from backends.recipe.load import load_recipe
 from backends.recipe.schedule import learning_rate
 from backends.recipe.types import Recipe
 from backends.run.directory import Run
@@ -29,12 +28,11 @@ from backends.weights.lora import target_layers
 from converters.common.errors import UsageError, UserError
 
 
-def train(path: str | None, overrides: list[str], *, device: str, resume: bool, workers: int) -> Path:
-    """Train a recipe into its run directory and return that directory.
+def train(recipe: Recipe, *, device: str = "auto", resume: bool = False, workers: int = 1) -> Run:
+    """Train a recipe into its run directory.
 
     Args:
-        path: the recipe, or None for the default one.
-        overrides: ``key.path=value`` texts.
+        recipe: what to train.
         device: auto, npu or cpu.
         resume: go on from the last whole checkpoint of the run directory.
         workers: processes, one a card.
@@ -45,11 +43,10 @@ def train(path: str | None, overrides: list[str], *, device: str, resume: bool, 
     """
     if workers < 1:
         raise UsageError(f"--workers {workers}: expected at least 1")
-    recipe = load_recipe(path, overrides)
     resume = resume or recipe.resume_training
     run, finished = open_run(recipe, resume, speak)
     if finished:
-        return run.path
+        return run
     sizes = check_inputs(recipe)
     parameters = sum(math.prod(shape) for shape in parameter_shapes(sizes).values())
     trainable = sum(math.prod(shape) for shape in lora_shapes(sizes, recipe).values()) or parameters
@@ -71,7 +68,7 @@ def train(path: str | None, overrides: list[str], *, device: str, resume: bool, 
             from backends.ascend.train.worker import work
 
             work(job)
-    return run.path
+    return run
 
 
 def check_inputs(recipe: Recipe) -> dict:

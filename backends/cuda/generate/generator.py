@@ -15,7 +15,6 @@ from backends.cuda.generate.score import choice_scores, row_losses
 from backends.generation.base_generator import BaseGenerator
 from backends.generation.choice_layout import ChoiceLayout
 from backends.generation.types import BATCH_TOKENS, GREEDY, Limits, Sampling
-from converters.common.errors import UserError
 
 
 class TorchGenerator(BaseGenerator):
@@ -56,12 +55,9 @@ class TorchGenerator(BaseGenerator):
         """Begin one batch, to be stepped by the caller."""
         return TorchBatch(self.model, rows, self.pad_id, stop_ids, limits, self.sampling, use_cache=self.use_cache)
 
-    def check_choices(self, longest: int) -> None:
-        """Refuse models that see otherwise than by the mask they are given."""
-        if obstacle := obstacle_to_packing(self.model.config, longest):
-            raise UserError(
-                f"choices of several tokens cannot be scored with this model: {obstacle}; take --way generate"
-            )
+    def obstacle_to_choices(self, longest: int) -> str | None:
+        """Name what makes the model see otherwise than by the mask it is given."""
+        return obstacle_to_packing(self.model.config, longest)
 
     def choice_scores(self, layout: ChoiceLayout, prompts: Sequence[list[int]]) -> list[list[float]]:
         """Return the summed log-probability of each choice after each prompt."""

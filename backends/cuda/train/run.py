@@ -36,7 +36,6 @@ from backends.cuda.train.checks import check_inputs
 from backends.cuda.train.optimizer import Optimizer
 from backends.cuda.train.saving import load_weights, save_product, save_weights
 from backends.cuda.train.step import Stepper, row_names
-from backends.recipe.load import load_recipe
 from backends.recipe.schedule import learning_rate, warmup_steps
 from backends.recipe.types import Recipe
 from backends.run.directory import Checkpoint, Run, read_log
@@ -58,12 +57,11 @@ from converters.common.errors import UserError
 from mindrecord.tokens.order import rows_of_step
 
 
-def train(path: str | None, overrides: list[str], *, device: str, dtype: str, resume: bool) -> Path:
-    """Train a recipe into its run directory and return that directory.
+def train(recipe: Recipe, *, device: str = "auto", dtype: str = "auto", resume: bool = False) -> Run:
+    """Train a recipe into its run directory.
 
     Args:
-        path: the recipe, or None for the default one.
-        overrides: ``key.path=value`` texts.
+        recipe: what to train.
         device: auto, cpu or cuda.
         dtype: auto or the type of the matrix products.
         resume: go on from the last whole checkpoint of the run directory.
@@ -72,16 +70,15 @@ def train(path: str | None, overrides: list[str], *, device: str, dtype: str, re
         UsageError: weights, data or recipe are missing.
         UserError: the run cannot be started, resumed or finished as asked.
     """
-    recipe = load_recipe(path, overrides)
     resume = resume or recipe.resume_training
     run, finished = open_run(recipe, resume, speak)
     if finished:
-        return run.path
+        return run
     check_inputs(recipe)
     target = choose_device(device)
     with saying_how_to_resume(run), joined(target.type) as processes:
         _train(recipe, run, target, dtype, resume, processes)
-    return run.path
+    return run
 
 
 def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resume: bool, processes: Processes) -> None:

@@ -1,0 +1,82 @@
+"""What the torch backend offers; see :class:`backends.generation.registry.Backend`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from backends.generation.registry import Backend
+from backends.generation.types import BATCH_TOKENS, GREEDY, Sampling
+from converters.common.console import say
+
+if TYPE_CHECKING:
+    from backends.checkpoint.resolve import CheckpointFiles
+    from backends.cuda.generate.generator import TorchGenerator
+    from backends.recipe.types import Recipe
+    from backends.run.directory import Run
+    from backends.run.doctor import DoctorReport
+
+
+class TorchBackend(Backend):
+    """PyTorch, transformers and PEFT, on CUDA or on the CPU."""
+
+    name = "cuda"
+    description = "Fine-tune and use models with PyTorch and PEFT, on CUDA or on the CPU."
+    examples = """examples:
+  python -m backends.cuda plan yaml/llama3_lora.yaml
+  python -m backends.cuda train yaml/llama3_lora.yaml load_checkpoint=DIR data.train=rows.jsonl
+  python -m backends.cuda train yaml/llama3_lora.yaml load_checkpoint=DIR data.train=rows.jsonl --resume
+  torchrun --nproc_per_node 4 -m backends.cuda train yaml/llama3_lora.yaml load_checkpoint=DIR data.train=rows.jsonl
+"""
+    packages = ("torch", "transformers", "peft")
+    devices = ("auto", "cpu", "cuda")
+    card_files = "nvidia[0-9]*"
+    train_dtypes = ("float32", "bfloat16")
+
+    def train(self, recipe: Recipe, *, device: str, dtype: str, resume: bool, workers: int = 1) -> Run:
+        """Train a recipe into its run directory, in this process or among those of ``torchrun``."""
+        from backends.cuda.train.run import train
+
+        return train(recipe, device=device, dtype=dtype, resume=resume)
+
+    def load_generator(
+        self,
+        files: CheckpointFiles,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_tokens: int = BATCH_TOKENS,
+        sampling: Sampling = GREEDY,
+    ) -> TorchGenerator:
+        """Load the weights and return what answers prompts.
+
+        In float32 an adapter is first added to its base: the same answers, without a second pass through every adapted
+        layer. In a shorter type that sum would be rounded, so there the adapter stays beside it.
+
+        Raises:
+            UserError: ``cuda`` was asked for and there is none, or the weights cannot be read.
+        """
+        import torch
+
+        from backends.cuda.generate.generator import TorchGenerator
+        from backends.cuda.model import choose_device, choose_dtype, load_model, read_config
+
+        where = choose_device(device)
+        config = read_config(files.base or files.path)
+        stored = str(getattr(config, "dtype", None) or torch.bfloat16).removeprefix("torch.")
+        kind = choose_dtype(dtype, stored, where)
+        below = f" on {files.base}" if files.base else ""
+        say(f"loading {files.path}{below} ({str(kind).removeprefix('torch.')}, {where})")
+        model, _ = load_model(files.path, where, kind, files.base)
+        if kind == torch.float32 and hasattr(model, "merge_and_unload"):
+            model = model.merge_and_unload()
+        return TorchGenerator(model, files.tokenizer.pad_id, batch_tokens=batch_tokens, sampling=sampling)
+
+    def doctor(self, device: str, show: Callable[[str], None]) -> DoctorReport:
+        """Check versions and devices, and train a tiny model for two steps."""
+        from backends.cuda.doctor import doctor
+
+        return doctor(device, show)
+
+
+BACKEND = TorchBackend()

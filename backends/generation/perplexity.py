@@ -1,0 +1,109 @@
+"""How well a model predicts the answers of conversations that it is shown.
+
+Perplexity is exp of the mean −log p over supervised tokens, each token counting the same however its rows were batched.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.generation import registry
+from backends.generation.types import DEFAULT_RUNTIME, Runtime
+from converters.common.console import progress, say
+from converters.common.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from backends.checkpoint.resolve import CheckpointFiles
+    from mindrecord.tokens.encode import TokenRows
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """The figures.
+
+    Attributes:
+        nll: mean −log p of a supervised token, in nats.
+        perplexity: exp of it.
+        tokens: supervised tokens that were measured.
+        rows: that have any.
+        dropped: rows that were too long.
+        hashes: of what the figures depend on, by name.
+    """
+
+    nll: float
+    perplexity: float
+    tokens: int
+    rows: int
+    dropped: int
+    hashes: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return ``results`` and ``hashes``, for machines."""
+        figures = asdict(self)
+        hashes = figures.pop("hashes")
+        return {"results": {"perplexity": figures}, "hashes": hashes}
+
+
+def perplexity(
+    files: CheckpointFiles,
+    data: str | Path,
+    *,
+    runtime: Runtime = DEFAULT_RUNTIME,
+    first: int | None = None,
+    seq_length: int | None = None,
+) -> Perplexity:
+    """Measure the perplexity of a checkpoint on conversations, in the template that it was trained in.
+
+    Args:
+        files: the model, its template and tokenizer.
+        data: conversations, ShareGPT or Alpaca, each ending in an answer.
+        runtime: where and in which precision the model runs.
+        first: the first rows only.
+        seq_length: leave out rows of more tokens, and count them.
+
+    Raises:
+        UsageError: ``first`` is not positive, or the data is missing or empty.
+        UserError: a row ends in a question, no row has a supervised token, or a loss is not a number.
+    """
+    from converters.common.files import sha256_file
+
+    if first is not None and first < 1:
+        raise UsageError(f"--limit {first}: at least 1 is needed")
+    rows, dropped = _read(files, data, first, seq_length)
+    supervised = dict(enumerate(rows.supervised.tolist()))
+    asked = {i: rows.row(i) for i, count in supervised.items() if count}
+    if not asked:
+        raise UserError(f"{data}: no row has a supervised token (the answers are empty, or there is no row left)")
+    if without := len(rows) - len(asked):
+        say(f"{data}: {without} of {len(rows)} rows have no supervised token and are not measured")
+    conditions = registry.conditions(runtime)
+    generator = registry.load_generator(files, runtime)
+    losses: dict[int, float] = {}
+    with progress(total=len(asked), desc="rows") as bar:
+        for index, loss in generator.losses(asked):
+            if not math.isfinite(loss):
+                raise UserError(f"row {rows.ids[index]}: its loss is {loss}; try another --dtype")
+            losses[index] = loss
+            bar.update()
+    tokens = sum(supervised.values())
+    nll = math.fsum(losses.values()) / tokens
+    hashes = {**files.identity, "data": sha256_file(data)[:16], "rows": rows.sha256[:16], **conditions}
+    return Perplexity(nll, math.exp(nll), tokens, len(asked), dropped, hashes)
+
+
+def _read(files: CheckpointFiles, data: str | Path, first: int | None, seq_length: int | None) -> tuple[TokenRows, int]:
+    """Return the rows in the template of the run, and how many were too long."""
+    from converters.text.conversation import read_conversations
+    from mindrecord.tokens.encode import encode
+
+    conversations = read_conversations(data)[:first]
+    for number, conversation in enumerate(conversations, start=1):
+        if conversation.turns[-1].role != "assistant":
+            raise UserError(f"{data}: row {number} ({conversation.id}) ends with a question; an answer is expected")
+    rows, audit = encode(conversations, files.template, files.tokenizer, seq_length=seq_length)
+    for line in audit.lines():
+        say(line)
+    return rows, len(conversations) - len(rows)
