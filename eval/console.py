@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib import metadata
 
 from backends.generation.registry import BACKENDS, choose_backend, missing
 from converters.common.console import run_main, say
@@ -83,9 +82,6 @@ def main(argv: list[str] | None = None) -> int | None:
     if first in ("", "-h", "--help"):
         print(usage())
         return 0 if words else 2
-    if first == "--version":
-        print(f"twinlora {metadata.version('twinlora')}")
-        return 0
     if first in GROUPS and (len(words) == 1 or words[1] in ("-h", "--help")):
         members = [f"  {name:<12} {purpose}" for name, (_, purpose) in GROUPS[first].items()]
         print("\n".join([f"usage: twinlora {first} COMMAND …", "", *members]))

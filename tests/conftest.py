@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 # a busy machine is no failure: no deadlines; `make test` takes the thorough profile
-settings.register_profile("quick", deadline=None, max_examples=20)
+settings.register_profile("quick", deadline=None, max_examples=15)
 settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("quick")
 

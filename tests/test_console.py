@@ -6,10 +6,13 @@ import importlib
 import inspect
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from backends.generation.registry import missing
+from converters.common.console import run_main
 from converters.common.errors import UsageError, UserError
 from eval import console
 
@@ -52,9 +55,13 @@ def test_without_a_command_the_map_is_shown_and_the_use_is_wrong(capsys):
     assert "usage: twinlora" in capsys.readouterr().out
 
 
-def test_version(capsys):
-    assert console.main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("twinlora 0.")
+@pytest.mark.parametrize("main", [console.main, importlib.import_module("backends.cuda.__main__").main])
+def test_every_command_knows_the_version(main, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["any", "--version"])
+    with pytest.raises(SystemExit) as end:
+        run_main(main)
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"twinlora {metadata.version('twinlora')}\n"
 
 
 @pytest.mark.parametrize(
@@ -74,11 +81,19 @@ def test_wrong_words_are_wrong_use(words, message):
 
 
 def test_the_backend_is_taken_out_wherever_it_stands_and_the_rest_passed_on():
-    words = ["train", "demo", "--backend=ascend", "seed=1", "--device", "cpu"]
-    pytest.importorskip("mindspore")
-    assert console.resolve(words) == ("backends.ascend.__main__", ["train", "demo", "seed=1", "--device", "cpu"])
+    words = ["doctor", "--backend=ascend", "--device", "cpu"]
+    assert console.resolve(words) == ("backends.ascend.__main__", ["doctor", "--device", "cpu"])
     assert console.resolve(["eval", "squad", "--backend", "cuda"]) == ("eval.squad.__main__", ["--backend", "cuda"])
-    assert console.resolve(["chat", "--device", "npu", "--backend", "auto"])[0] == "backends.ascend.__main__"
+    words = ["train", "demo", "--backend", "cuda", "seed=1", "--help"]
+    assert console.resolve(words) == ("backends.cuda.__main__", ["train", "demo", "seed=1", "--help"])
+
+
+def test_the_device_chooses_where_the_backend_is_left_open():
+    if missing("ascend"):
+        with pytest.raises(UserError, match="npu needs pip install"):
+            console.resolve(["chat", "--device", "npu"])
+    else:
+        assert console.resolve(["chat", "--device", "npu"]) == ("backends.ascend.__main__", ["chat", "--device", "npu"])
 
 
 def test_a_plan_needs_no_framework(monkeypatch):

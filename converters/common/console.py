@@ -21,9 +21,12 @@ def say(message: str) -> None:
 
 
 def run_main(main: Callable[[list[str] | None], int | None]) -> NoReturn:
-    """Run a command's ``main`` and leave with its exit code; errors become one line on stderr."""
+    """Run a command's ``main`` and leave with its exit code; errors become one line on stderr.
+
+    ``--version`` alone is answered here, so that every command knows it.
+    """
     try:
-        code = main(None) or 0
+        code = _print_version() if sys.argv[1:] == ["--version"] else main(None) or 0
         sys.stdout.flush()
     except UserError as error:
         say(f"error: {error}")
@@ -36,6 +39,13 @@ def run_main(main: Callable[[list[str] | None], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def _print_version() -> int:
+    from importlib import metadata
+
+    print(f"twinlora {metadata.version('twinlora')}")
+    return 0
 
 
 def display_width(text: str) -> int:

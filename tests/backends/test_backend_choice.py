@@ -105,6 +105,7 @@ HELP = {
 }
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("command", HELP)
 def test_help_names_the_backend_and_imports_no_framework(command):
     module, *rest = command.split()

@@ -68,6 +68,7 @@ def test_a_log_that_was_cut_short_is_read_up_to_there(tmp_path):
     assert read_log(log) == [{"step": 1}, {"step": 2}]
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("command", [[], ["train"], ["plan"], ["doctor"], ["generate"], ["chat"]])
 def test_help_loads_nothing_heavy(command):
     code = (
