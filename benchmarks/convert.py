@@ -74,7 +74,7 @@ def plain(raw: Path, out: Path, rows: int) -> None:
     import numpy as np
 
     from converters.pipeline import sampling as sample
-    from converters.pipeline.options import PROPORTIONAL
+    from converters.pipeline.output import PROPORTIONAL
 
     kinds = np.array([KINDS.index(problem.kind) for problem in right], dtype=np.uint8)
     available = {kind: int((kinds == KINDS.index(kind)).sum()) for kind in CHINESE}

@@ -18,7 +18,7 @@ from backends.generation.types import Limits
 from converters.arithmetic.steps.digits import ANSWER
 from converters.common.console import format_table, say
 from converters.text.conversation import Turn
-from converters.tiny.__main__ import CHINESE, numbers_row
+from converters.tiny.corpus import CHINESE, numbers_row
 from converters.tiny.drills import SKILLS, drill, surrounded
 from mindrecord.tokens.encode import encode_prompts
 

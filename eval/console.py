@@ -30,10 +30,10 @@ MODULES = {
 GROUPS = {
     "convert": {
         "arithmetic": ("converters.arithmetic.__main__", "arithmetic problems with checked, worked steps"),
-        "glue": ("converters.glue", "RTE, MNLI, QQP, CoLA and their like"),
-        "webqa": ("converters.webqa", "WebQA: Chinese questions on evidence"),
+        "glue": ("converters.glue.__main__", "RTE, MNLI, QQP, CoLA and their like"),
+        "webqa": ("converters.webqa.__main__", "WebQA: Chinese questions on evidence"),
         "novel": ("converters.novel.__main__", "passages of a novel, continued or retold"),
-        "alpaca": ("converters.alpaca", "Alpaca and ShareGPT files as LLaMA-Factory describes them"),
+        "alpaca": ("converters.alpaca.__main__", "Alpaca and ShareGPT files as LLaMA-Factory describes them"),
         "tiny": ("converters.tiny.__main__", "the small base's corpus, tokenizer and reading set"),
     },
     "eval": {

@@ -33,9 +33,9 @@ from documentation import (
 )
 
 from backends.recipe.load import load_recipe
+from converters.arithmetic import synthesize
 from converters.arithmetic.problems import CHINESE, parse, solution_text
 from converters.arithmetic.steps import get_style
-from converters.arithmetic.synthesize import synthesize
 
 LIMITS = ["--limit", "4", "--max-new-tokens", "8", "--device", "cpu"]
 BASE = str(ROOT / "models/tiny")

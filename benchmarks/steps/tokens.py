@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from converters.arithmetic.problems import Problem, parse, problem_text, solution_text
 from converters.arithmetic.steps import CELLS, SPACED, choose_style, get_style, precision_names, style_names
-from converters.arithmetic.synthesize import DRAWS
+from converters.arithmetic.synthesis import DRAWS
 from converters.common.console import format_table, run_main, say
 from converters.common.errors import UsageError
 from converters.common.files import write_json

@@ -1,1 +1,108 @@
-"""Arithmetic problems: raw rows to deduplicated, checked, worked and sampled conversations."""
+"""Arithmetic problems: raw rows to deduplicated, checked, worked and sampled conversations.
+
+``python -m converters.arithmetic`` on the command line; ``synthesize``, ``convert`` and ``report`` from Python::
+
+    from converters.arithmetic import OutputOptions, convert, synthesize
+
+    synthesize("raw.jsonl", rows=20_000, seed=1)
+    print(convert("raw.jsonl", OutputOptions("train.jsonl", rows=512, holdout=16, holdout_out="test.jsonl")).table())
+
+What is heavy is imported when a function is called: Polars starts threads, and worker processes are forked before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converters.pipeline.output import OutputOptions
+
+if TYPE_CHECKING:
+    from converters.arithmetic.reports import Report, SurveyReport
+    from converters.tokenizers.segments import TokenLimit
+
+__all__ = ["OutputOptions", "convert", "report", "synthesize"]
+
+CONTEST_ROWS = 809_993
+"""Rows of the contest's file, English ones included."""
+
+
+def synthesize(out: str | Path, rows: int = CONTEST_ROWS, seed: int = 0) -> dict[str, int]:
+    """Write raw rows like the contest's as JSONL; the same seed gives the same bytes.
+
+    Args:
+        out: the file to write.
+        rows: how many.
+        seed: of all that is drawn.
+
+    Returns:
+        The number of Chinese and of English rows.
+
+    Raises:
+        UsageError: fewer than one row, or a negative seed.
+    """
+    from converters.arithmetic import synthesis
+
+    return synthesis.write_rows(out, rows, seed)
+
+
+def report(raw: str | Path) -> SurveyReport:
+    """Say what a raw file holds: rows, rejected, duplicates, conflicts, and the share of each kind.
+
+    Args:
+        raw: JSONL or a JSON array, gzip too; ``-`` is stdin.
+
+    Raises:
+        UsageError: there is no such file, or nothing is in it.
+    """
+    from converters.arithmetic.reports import survey_report
+    from converters.arithmetic.survey import survey
+    from converters.pipeline.rows import Rejected
+    from converters.pipeline.source import open_source
+
+    rejected = Rejected()
+    with open_source(str(raw)) as source:
+        return survey_report(source, survey(source, rejected), rejected)
+
+
+def convert(
+    raw: str | Path,
+    output: OutputOptions,
+    *,
+    steps: str = "worked",
+    precision: str | None = None,
+    digits: str = "plain",
+    limit: TokenLimit | None = None,
+    keep_english: bool = False,
+) -> Report:
+    """Convert raw rows: reject what is broken or wrong, deduplicate, sample, write the steps.
+
+    Args:
+        raw: JSONL or a JSON array, gzip too; ``-`` is stdin.
+        output: how rows are chosen and written; beside the output go its report and the rejected rows.
+        steps: style of the answers, a module of ``converters.arithmetic.steps``.
+        precision: digits that answers are worked out to; None for the style's own.
+        digits: how the digits of columns stand: ``plain``, ``cells`` or ``spaced``.
+        limit: the longest training row; longer ones are shortened, or else left out and counted.
+        keep_english: write English rows too.
+
+    Raises:
+        UsageError: the options cannot be meant, or there is no such file.
+        UserError: too many rows are rejected, or there are fewer than asked for; only the rejected rows are written.
+    """
+    from converters.arithmetic.records import record_workers
+    from converters.arithmetic.steps import choose_style
+    from converters.common.files import write_json
+    from converters.pipeline.source import open_source
+
+    output.check_input(str(raw))
+    style = choose_style(steps, precision, digits)
+    if limit is not None:
+        limit.open()
+    with record_workers() as make:
+        from converters.arithmetic.conversion import Conversion
+
+        with open_source(str(raw)) as source:
+            done = Conversion(source, output, style, limit, keep_english, make).run()
+    write_json(output.report_out, done.as_json())
+    return done

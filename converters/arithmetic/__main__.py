@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converters.arithmetic import CONTEST_ROWS, convert, report, synthesize
 from converters.arithmetic.problems import KINDS
 from converters.arithmetic.records import FORMATS
-from converters.arithmetic.steps import DEFAULT, DIGITS, PLAIN, choose_style, style_names
+from converters.arithmetic.steps import DEFAULT, DIGITS, PLAIN, style_names
 from converters.arithmetic.steps.precision import PRECISIONS
-from converters.arithmetic.workers import record_workers
 from converters.common.console import run_main, say
 from converters.common.errors import UsageError
-from converters.pipeline.options import add_output_arguments, check_output_arguments, output_options
+from converters.pipeline.cli import add_output_arguments, converter_parser, output_options_from
 from converters.text.template import template_names
 
 if TYPE_CHECKING:
@@ -29,40 +29,35 @@ EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m converters.arithmetic",
-        description="Turn raw arithmetic rows into deduplicated, checked, worked and sampled conversations.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Turn raw arithmetic rows into deduplicated, checked, worked and sampled conversations."
+    parser = converter_parser("arithmetic", description, EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_synthesize(commands.add_parser("synthesize", help="write raw rows like the contest's"))
-    add_convert(commands.add_parser("convert", help="convert raw rows"))
-    add_report(commands.add_parser("report", help="say what a raw file holds, by kind"))
+    _add_synthesize(commands.add_parser("synthesize", help="write raw rows like the contest's"))
+    _add_convert(commands.add_parser("convert", help="convert raw rows"))
+    _add_report(commands.add_parser("report", help="say what a raw file holds, by kind"))
     return parser
 
 
-def add_synthesize(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``synthesize``."""
+def _add_synthesize(parser: argparse.ArgumentParser) -> None:
     parser.description = "Write raw rows with the contest's sentences, ranges, number formats, mix and duplicates."
     parser.epilog = "example: python -m converters.arithmetic synthesize -o raw.jsonl --rows 20000 --seed 1"
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="JSONL file to write")
-    parser.add_argument("--rows", type=int, default=809_993, metavar="INT", help="rows (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=CONTEST_ROWS, metavar="INT", help="rows (default: %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="INT", help="same seed, same bytes (default: %(default)s)"
     )
+    parser.set_defaults(run=_synthesize)
 
 
-def add_report(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``report``."""
+def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.description = "Say what a raw file holds: rows, rejected, duplicates, conflicts, and the share of each kind."
     parser.epilog = "example: python -m converters.arithmetic report train.json --json report.json"
     parser.add_argument("raw", metavar="RAW", help="raw rows: JSONL or a JSON array, .gz too, - for stdin")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.set_defaults(run=_report)
 
 
-def add_convert(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``convert``."""
+def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Convert raw rows: reject what is broken or wrong, deduplicate, sample, write the steps. OUT.report.json has "
         "the figures and hashes, OUT.rejected.jsonl the rejected rows with line number and reason."
@@ -92,7 +87,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
         help="for tokenizers that take several digits as one token: cells has a space between the columns of products, "
         "spaced one between any two digits (default: %(default)s)",
     )
-    add_output_arguments(parser, formats=FORMATS, kind="eq solve")
+    add_output_arguments(parser, formats=FORMATS, layout="jsonl", kind="eq solve")
     parser.add_argument(
         "--max-tokens",
         type=int,
@@ -107,58 +102,38 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
         "--template", choices=template_names(), default="vicuna", help="for --max-tokens (default: %(default)s)"
     )
     parser.add_argument("--keep-english", action="store_true", help="keep English rows (default: drop and count them)")
+    parser.set_defaults(run=_convert)
 
 
-def run_synthesize(args: argparse.Namespace) -> None:
-    """Write raw rows."""
-    if args.rows < 1 or args.seed < 0:
-        raise UsageError("--rows must be at least 1 and --seed at least 0")
-    from converters.arithmetic.synthesize import synthesize
-
+def _synthesize(args: argparse.Namespace) -> None:
     counts = synthesize(args.out, args.rows, args.seed)
     say(f"{args.out}: {counts['chinese']:,} Chinese and {counts['english']:,} English rows, seed {args.seed}")
 
 
-def run_report(args: argparse.Namespace) -> None:
-    """Print a raw file's report."""
-    from converters.arithmetic.report import survey_report, table
-    from converters.arithmetic.scan import Rejected
-    from converters.arithmetic.survey import survey
-    from converters.common.files import write_json
-    from converters.common.source import open_source
-
-    with open_source(args.raw) as source:
-        rejected = Rejected()
-        report = survey_report(source, survey(source, rejected), rejected)
+def _report(args: argparse.Namespace) -> None:
+    found = report(args.raw)
     if args.json:
-        write_json(args.json, report)
-    print(table(report))
-
-
-def run_convert(args: argparse.Namespace) -> None:
-    """Convert, and print the report."""
-    check_output_arguments(args, args.raw)
-    style, limit = choose_style(args.steps, args.precision, args.digits), length_limit(args)
-    with record_workers() as make:
-        from converters.arithmetic.conversion import Options, convert
-        from converters.arithmetic.report import convert_report, table
         from converters.common.files import write_json
-        from converters.common.source import open_source
 
-        options = Options(
-            **output_options(args, KINDS),
-            style=style,
-            limit=limit,
-            keep_english=args.keep_english,
-        )
-        with open_source(args.raw) as source:
-            report = convert_report(source, options, convert(source, options, make))
-        write_json(options.report_out, report)
-    say(table(report))
+        write_json(args.json, found.as_json())
+    print(found.table())
 
 
-def length_limit(args: argparse.Namespace) -> TokenLimit | None:
-    """The longest row allowed; its tokenizer is opened, so that the workers are forked with it.
+def _convert(args: argparse.Namespace) -> None:
+    done = convert(
+        args.raw,
+        output_options_from(args, KINDS),
+        steps=args.steps,
+        precision=args.precision,
+        digits=args.digits,
+        limit=token_limit_from(args),
+        keep_english=args.keep_english,
+    )
+    say(done.table())
+
+
+def token_limit_from(args: argparse.Namespace) -> TokenLimit | None:
+    """The longest row allowed.
 
     Raises:
         UsageError: half of what is needed is missing.
@@ -171,15 +146,13 @@ def length_limit(args: argparse.Namespace) -> TokenLimit | None:
         raise UsageError("--max-tokens must be at least 1")
     from converters.tokenizers.segments import TokenLimit
 
-    limit = TokenLimit(args.max_tokens, args.tokenizer, args.template)
-    limit.open()
-    return limit
+    return TokenLimit(args.max_tokens, args.tokenizer, args.template)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command."""
     args = build_parser().parse_args(argv)
-    {"synthesize": run_synthesize, "convert": run_convert, "report": run_report}[args.command](args)
+    args.run(args)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Read and check canonical lines by the ten thousand, in Polars: the quick way to say yes.
+"""Read and check canonical lines by the ten thousand, in Polars: the quick way to accept.
 
 A line passes if it is ``{"problem": "…", "solution": "…"}`` with the sentence of a known kind, and its solution
 agrees with the value computed in floats to ``DIGITS`` significant digits; or if it is English with a boxed answer.
 Passing is all that this module decides. Every line that does not pass (other key order, unusual escapes, rounded
-solutions, errors of every sort) is left to ``kinds``, which alone may refuse a row.
+solutions, errors of every sort) is left to ``problems.check``, which alone may refuse a row.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _direct() -> pl.Expr:
 
 
 @dataclass(frozen=True)
-class _Quick:
+class _BulkPattern:
     """How one kind is found: see ``find``."""
 
     start: str
@@ -83,7 +83,7 @@ class _Quick:
 _LOWEST_TERMS = [f"{p}/{q}={p // math.gcd(p, q)}/{q // math.gcd(p, q)}" for q in range(2, 100) for p in range(1, q)]
 
 _KINDS = {
-    "direct computation": _Quick(
+    "direct computation": _BulkPattern(
         "计算",
         "等于",
         rf"计算 (?<said>(?<a>{_DECIMAL}) (?<o>[-+*/]) (?<b>{_DECIMAL})) 等于多少？",
@@ -91,14 +91,14 @@ _KINDS = {
         _direct(),
         echoed=pl.col("said") == pl.col("again"),
     ),
-    "eq solve": _Quick(
+    "eq solve": _BulkPattern(
         "解方",
         "方程",
         rf"解方程 (?<a>{_INTEGER})x \+ (?<b>{_INTEGER}) = 0",
         rf"方程的解为：{_VALUE}",
         _near(-_B / _A),
     ),
-    "mean computation": _Quick(
+    "mean computation": _BulkPattern(
         "求以",
         "平均值",
         rf"求以下数据的平均值：\[(?<items>{_INTEGER}(?:, {_INTEGER})*)\]",
@@ -106,7 +106,7 @@ _KINDS = {
         _near(pl.col("items").str.split(", ").cast(pl.List(pl.Float64)).list.mean()),
         numbers=("v",),
     ),
-    "fraction simplify": _Quick(
+    "fraction simplify": _BulkPattern(
         "将分",
         "分数",
         r"将分数 (?<a>[0-9]+/[0-9]+) 进行简化。",
@@ -114,28 +114,28 @@ _KINDS = {
         pl.concat_str("a", "b", separator="=").is_in(_LOWEST_TERMS),
         numbers=(),
     ),
-    "mass computation": _Quick(
+    "mass computation": _BulkPattern(
         "某物",
         "质量",
         r"某物体的密度为 (?<a>[0-9]+) 克/立方厘米，体积为 (?<b>[0-9]+) 立方厘米，请计算该物体的质量。",
         rf"{_VALUE} 克",
         _near(_A * _B),
     ),
-    "discount percentage": _Quick(
+    "discount percentage": _BulkPattern(
         "商品",
         "折扣",
         r"商品原价为 (?<a>[0-9]+) 元，打折后的价格为 (?<b>[0-9]+) 元，请计算打折的折扣比例。",
         _VALUE,
         _near((_A - _B) / _A * 100),
     ),
-    "area computation": _Quick(
+    "area computation": _BulkPattern(
         "一个",
         "面积",
         r"一个长方形的长为 (?<a>[0-9]+) 厘米，宽为 (?<b>[0-9]+) 厘米，请计算其面积。",
         rf"面积为 {_VALUE} 平方厘米",
         _near(_A * _B),
     ),
-    "sqrt computation": _Quick(
+    "sqrt computation": _BulkPattern(
         "计算",
         "平方根",
         rf"计算 (?<a>{_DECIMAL}) 的平方根？",
@@ -144,7 +144,7 @@ _KINDS = {
         numbers=("a", "v"),
         echoed=pl.col("a") == pl.col("a2"),
     ),
-    "power computation": _Quick(
+    "power computation": _BulkPattern(
         "计算",
         "次方",
         rf"计算 (?<a>{_DECIMAL}) 的 (?<b>[0-9]+) 次方？",
@@ -152,14 +152,14 @@ _KINDS = {
         _near(_A.pow(_B)),
         echoed=(pl.col("a") == pl.col("a2")) & (pl.col("b") == pl.col("b2")),
     ),
-    "sales revenue": _Quick(
+    "sales revenue": _BulkPattern(
         "去年",
         "销售额",
         r"去年销售额为 (?<a>[0-9]+) 万元，今年销售额增加了 (?<b>[0-9]+)%，请计算今年的销售额。",
         _VALUE,
         _near(_A + _A * _B / 100),
     ),
-    "function computation": _Quick(
+    "function computation": _BulkPattern(
         "当 ",
         "函数",
         rf"当 x = (?<x>{_DECIMAL}) 时，求函数 y = (?<a>{_INTEGER})x\^(?<b>[0-9]+) 的值",
@@ -172,7 +172,7 @@ _KINDS = {
 
 # JSON's escapes but for \\b and \\f, which could be taken for the beginning of \\boxed and \\fbox
 _ESCAPE = r'\\["\\nrt]'
-_ENGLISH = _Quick(
+_ENGLISH = _BulkPattern(
     "",
     "",
     rf'(?:[^"\\\x00-\x1f\x{{4e00}}-\x{{9fff}}]|{_ESCAPE})*',
@@ -182,7 +182,7 @@ _ENGLISH = _Quick(
 )
 
 
-def quick_check(texts: pl.Series) -> pl.DataFrame:
+def accepted_lines(texts: pl.Series) -> pl.DataFrame:
     """Find the lines that pass: columns as in FOUND, where ``place`` counts from 0."""
     if not len(texts):
         return pl.DataFrame(schema=FOUND)
@@ -190,12 +190,12 @@ def quick_check(texts: pl.Series) -> pl.DataFrame:
         texts = texts.str.replace(COMPACT_HEAD, HEAD, literal=True).str.replace(COMPACT_MIDDLE, MIDDLE, literal=True)
     lines = pl.DataFrame({"text": texts}).with_row_index("place")
     starts = texts.str.slice(len(HEAD), 2)
-    groups = {start: lines.filter(starts == start) for start in {quick.start for quick in _KINDS.values()}}
-    shared = Counter(quick.start for quick in _KINDS.values())
+    groups = {start: lines.filter(starts == start) for start in {pattern.start for pattern in _KINDS.values()}}
+    shared = Counter(pattern.start for pattern in _KINDS.values())
     found = [_ENGLISH.find(ENGLISH, lines.filter(~starts.is_in(list(groups))).lazy())]
-    for kind, quick in _KINDS.items():
-        group = groups[quick.start].lazy()
-        if shared[quick.start] > 1:
-            group = group.filter(pl.col("text").str.contains(quick.word, literal=True))
-        found.append(quick.find(kind, group))
+    for kind, pattern in _KINDS.items():
+        group = groups[pattern.start].lazy()
+        if shared[pattern.start] > 1:
+            group = group.filter(pl.col("text").str.contains(pattern.word, literal=True))
+        found.append(pattern.find(kind, group))
     return pl.concat(pl.collect_all(found))

@@ -1,35 +1,51 @@
 """One line of the raw file to one record of the output: parse, check exactly, write the steps, lay out as JSON.
 
-Nothing here imports more than the standard library: worker processes do this work.
+Worker processes do this side by side, so that nothing here imports more than the standard library. They are forked
+before anything starts threads (Polars does at its import), so that there is no lock to inherit. Where forking is not
+possible, or there is one core, the records are made in this process: the same bytes, later.
 """
 
 from __future__ import annotations
 
-import json
+import gc
+import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from json.encoder import encode_basestring as quoted
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from converters.arithmetic.problems import ENGLISH, Problem, StepError, check, parse
-from converters.arithmetic.steps import Style, get_style
-from converters.common.rejected import RowError
-from converters.pipeline import row_writer as rowfile
-from converters.pipeline.row_writer import record_tail
+from converters.arithmetic.steps import Style, get_style, style_names
+from converters.common.reader import MalformedRow, decode_line, parse_json
+from converters.pipeline import output
+from converters.pipeline.output import record_tail
+from converters.pipeline.rows import RowError
 
 if TYPE_CHECKING:
     from converters.tokenizers.segments import TokenLimit
 
-FORMATS = (*rowfile.FORMATS, "problems")
+FORMATS = (*output.FORMATS, "problems")
 LINE_BYTES = 256
 """Enough for most lines; a longer one is read again. (A mapping is quicker, but counts the file in every process.)"""
 NOT_UTF8 = "\0"
 """Begins a line whose bytes were not UTF-8; no JSON does."""
+TOO_LONG = 255
+"""In place of a step of shortening: the row is too long in every precision."""
+MOST_WORKERS = 8
 
+_CANONICAL = ("{", "problem", ": ", ", ", "solution", ": ", "}")
+"""What stands between the quotes of a line as ``json.dumps`` writes it, but for the two texts."""
 
-_PLAIN = ("{", "problem", ": ", ", ", "solution", ": ", "}")
+T = TypeVar("T")
 
 
 def read_lines(path: Path, offsets: Iterable[int]) -> Iterator[str]:
@@ -44,7 +60,7 @@ def read_lines(path: Path, offsets: Iterable[int]) -> Iterator[str]:
                 if end >= 0 or len(data) < size:
                     break
                 size *= 8
-            yield (data[:end] if end >= 0 else data).decode().removesuffix("\r")
+            yield decode_line(data[:end] if end >= 0 else data)
     finally:
         os.close(file)
 
@@ -59,14 +75,14 @@ def read_row(text: str) -> tuple[str, str]:
     # with eight quotes in these places, no escape and no control character, a line means what it shows
     if len(parts) == 9 and "\\" not in text and text.isprintable():
         opening, first, colon, problem, comma, second, colon2, solution, closing = parts
-        if (opening, first, colon, comma, second, colon2, closing) == _PLAIN:
+        if (opening, first, colon, comma, second, colon2, closing) == _CANONICAL:
             return problem, solution
     if text.startswith(NOT_UTF8):
         raise RowError("broken line", "not UTF-8", text[1:])
     try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RowError("broken line", f"not JSON: {error}", text) from error
+        row = parse_json(text)
+    except MalformedRow as error:
+        raise RowError("broken line", str(error), text) from None
     if not isinstance(row, dict):
         raise RowError("not an object", f"found {type(row).__name__}, expected problem and solution", text)
     missing = [key for key in ("problem", "solution") if key not in row]
@@ -76,10 +92,6 @@ def read_row(text: str) -> tuple[str, str]:
     for key, value in (("problem", problem), ("solution", solution)):
         if not isinstance(value, str):
             raise RowError("not a string", f"{key} is {type(value).__name__}", text)
-    try:
-        (problem + solution).encode()
-    except UnicodeEncodeError as error:
-        raise RowError("broken line", "half of a surrogate pair", text) from error
     return problem, solution
 
 
@@ -106,10 +118,6 @@ class Writing:
     style: Style
     layout: str
     limit: TokenLimit | None = None
-
-
-TOO_LONG = 255
-"""In place of a step of shortening: the row is too long in every precision."""
 
 
 @dataclass
@@ -150,11 +158,11 @@ def _shorten(
     answers: dict[int, tuple[Problem, str]], style: Style, limit: TokenLimit, shortened: dict[int, int]
 ) -> None:
     """Write rows that are too long to the next shorter precision, and take out what is too long in all of them."""
-    asked = list(answers)
+    too_long = list(answers)
     for step, shorter in enumerate([*style.shortened()[1:], None], start=1):
-        lengths = limit.lengths([(answers[index][0].problem, answers[index][1]) for index in asked])
-        asked = [index for index, length in zip(asked, lengths, strict=True) if length > limit.tokens]
-        for index in asked:
+        lengths = limit.lengths([(answers[index][0].problem, answers[index][1]) for index in too_long])
+        too_long = [index for index, length in zip(too_long, lengths, strict=True) if length > limit.tokens]
+        for index in too_long:
             row = answers[index][0]
             if shorter is None:
                 shortened[index] = TOO_LONG
@@ -174,3 +182,51 @@ def _tail(layout: str, problem: str, answer: str) -> str:
     if layout == "problems":
         return f'"problem": {quoted(problem)}, "solution": {quoted(answer)}}}'
     return record_tail(layout, problem, answer)
+
+
+class MakeRecords(Protocol):
+    """How to write, file and chunks of line offsets to chunks of record tails, in order."""
+
+    def __call__(self, writing: Writing, path: Path, chunks: Iterable[list[int]], /) -> Iterator[Tails]:
+        """Make the records of each chunk."""
+
+
+def make_here(writing: Writing, path: Path, chunks: Iterable[list[int]]) -> Iterator[Tails]:
+    """Make the records in this process."""
+    return (record_tails(writing, path, offsets) for offsets in chunks)
+
+
+@contextmanager
+def record_workers() -> Iterator[MakeRecords]:
+    """Start the workers, one a core; call before importing Polars."""
+    cores = min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    if cores < 2 or threading.active_count() > 1 or "fork" not in multiprocessing.get_all_start_methods():
+        yield make_here
+        return
+    style_names()  # imports every style once, before the fork
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(cores, mp_context=context, initializer=_prepare) as executor:
+        executor.submit(os.getpid).result()  # the first job starts all workers
+
+        def make(writing: Writing, path: Path, chunks: Iterable[list[int]]) -> Iterator[Tails]:
+            jobs = (partial(executor.submit, record_tails, writing, path, offsets) for offsets in chunks)
+            return in_order(jobs, 2 * cores)
+
+        yield make
+
+
+def in_order(jobs: Iterable[Callable[[], Future[T]]], most: int) -> Iterator[T]:
+    """Start jobs, at most ``most`` at a time, and yield their results in order."""
+    pending, started = iter(jobs), deque[Future[T]]()
+    started.extend(job() for job in islice(pending, most))
+    while started:
+        result = started.popleft().result()
+        started.extend(job() for job in islice(pending, 1))
+        yield result
+
+
+def _prepare() -> None:
+    # Ctrl-C reaches the whole process group; the parent alone answers it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # records hold no cycles, and looking for some takes a tenth of the time
+    gc.disable()

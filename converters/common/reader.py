@@ -13,6 +13,7 @@ import gzip
 import io
 import json
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LONGEST_SHOWN = 80
+_SPACE = re.compile(r"\s*")
 
 
 class MalformedRow(UserError):
@@ -48,8 +50,24 @@ def decode_line(data: bytes) -> str:
         raise MalformedRow(f"not UTF-8 ({byte}); convert the file first: iconv -f {_guess(data)} -t UTF-8") from None
 
 
-def parse_json(text: str) -> Any:
+def decode_text(data: bytes) -> str:
+    r"""Decode a whole file as UTF-8; line ends become ``\n``.
+
+    Raises:
+        MalformedRow: a line is not UTF-8.
+    """
+    return "\n".join(decode_line(line) for line in data.split(b"\n"))
+
+
+def parse_json(text: str, *, allow_surrogates: bool = False) -> Any:
     """Parse one JSON value and refuse what other programs would read differently.
+
+    Args:
+        text: the value as JSON.
+        allow_surrogates: let halves of surrogate pairs pass, for a caller that refuses them text by text.
+
+    Returns:
+        The value.
 
     Raises:
         MalformedRow: it is not JSON, a key stands twice in one object, a number has too many digits, it is nested too
@@ -65,7 +83,7 @@ def parse_json(text: str) -> Any:
     except ValueError as error:  # int() of thousands of digits
         raise MalformedRow(f"not JSON that can be read ({error})".split(";")[0].rstrip(")") + ")") from None
     # only an escape can bring half of a pair in, since the text itself was decoded from UTF-8
-    if "\\ud" in text or "\\uD" in text:
+    if not allow_surrogates and ("\\ud" in text or "\\uD" in text):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
@@ -172,15 +190,20 @@ def read_log(path: Path) -> tuple[list[tuple[int, Any]], int]:
 
 
 @contextmanager
-def open_bytes(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def open_bytes(path: str | os.PathLike[str], shown: str | None = None) -> Iterator[IO[bytes]]:
     """Open a file as bytes: gzip is unpacked, a byte-order mark is taken off, ``-`` is stdin.
+
+    Args:
+        path: the file.
+        shown: what errors call it; by default its path.
 
     Raises:
         UsageError: there is no such file.
         UserError: it cannot be read, its gzip data are damaged (said when they are met), or it is UTF-16.
     """
+    shown = shown or str(path)
     if str(path) != "-" and not Path(path).is_file():
-        raise UsageError(f"{path}: {'a directory, not a file' if Path(path).is_dir() else 'no such file'}")
+        raise UsageError(f"{shown}: {'a directory, not a file' if Path(path).is_dir() else 'no such file'}")
     try:
         source: Any = nullcontext(sys.stdin.buffer) if str(path) == "-" else open(path, "rb")  # noqa: SIM115
         with source as raw:
@@ -188,23 +211,65 @@ def open_bytes(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             handle: Any = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
             head = handle.peek(len(BOM))[: len(BOM)]
             if head.startswith(UTF16_MARKS):
-                raise UserError(f"{path}: UTF-16, not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8")
+                raise UserError(f"{shown}: UTF-16, not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8")
             if head == BOM:
                 handle.read(len(BOM))
             yield handle
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged gzip data ({error}); fetch or pack it again") from error
+        raise UserError(f"{shown}: damaged gzip data ({error}); fetch or pack it again") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{shown}: cannot be read ({error.strerror or error})") from error
+
+
+def array_elements(text: str) -> Iterator[str]:
+    """Yield each element of a JSON array as JSON on one line, however it is to be judged by itself.
+
+    For an array that cannot be parsed as a whole: a fault in one element is then that element's alone.
+
+    Raises:
+        MalformedRow: where one element ends cannot be told.
+    """
+    decoder = json.JSONDecoder(parse_int=str)  # too many digits are the element's fault, not the array's
+    place, separator = text.index("["), ","
+    try:
+        while separator == ",":
+            start = _after_space(text, place + 1)
+            _, end = decoder.raw_decode(text, start)
+            yield text[start:end].replace("\n", " ")
+            place = _after_space(text, end)
+            separator = text[place : place + 1]
+        if separator != "]" or text[place + 1 :].strip():
+            raise ValueError(f"',' or ']' is expected after {_shown(text[start:end])}")
+    except json.JSONDecodeError as error:
+        reason = f"not JSON ({error.msg} at line {error.lineno} column {error.colno})"
+    except RecursionError:
+        reason = "brackets are nested too deeply"
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return
+    raise MalformedRow(f"starts as a JSON array but is not one: {reason}")
+
+
+def _after_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    return found.end() if found else place
 
 
 def _array_rows(path: str | os.PathLike[str], data: bytes) -> Iterator[tuple[int, Any]]:
     with _at(path):
-        try:
-            values = parse_json("\n".join(decode_line(line) for line in data.split(b"\n")))
-        except MalformedRow as error:
-            raise MalformedRow(f"starts as a JSON array but is not one: {error}") from None
-    yield from enumerate(values, start=1)
+        text = decode_text(data)
+    try:
+        values = parse_json(text)
+    except MalformedRow:
+        with _at(path):
+            elements = list(array_elements(text))
+        for number, element in enumerate(elements, start=1):
+            with _at(path, number):
+                value = parse_json(element)
+            yield number, value
+    else:
+        yield from enumerate(values, start=1)
 
 
 @contextmanager

@@ -1,1 +1,5 @@
-"""A novel as rows to continue, cut from its text or written by a model: ``python -m converters.novel``."""
+"""A novel as rows to continue: ``python -m converters.novel``, or ``convert`` from Python."""
+
+from converters.novel.rows import convert
+
+__all__ = ["convert"]

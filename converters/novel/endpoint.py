@@ -1,30 +1,29 @@
-"""Ask a model behind an OpenAI-compatible endpoint: retries with backoff, several questions at a time, tokens counted.
+"""Ask a model behind an OpenAI-compatible endpoint: several questions at a time, faults waited out, tokens counted.
 
-The standard library's HTTP is enough: one POST a question, a handful at a time. Answers may come whole or, as from
-``transformers serve``, always as a stream of events.
+The connection, its time-outs and the reading of streams are the ``openai`` client's. What it cannot know is done here:
+an answer that came whole may still be none, which is a fault like a server's, and the tries are shared by both.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import random
 import threading
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from http.client import HTTPException
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 
+if TYPE_CHECKING:
+    import openai
+
 LONGEST_WAIT = 60.0
-_PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
-"""HTTP states that another try may mend."""
+_PASSING = (408, 409, 425, 429)
+"""HTTP states beside the server's own faults (from 500 on) that another try may mend."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,13 +76,6 @@ class Usage:
         return f"{told} in {self.requests:,} requests{again}{untold}"
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the key to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 @dataclass
 class Endpoint:
     """One server and model.
@@ -115,13 +107,11 @@ class Endpoint:
             raise UsageError(f"{self.url!r} is no URL of an endpoint, such as http://localhost:8000/v1")
         if parts.username or parts.password:
             raise UsageError(f"a key does not belong in the URL; set {self.key_names[0]}")
-        if not parts.path.rstrip("/").endswith("/chat/completions"):
-            self.url = self.url.rstrip("/") + "/chat/completions"
-        self._key = next((os.environ[name] for name in self.key_names if os.environ.get(name)), None)
-        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-        if self._key and parts.scheme == "http" and not local:
+        self.url = self.url.rstrip("/").removesuffix("/chat/completions")
+        key = next((os.environ[name] for name in self.key_names if os.environ.get(name)), "")
+        if key and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
             say(f"warning: the key goes to {parts.hostname} unencrypted; use https")
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._client = _client(self.url, key, self.timeout)
         self._lock = threading.Lock()
         self.stop = threading.Event()
 
@@ -143,81 +133,112 @@ class Endpoint:
         raise AssertionError("no try was made")
 
     def _once(self, prompt: str) -> Reply:
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "stream": False,
-        }
-        headers = {"Content-Type": "application/json", "User-Agent": "twinlora"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
+        import openai
+
         self._count(requests=1)
         try:
-            with self._opener.open(request, timeout=self.timeout) as response:
-                stream = "text/event-stream" in response.headers.get("Content-Type", "")
-                # a stream may break off; reading it all first keeps half an answer from looking whole
-                data = response.read()
-        except urllib.error.HTTPError as error:
+            response = self._client.chat.completions.with_raw_response.create(
+                model=self.model,
+                messages=[{"role": "user", "content": prompt}],
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                stream=False,
+            )
+        except openai.APIStatusError as error:
             raise self._refused(error) from None
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            raise _PassingError(str(reason) or type(error).__name__) from None
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise _PassingError(str(cause) or type(cause).__name__) from None
         try:
-            return self._from_stream(data) if stream else self._from_json(json.loads(data))
+            if "text/event-stream" in response.headers.get("content-type", ""):
+                return self._from_stream(response.http_response)
+            return self._from_completion(response.parse())
+        except openai.APIError as error:
+            raise _PassingError(f"the server says {str(error.body or error)[:200]}") from None
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            shown = data[:120].decode(errors="replace")
+            shown = response.content[:120].decode(errors="replace")
             raise _PassingError(f"an answer that is no chat completion: {shown!r}") from None
 
-    def _refused(self, error: urllib.error.HTTPError) -> Exception:
-        detail = " ".join(error.read(2_000).decode(errors="replace").split())[:200]
-        message = f"HTTP {error.code} {error.reason}{': ' if detail else ''}{detail}"
-        if error.code in _PASSING:
-            asked = error.headers.get("Retry-After", "")
-            return _PassingError(message, float(asked) if asked.isdecimal() else None)
-        hint = f"; set {' or '.join(self.key_names)}" if error.code in (401, 403) else ""
+    def _refused(self, error: openai.APIStatusError) -> Exception:
+        response = error.response
+        detail = " ".join(response.text[:2_000].split())[:200]
+        message = f"HTTP {response.status_code} {response.reason_phrase}{': ' if detail else ''}{detail}"
+        if response.status_code in _PASSING or response.status_code >= 500:
+            wished = response.headers.get("retry-after", "")
+            return _PassingError(message, float(wished) if wished.isdecimal() else None)
+        hint = f"; set {' or '.join(self.key_names)}" if response.status_code in (401, 403) else ""
         return EndpointError(f"{self.url}: {message}{hint}")
 
-    def _from_json(self, answer: Any) -> Reply:
-        choice = answer["choices"][0]
-        text = choice["message"]["content"]
+    def _from_completion(self, answer: Any) -> Reply:
+        choice = answer.choices[0]
+        text = choice.message.content
         if not isinstance(text, str):
             raise TypeError
-        self._count_tokens(answer.get("usage"))
-        return Reply(text, choice.get("finish_reason") == "length")
+        self._count_tokens(answer.usage)
+        return Reply(text, choice.finish_reason == "length")
 
-    def _from_stream(self, data: bytes) -> Reply:
+    def _from_stream(self, response: Any) -> Reply:
+        """Read a stream from a server that sends one whether it is asked for or not, as ``transformers serve`` does.
+
+        It is here whole already, so that a stream that broke off cannot look like an answer.
+        """
+        from openai import Stream
+        from openai.types.chat import ChatCompletionChunk
+
         pieces: list[str] = []
         finished, usage = None, None
-        for line in data.decode().splitlines():
-            if not line.startswith("data:") or line.removeprefix("data:").strip() == "[DONE]":
-                continue
-            event = json.loads(line.removeprefix("data:"))
-            if event.get("error"):
-                raise _PassingError(f"the server says {str(event['error'])[:200]}")
-            usage = event.get("usage") or usage
-            for choice in event.get("choices", []):
-                pieces.append(choice.get("delta", {}).get("content") or "")
-                finished = choice.get("finish_reason") or finished
+        for event in Stream(cast_to=ChatCompletionChunk, response=response, client=self._client):
+            usage = event.usage or usage
+            for choice in event.choices or []:
+                pieces.append(choice.delta.content or "")
+                finished = choice.finish_reason or finished
         if finished is None:
             raise _PassingError("the stream broke off")
         self._count_tokens(usage)
         return Reply("".join(pieces), finished == "length")
 
     def _count_tokens(self, usage: Any) -> None:
-        told = isinstance(usage, dict) and all(
-            isinstance(usage.get(key), int) for key in ("prompt_tokens", "completion_tokens")
-        )
-        if told:
-            self._count(prompt_tokens=usage["prompt_tokens"], completion_tokens=usage["completion_tokens"])
+        told = {key: getattr(usage, key, None) for key in ("prompt_tokens", "completion_tokens")}
+        counts = {key: count for key, count in told.items() if isinstance(count, int)}
+        if len(counts) == len(told):
+            self._count(**counts)
         else:
             self._count(untold=1)
 
     def _count(self, **counts: int) -> None:
         with self._lock:
             self.usage.add(counts)
+
+
+def _client(url: str, key: str, timeout: float) -> openai.OpenAI:
+    """The client of one server.
+
+    Raises:
+        UserError: the client is not installed.
+    """
+    try:
+        import openai
+    except ImportError:
+        raise UserError("asking a model needs the openai client: pip install 'twinlora[novel]'") from None
+
+    def only_this_key(request: Any) -> None:
+        # the client takes an account and further keys from the environment, which are nothing to this server
+        for name in ("Authorization", "OpenAI-Organization", "OpenAI-Project"):
+            request.headers.pop(name, None)
+        if key:
+            request.headers["Authorization"] = f"Bearer {key}"
+
+    return openai.OpenAI(
+        base_url=url,
+        api_key=key or "none",
+        timeout=timeout,
+        # an answer that came and is none is tried again, too: both sorts of tries are counted in Endpoint.ask
+        max_retries=0,
+        # a redirect would take the key to another host
+        http_client=openai.DefaultHttpxClient(
+            follow_redirects=False, timeout=timeout, event_hooks={"request": [only_this_key]}
+        ),
+    )
 
 
 @dataclass(frozen=True)

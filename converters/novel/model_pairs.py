@@ -1,4 +1,4 @@
-"""Pairs that one model writes from a novel's passages and another one scores, as report 001 made its data.
+"""Pairs that one model writes from a novel's passages and another one scores.
 
 Every answered passage is a line of a log at once, so that a run that was stopped goes on where it was: nothing is asked
 twice, and another threshold asks nothing at all.
@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 from converters.common.console import progress, say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import atomic
+from converters.common.reader import read_log, read_text
 from converters.novel.endpoint import Endpoint, side_by_side
 from converters.novel.passages import whole_sentences
 
@@ -56,9 +57,9 @@ def read_prompt(path: Path, needed: Sequence[str]) -> str:
         UsageError: it is missing, not UTF-8, or lacks a place such as ``{passage}``.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: no prompt can be read from it ({error})") from None
+        text = read_text(path)
+    except UserError as error:
+        raise UsageError(f"no prompt can be read: {error}") from None
     missing = [f"{{{name}}}" for name in needed if f"{{{name}}}" not in text]
     if missing:
         raise UsageError(f"{path}: the prompt has no {' and no '.join(missing)}, where the text would stand")
@@ -94,13 +95,28 @@ def find_score(reply: str) -> float | None:
 
 @dataclass(frozen=True)
 class Writer:
-    """Both models with their prompts."""
+    """Two models that write pairs and score them.
+
+    Attributes:
+        generator: writes a pair from a passage.
+        judge: scores it.
+        writes: ``pair``: the generator writes context and continuation, as JSON; ``continuation``: it goes on from
+            the passage.
+        generator_prompt: with ``{passage}`` in it.
+        judge_prompt: with ``{prompt}`` and ``{completion}`` in it.
+        threshold: the least score of a pair that is kept, 0 to 10.
+        concurrency: passages at a time.
+        overwrite: ask anew; otherwise the answers in OUT.pairs.jsonl are gone on with.
+    """
 
     generator: Endpoint
     judge: Endpoint
     writes: Writes
     generator_prompt: str
     judge_prompt: str
+    threshold: float = 7.0
+    concurrency: int = 4
+    overwrite: bool = False
 
     def identity(self) -> dict[str, Any]:
         """What an answer depends on."""
@@ -126,9 +142,9 @@ class Writer:
         else:
             form = "no JSON with prompt and completion" if self.writes == "pair" else "no whole sentence"
             return Written(passage.id, fault=f"{form} in the generator's answer", reply=reply[:2_000])
-        asked = filled(self.judge_prompt, {"passage": passage.text, "prompt": pair[0], "completion": pair[1]})
+        question = filled(self.judge_prompt, {"passage": passage.text, "prompt": pair[0], "completion": pair[1]})
         for _ in range(REPLIES if self.judge.temperature else 1):
-            reply = self.judge.ask(asked).text
+            reply = self.judge.ask(question).text
             score = find_score(reply)
             if score is not None:
                 return Written(passage.id, *pair, score=score)
@@ -159,24 +175,22 @@ class PairLog:
         Raises:
             UserError: it is no such log, or of other models, prompts or data.
         """
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
         try:
-            first, *rest = [json.loads(line) for line in whole.decode().splitlines()]
+            [(_, first), *rest], whole = read_log(self.path)
             old = first["identity"]
-            for row in rest:
+            for _, row in rest:
                 self.usage = row.pop("usage")
                 self.rows[row["id"]] = Written(**row)
-        except (ValueError, KeyError, TypeError) as error:
+        except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.path}: no log of written pairs ({error}); move it away or --overwrite") from None
         other = [key for key in {**old, **self.identity} if old.get(key) != self.identity.get(key)]
         if other:
             raise UserError(
                 f"{self.path}: made with another {', '.join(other)}; take another OUT, or --overwrite to start over"
             )
-        if len(whole) < len(data):
+        if whole < self.path.stat().st_size:
             say(f"{self.path}: cut off a torn last line")
-            os.truncate(self.path, len(whole))
+            os.truncate(self.path, whole)
 
     def add(self, row: Written, usage: Mapping[str, Mapping[str, int]]) -> None:
         """Append a row; it is on the disk when this returns."""
@@ -195,7 +209,7 @@ class PairLog:
             self._handle.close()
 
 
-def write_pairs(passages: Sequence[Passage], writer: Writer, log: PairLog, threads: int) -> Iterator[Written]:
+def write_pairs(passages: Sequence[Passage], writer: Writer, log: PairLog) -> Iterator[Written]:
     """Ask for the passages that the log lacks; then yield all in the order of the passages.
 
     Raises:
@@ -209,7 +223,7 @@ def write_pairs(passages: Sequence[Passage], writer: Writer, log: PairLog, threa
         say(f"{log.path}: {len(passages) - len(missing)} of {len(passages)} passages are answered already")
     try:
         with progress(total=len(missing), desc="pairs", unit="pair") as bar:
-            for done in side_by_side(missing, writer.work, threads):
+            for done in side_by_side(missing, writer.work, writer.concurrency):
                 if done.error is not None:
                     if not isinstance(done.error, UserError):
                         raise done.error

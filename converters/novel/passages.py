@@ -73,7 +73,7 @@ class Pair:
 
 
 @dataclass
-class Left:
+class Leftover:
     """What no pair could hold."""
 
     long_sentences: int = 0
@@ -155,7 +155,9 @@ def _fill(lengths: list[int], start: int, bounds: Bounds) -> tuple[int, bool]:
     return end, total >= bounds.least
 
 
-def pairs(chapter: Chapter, context: Bounds, continuation: Bounds, stride: int | None, left: Left) -> Iterator[Pair]:
+def pairs(
+    chapter: Chapter, context: Bounds, continuation: Bounds, stride: int | None, leftover: Leftover
+) -> Iterator[Pair]:
     """Yield the pairs of a chapter.
 
     Args:
@@ -164,7 +166,7 @@ def pairs(chapter: Chapter, context: Bounds, continuation: Bounds, stride: int |
         continuation: how long what follows may be.
         stride: characters from one start to the next at least; None starts the next pair where this one's
             continuation begins, so that each text is once asked for and once given.
-        left: counts what no pair could hold.
+        leftover: counts what no pair could hold.
     """
     cut = sentences(chapter.text)
     lengths = [len(sentence) for sentence in cut]
@@ -172,7 +174,7 @@ def pairs(chapter: Chapter, context: Bounds, continuation: Bounds, stride: int |
     for length in lengths:
         starts.append(starts[-1] + length)
     first, longest = 0, max(context.most, continuation.most)
-    left.long_sentences += sum(length > longest for length in lengths)
+    leftover.long_sentences += sum(length > longest for length in lengths)
     while first < len(cut):
         middle, enough = _fill(lengths, first, context)
         end = middle
@@ -180,7 +182,7 @@ def pairs(chapter: Chapter, context: Bounds, continuation: Bounds, stride: int |
             end, enough = _fill(lengths, middle, continuation)
         if not enough:
             if end == len(cut):
-                left.ends += 1
+                leftover.ends += 1
                 return
             # a sentence that does not fit stands in the way: try from the next one on
             first += 1
@@ -193,18 +195,18 @@ def pairs(chapter: Chapter, context: Bounds, continuation: Bounds, stride: int |
             first = next((i for i in range(first + 1, len(cut)) if starts[i] >= starts[first] + stride), len(cut))
 
 
-def chunks(chapter: Chapter, bounds: Bounds, left: Left) -> Iterator[tuple[int, str]]:
+def chunks(chapter: Chapter, bounds: Bounds, leftover: Leftover) -> Iterator[tuple[int, str]]:
     """Yield ``(start, text)`` of the passages of a chapter, one behind the other."""
     cut = sentences(chapter.text)
     lengths = [len(sentence) for sentence in cut]
-    left.long_sentences += sum(length > bounds.most for length in lengths)
+    leftover.long_sentences += sum(length > bounds.most for length in lengths)
     first, start = 0, 0
     while first < len(cut):
         end, enough = _fill(lengths, first, bounds)
         if enough:
             yield start, "".join(cut[first:end]).strip()
         elif end == len(cut):
-            left.ends += 1
+            leftover.ends += 1
         end = max(end, first + 1) if enough or end == len(cut) else first + 1
         start += sum(lengths[first:end])
         first = end

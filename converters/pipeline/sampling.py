@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from converters.common.errors import UsageError, UserError, did_you_mean
-from converters.pipeline.options import BALANCES, LEVELLING, UNIFORM
+from converters.pipeline.output import BALANCES, PROPORTIONAL, UNIFORM
+
+if TYPE_CHECKING:
+    import numpy as np  # imported where it is used: command lines read their options through here
 
 
 def largest_remainder(weights: Mapping[str, int], total: int) -> dict[str, int]:
     """Share ``total`` out in proportion to ``weights`` (not all zero); the shares add up to ``total`` exactly.
 
-    Each share is its exact quota rounded down; what is left goes, one each, to the largest fractions (Hamilton's
-    method), the earlier kind first among equals.
+    Hamilton's method: each share is its exact quota rounded down; what is left goes, one each, to the largest
+    fractions, the earlier kind first among equals.
     """
     whole = sum(weights.values())
     shares, fractions = {}, {}
@@ -28,9 +30,9 @@ def largest_remainder(weights: Mapping[str, int], total: int) -> dict[str, int]:
 
 
 def level(available: Mapping[str, int], total: int, balance: str = UNIFORM) -> dict[str, int]:
-    """Share ``total`` out evenly, or in proportion to the square roots of what there is.
+    """Share ``total`` out evenly, or in proportion to the square roots of the available rows.
 
-    A kind that has too few gives all, and the others make up for it.
+    A kind that has too few rows gives all of them, and the others make up for it.
     """
     shares: dict[str, int] = {}
     # roots in thousandths, as integers: the shares must not depend on how a machine rounds
@@ -68,24 +70,27 @@ def parse_balance(text: str, names: Sequence[str]) -> str | dict[str, int]:
 
 
 def plan(
-    available: Mapping[str, int], rows: int | None, balance: str | dict[str, int], multiple: int
+    available: Mapping[str, int], rows: int | None, balance: str | Mapping[str, int], multiple: int
 ) -> dict[str, int]:
-    """Decide the rows of each kind.
+    """Decide how many rows of each kind to take.
 
     Args:
-        available: rows there are, by kind.
-        rows: rows wanted in all; None for all there are, or for the sum of explicit counts.
+        available: the available rows of each kind.
+        rows: rows wanted in all; None for all that are available, or for the sum of explicit counts.
         balance: one of BALANCES, or explicit counts; kinds without one share the rest proportionally.
         multiple: the total is rounded down to a multiple of this.
+
+    Returns:
+        The rows to take, by kind.
 
     Raises:
         UsageError: the request contradicts itself.
         UserError: more rows are asked for than there are.
     """
-    explicit = balance if isinstance(balance, dict) else {}
+    explicit = balance if not isinstance(balance, str) else {}
     fixed = sum(explicit.values())
     if rows is None:
-        if balance in LEVELLING:
+        if isinstance(balance, str) and balance != PROPORTIONAL:
             raise UsageError(f"--balance {balance} needs --rows")
         rows = fixed if explicit else sum(available.values())
     total = rows - rows % multiple
@@ -99,7 +104,7 @@ def plan(
     others = {name: count for name, count in available.items() if name not in explicit}
     if total - fixed > sum(others.values()):
         raise UserError(f"{total - fixed} rows wanted, {sum(others.values())} there are; lower --rows")
-    if isinstance(balance, str) and balance in LEVELLING:
+    if isinstance(balance, str) and balance != PROPORTIONAL:
         return level(available, total, balance)
     shares = largest_remainder(others, total - fixed) if sum(others.values()) else dict.fromkeys(others, 0)
     return {name: explicit.get(name, shares.get(name, 0)) for name in available}
@@ -107,11 +112,15 @@ def plan(
 
 def random_keys(rows: int, seed: int) -> np.ndarray:
     """One random number a row; a kind's rows in the order of their keys are its random order. Float64 [rows]."""
+    import numpy as np
+
     return np.random.default_rng([seed, 0]).random(rows)
 
 
 def shuffled(rows: int, seed: int) -> np.ndarray:
     """A random order of ``rows`` rows. Int64 [rows]."""
+    import numpy as np
+
     return np.random.default_rng([seed, 1]).permutation(rows)
 
 
@@ -127,8 +136,10 @@ def pick(
         quotas: one mapping a set, kind → rows.
 
     Returns:
-        For each set the positions chosen, ascending.
+        For each set the positions chosen, ascending (int64).
     """
+    import numpy as np
+
     chosen: list[list[np.ndarray]] = [[] for _ in quotas]
     for number, name in enumerate(names):
         wanted = [quota.get(name, 0) for quota in quotas]

@@ -113,7 +113,7 @@ def test_the_merged_model_answers_as_the_adapter_does(case, train, rows, models,
 
 def test_report_002_from_tsv_to_its_score(models, tmp_path, monkeypatch, capsys):
     """QQP with a tiny Gemma: rows of the report's form, its file of answers, its score."""
-    from converters import glue
+    from converters.glue import __main__ as glue
     from eval.choice import command as choice
 
     monkeypatch.chdir(tmp_path)

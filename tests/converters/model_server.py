@@ -30,7 +30,8 @@ def server(answer: Callable[[dict[str, Any], int], Answer]) -> Iterator[tuple[st
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
-                asked.append({"path": self.path, "key": self.headers.get("Authorization"), **body})
+                request = {"path": self.path, "key": self.headers.get("Authorization"), "headers": dict(self.headers)}
+                asked.append({**request, **body})
                 number = len(asked)
             status, headers, data = answer(body, number)
             self.send_response(status)

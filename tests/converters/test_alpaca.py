@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from converters import alpaca
+from converters.alpaca import __main__ as alpaca
 from converters.common.errors import UsageError, UserError
 from converters.text.conversation import read_conversations
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from arithmetic_rows import ENGLISH, EXAMPLES, RIGHT, convert, line_of, read_jsonl, write_lines
 
+from converters.arithmetic import synthesize
 from converters.arithmetic.__main__ import main
 from converters.arithmetic.problems import CHINESE, parse
-from converters.arithmetic.synthesize import synthesize
 from converters.common.errors import UserError
 from converters.text.conversation import read_conversations
 

@@ -10,14 +10,14 @@ from arithmetic_rows import EXAMPLES, OPERANDS, line_of, problem_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.arithmetic.bulk_check import quick_check
+from converters.arithmetic.bulk_check import accepted_lines
 from converters.arithmetic.problems import CHINESE, KINDS
 from converters.arithmetic.records import checked, read_row
-from converters.common.rejected import RowError
+from converters.pipeline.rows import RowError
 
 
 def passed(lines: list[str]) -> dict[int, str]:
-    found = quick_check(pl.Series("text", lines, dtype=pl.String))
+    found = accepted_lines(pl.Series("text", lines, dtype=pl.String))
     return {place: KINDS[kind] for place, kind in found.select("place", "kind").iter_rows()}
 
 
@@ -119,6 +119,6 @@ def test_hashes_tell_problems_and_pairs_apart() -> None:
         line_of("计算 1.00 / 4.00 等于多少？", "1.00 / 4.00 = 0.25"),
     ]
     lines[1] = lines[0]
-    found = quick_check(pl.Series("text", lines)).sort("place")
+    found = accepted_lines(pl.Series("text", lines)).sort("place")
     assert found["problem"].n_unique() == 2
     assert found["pair"].n_unique() == 3

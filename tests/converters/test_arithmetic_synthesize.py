@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from arithmetic_rows import read_jsonl
 
-from converters.arithmetic.english import english_rows
+from converters.arithmetic import CONTEST_ROWS, report, synthesize
 from converters.arithmetic.problems import CHINESE, ENGLISH, Problem, check, parse
-from converters.arithmetic.synthesize import CONTEST_ROWS, MIX, synthesize
+from converters.arithmetic.synthesis import MIX, english_rows
 
 ROWS = 30_000
 
@@ -155,10 +155,6 @@ def test_english_answers_are_right() -> None:
 @pytest.mark.slow
 def test_the_twelve_shares_of_report_004(tmp_path: Path) -> None:
     """The contest's whole mix: its own counts differ from the expected ones by chance alone."""
-    from converters.arithmetic.survey import by_kind, survey
-    from converters.common.rejected import Rejected
-    from converters.common.source import open_source
-
     published = {
         "direct computation": 0.654617427706388,
         "eq solve": 0.07301317807710105,
@@ -175,10 +171,9 @@ def test_the_twelve_shares_of_report_004(tmp_path: Path) -> None:
     }
     path = tmp_path / "raw.jsonl"
     synthesize(path)
-    with open_source(str(path)) as source:
-        found = survey(source, Rejected())
-    unique = by_kind(found.kinds)
-    assert sum(found.accepted.values()) == 809_993
+    found = report(path)
+    unique = {kind: one["unique"] for kind, one in found.kinds.items()}
+    assert found.rows["in"] - found.rows["rejected"] == 809_993
     assert unique[ENGLISH] == 9_993
     assert sum(unique.values()) - 9_993 == pytest.approx(538_949, abs=3_000)
     for kind, share in published.items():

@@ -82,15 +82,15 @@ def test_waits_grow_and_the_server_s_wish_counts(monkeypatch: pytest.MonkeyPatch
 def test_a_stream_is_read_whole() -> None:
     events = [
         {"choices": [{"delta": {"role": "assistant"}}]},
-        {"choices": [{"delta": {"content": "山"}}]},
+        {"choices": [{"delta": {"content": "山\u2028"}}]},
         {"choices": [{"delta": {"content": "路"}, "finish_reason": "length"}]},
         {"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 2}},
     ]
-    data = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    data = "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events) + "data: [DONE]\n\n"
     with server(lambda *_: (200, {"Content-Type": "text/event-stream; charset=utf-8"}, data.encode())) as (url, _):
         one = endpoint(url)
         reply = one.ask("?")
-        assert (reply.text, reply.cut) == ("山路", True)
+        assert (reply.text, reply.cut) == ("山\u2028路", True)
         assert one.usage.completion_tokens == 2
 
 
@@ -105,6 +105,24 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
             ("/v1/chat/completions", "Bearer own"),
         ]
         assert asked[0]["messages"] == [{"role": "user", "content": "?"}]
+
+
+def test_nothing_else_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name in ("OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://example.invalid/v1")
+    with server(said("x")) as (url, asked):
+        endpoint(url).ask("?")
+        assert asked[0]["key"] is None
+        assert not any("secret" in value for value in asked[0]["headers"].values())
+
+
+def test_a_key_stands_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with server(lambda *_: (401, {}, b"no")) as (url, _), pytest.raises(EndpointError) as caught:
+        endpoint(url).ask("?")
+    assert "sk-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "http://key:secret@host/v1"])

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from converters import glue
 from converters.common.errors import UsageError, UserError
+from converters.glue import __main__ as glue
 from converters.text.conversation import read_conversations
 
 ROOT = Path(__file__).resolve().parents[2]

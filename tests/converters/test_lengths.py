@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from converters.arithmetic import synthesize
 from converters.arithmetic.__main__ import main
 from converters.arithmetic.problems import parse
-from converters.arithmetic.synthesize import synthesize
 from converters.common.errors import UsageError, UserError
 from converters.text.conversation import Conversation, Turn, read_conversations
 from converters.text.template import get_template

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.common.errors import UsageError, UserError
-from converters.novel import convert as novel
+from converters.novel import __main__ as novel
 from converters.novel.passages import (
     Bounds,
     Chapter,
-    Left,
+    Leftover,
     chapters,
     chunks,
     decode,
@@ -128,7 +128,7 @@ def test_pairs_are_neighbours_inside_the_bounds(
     text: str, context: Bounds, continuation: Bounds, stride: int | None
 ) -> None:
     text = tidy(text)
-    cut = list(pairs(Chapter(1, "", text), context, continuation, stride, Left()))
+    cut = list(pairs(Chapter(1, "", text), context, continuation, stride, Leftover()))
     ends = {0}
     for sentence in sentences(text):
         ends.add(max(ends) + len(sentence))
@@ -151,7 +151,7 @@ def test_pairs_are_neighbours_inside_the_bounds(
 def test_chunks_do_not_overlap_and_stand_where_they_say(text: str, bounds: Bounds) -> None:
     text = tidy(text)
     end = 0
-    for start, chunk in chunks(Chapter(1, "", text), bounds, Left()):
+    for start, chunk in chunks(Chapter(1, "", text), bounds, Leftover()):
         assert start >= end
         assert text[start:].lstrip().startswith(chunk)
         assert len(chunk) <= bounds.most

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from converters.arithmetic.problems import KINDS
 from converters.common.errors import UsageError, UserError
-from converters.pipeline.options import PROPORTIONAL, SQUARE_ROOT, UNIFORM
+from converters.pipeline.output import PROPORTIONAL, SQUARE_ROOT, UNIFORM
 from converters.pipeline.sampling import largest_remainder, level, parse_balance, pick, plan, random_keys, shuffled
 
 COUNTS = st.dictionaries(st.sampled_from(KINDS), st.integers(0, 10_000), min_size=1).filter(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from converters.arithmetic.problems import parse
 from converters.arithmetic.steps.digits import ANSWER
-from converters.tiny.__main__ import CHINESE, MIXES, corpus, numbers_row
+from converters.tiny.corpus import CHINESE, MIXES, corpus, numbers_row
 from converters.tiny.drills import SKILLS, drill, surrounded
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters import webqa
 from converters.common.errors import UsageError, UserError
-from converters.webqa import REFUSALS, contains, share_plan
+from converters.webqa import __main__ as webqa
+from converters.webqa.rows import REFUSALS, contains, share_rule
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared/data")) / "webqa/me_test.ann.json"
@@ -104,7 +104,7 @@ def test_a_share_takes_as_many_rows_as_there_are(answered: int, refused: int, sh
     # with the exact share no more can be had
     most = min(answered / (1 - share) if share < 1 else refused, refused / share if share else answered)
     try:
-        quota = share_plan(share)(available, None, multiple)
+        quota = share_rule(share)(available, None, multiple)
     except UserError:
         assert most < 2 * multiple
         return
@@ -195,7 +195,7 @@ def test_broken_evidences_are_rejected(tmp_path: Path) -> None:
         (b"{", UserError, "not JSON"),
         (b'{"a": 1}', UserError, "found the keys 'a'; expected question ids, such as"),
         (b"[]", UserError, "found list"),
-        ('{"问": 1}'.encode("gb18030"), UserError, "not JSON"),
+        ('{"问": 1}'.encode("gb18030"), UserError, "not UTF-8 .*iconv -f GBK"),
     ],
 )
 def test_bad_files(content: bytes, error: type[Exception], message: str, tmp_path: Path) -> None:

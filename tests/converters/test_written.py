@@ -15,7 +15,7 @@ import pytest
 from model_server import Answer, completion, server
 
 from converters.common.errors import UsageError, UserError
-from converters.novel import convert as novel
+from converters.novel import __main__ as novel
 from converters.novel.model_pairs import filled, find_pair, find_score
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,6 +180,23 @@ def test_a_killed_run_goes_on_without_asking_twice(tmp_path: Path) -> None:
         assert [row["input"] for row in rows] == [f"这是第{i}句。" for i in range(0, 24, 2)]
         ids = [json.loads(line)["id"] for line in log.read_text().splitlines()[1:]]
         assert len(ids) == len(set(ids)) == 12
+
+
+def test_an_answer_with_odd_separators_is_read_again_from_the_log(tmp_path: Path) -> None:
+    def answer(body: dict[str, Any], _number: int) -> Answer:
+        if "打分" in body["messages"][0]["content"]:
+            return completion("8")
+        return completion(
+            json.dumps({"prompt": "上\u2028文\u0085。", "completion": "下\u2029文。"}, ensure_ascii=False)
+        )
+
+    with server(answer) as (url, asked):
+        novel.main(command(tmp_path, url))
+        first, requests = (tmp_path / "out.json").read_bytes(), len(asked)
+        novel.main(command(tmp_path, url))
+        assert (tmp_path / "out.json").read_bytes() == first
+        assert len(asked) == requests
+        assert json.loads(first)[0]["output"] == "下\u2029文。"
 
 
 def test_a_log_that_is_none_is_told(tmp_path: Path) -> None:

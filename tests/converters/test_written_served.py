@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.novel import convert as novel
+from converters.novel import __main__ as novel
 
 pytestmark = pytest.mark.backend
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from converters import webqa as converter
 from converters.common.errors import UserError
+from converters.webqa import __main__ as converter
 from eval.webqa import command as webqa
 
 pytestmark = pytest.mark.backend

@@ -1,12 +1,11 @@
 """GLUE's RTE, MNLI, QQP and CoLA as conversations that ask for one word.
 
-RTE and MNLI are asked as report 000 asks them (yes/no, yes/maybe/no), QQP and CoLA as report 002 does (0/1). Both of
-GLUE's forms are read: its TSV files, which know no quoting, and JSON rows with numbers as labels.
+RTE and MNLI ask for yes, no or maybe, QQP and CoLA for 0 or 1. Both of GLUE's forms are read: its TSV files, which
+know no quoting, and JSON rows with numbers as labels.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,22 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.common.console import run_main
 from converters.common.errors import UsageError, UserError
-from converters.common.rejected import RowError
-from converters.pipeline.options import OutputOptions, add_output_arguments, check_output_arguments, output_options
+from converters.pipeline.output import OutputOptions
+from converters.pipeline.rows import Intake, Row, RowError, json_rows, text_lines
+from converters.pipeline.source import Source
 
 if TYPE_CHECKING:
-    from converters.common.source import Source
-    from converters.pipeline.conversion import Row, Tally
+    from converters.pipeline.conversion import Report
 
 UNLABELLED = "unlabelled"
-EXAMPLES = """examples:
-  python -m converters.glue rte RTE/train.tsv -o rte_train.jsonl
-  python -m converters.glue mnli MNLI/train.tsv -o mnli_train.jsonl --rows 40000 --multiple-of 8 --balance uniform
-  python -m converters.glue cola CoLA_train.tsv -o pre_data/CoLA/ --rows 4000 --holdout 500 --holdout-out cola_test.json
-  python -m converters.glue qqp QQP_dev.tsv -o QQP_dev.json --instruction "Do both ask the same? Answer 1 or 0."
-"""
 
 
 @dataclass(frozen=True)
@@ -95,72 +87,57 @@ TASKS = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m converters.glue",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def convert(task: str, data: str | Path, output: OutputOptions, *, instruction: str | None = None) -> Report:
+    """Convert one of GLUE's files.
+
+    Args:
+        task: a key of TASKS.
+        data: TSV, JSONL or a JSON array, gzip too; ``-`` is stdin.
+        output: how rows are chosen and written.
+        instruction: own wording; with ``{0}`` (and ``{1}``) in it the texts stand there, otherwise they are the input.
+
+    Raises:
+        UsageError: the wording or the options cannot be meant, or there is no such file.
+        UserError: the file is another task's, or too many rows are rejected.
+    """
+    from converters.pipeline.conversion import convert as convert_rows
+
+    about = TASKS[task]
+    wording = about.wording if instruction is None else instruction
+    check_wording(about, wording)
+    return convert_rows(
+        data,
+        output,
+        about.kinds,
+        lambda source, intake: ask_rows(about, wording, read_rows(about, source, str(data), intake), intake),
+        expected=f"{about.name} as TSV or JSON",
+        array=not str(data).removesuffix(".gz").lower().endswith(".tsv"),
+        settings={"task": about.name, "instruction": wording},
+        id_key="idx",
     )
-    commands = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    for name, task in TASKS.items():
-        one = commands.add_parser(name, help=f"{task.name}: {' or '.join(task.kinds[:-1])}")
-        one.formatter_class = argparse.RawDescriptionHelpFormatter
-        one.description = (
-            f"Convert {task.name} to conversations. OUT.report.json has the figures and hashes,\n"
-            f"OUT.rejected.jsonl the rejected rows with line number and reason.\n"
-            f"Rows without a label come out without an answer.\n\n"
-            f"asked as: {task.wording}"
-        )
-        one.epilog = "\n".join(line for line in EXAMPLES.splitlines() if "examples" in line or f" {name} " in line)
-        one.add_argument("data", metavar="DATA", help="TSV, JSONL or a JSON array, .gz too, - for stdin")
-        add_output_arguments(
-            one,
-            layout=None,
-            kind=task.kinds[0],
-            out_help=f"file to write, or (a name without a suffix) a folder for {task.name}_train.json, "
-            f"{task.name}_dev.json, …",
-        )
-        places = " and ".join(f"{{{place}}}" for place in range(len(task.texts)))
-        one.add_argument(
-            "--instruction",
-            metavar="TEXT",
-            default=task.wording,
-            help=f"own wording; with {places} in it the texts stand there, otherwise they are the input",
-        )
-    return parser
 
 
-def read_rows(task: Task, source: Source, name: str, tally: Tally) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(task: Task, source: Source, name: str, intake: Intake) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(line, {"0": text, "1": text, "label": …, "idx": …})``; a label that nobody gave is left out.
 
     Raises:
         UserError: the columns are another task's.
     """
-    from converters.pipeline.conversion import json_rows, text_lines
-
-    if not is_json(name, source.lines):
-        yield from _tsv_rows(task, source.name, text_lines(source, tally), tally)
+    suffix = Path(name.removesuffix(".gz")).suffix.lower()
+    # a name that says nothing, such as stdin's, leaves it to how the file begins
+    is_json = suffix != ".tsv" if suffix in (".tsv", ".json", ".jsonl") else source.first in (b"{", b"[")
+    if not is_json:
+        yield from _tsv_rows(task, source.name, text_lines(source, intake), intake)
         return
-    for number, (line, row) in enumerate(json_rows(source, tally)):
+    for number, (line, row) in enumerate(json_rows(source, intake)):
         try:
             yield line, _texts(task, row, number)
         except RowError as error:
-            tally.rejected.add(line, RowError(error.reason, error.detail, json.dumps(row, ensure_ascii=False)))
-
-
-def is_json(name: str, path: Path) -> bool:
-    """Whether a file holds JSON rows: by its name, or else by how it begins."""
-    suffix = Path(name.removesuffix(".gz")).suffix.lower()
-    if suffix in (".tsv", ".json", ".jsonl"):
-        return suffix != ".tsv"
-    with path.open("rb") as handle:
-        return handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+            intake.reject(line, error, row)
 
 
 def _tsv_rows(
-    task: Task, name: str, lines: Iterable[tuple[int, str]], tally: Tally
+    task: Task, name: str, lines: Iterable[tuple[int, str]], intake: Intake
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Split at tabs and nothing else: GLUE's files hold quotes that open and never close."""
     columns: list[str] | None = None
@@ -170,16 +147,16 @@ def _tsv_rows(
         if columns is None:
             columns = _columns(task, name, fields)
             if any(column in fields for column in task.texts[0]):
-                tally.rows_in -= 1
+                intake.rows_in -= 1
                 continue
         if len(fields) != len(columns):
             detail = f"{len(fields)} columns, expected {len(columns)}: {', '.join(columns)}"
-            tally.rejected.add(line, RowError("other number of columns", detail, text))
+            intake.rejected.add(line, RowError("other number of columns", detail, text))
         else:
             try:
                 yield line, _texts(task, dict(zip(columns, fields, strict=True)), number)
             except RowError as error:
-                tally.rejected.add(line, RowError(error.reason, error.detail, text))
+                intake.reject(line, error, text)
         number += 1
 
 
@@ -231,12 +208,8 @@ def _texts(task: Task, row: Mapping[str, Any], number: int) -> dict[str, Any]:
     return found
 
 
-def convert_rows(
-    task: Task, instruction: str, rows: Iterable[tuple[int, dict[str, Any]]], tally: Tally
-) -> Iterator[Row]:
+def ask_rows(task: Task, instruction: str, rows: Iterable[tuple[int, dict[str, Any]]], intake: Intake) -> Iterator[Row]:
     """Ask each row; the first one says whether the file has labels."""
-    from converters.pipeline.conversion import Row
-
     labelled: bool | None = None
     for line, row in rows:
         texts = [row[str(place)] for place in range(len(task.texts))]
@@ -244,18 +217,17 @@ def convert_rows(
         if labelled is None:
             labelled = label is not None
             if not labelled:
-                tally.notes.append("the data has no labels: its rows are written without answers, for prediction")
-        shown = json.dumps(row, ensure_ascii=False)
+                intake.notes.append("the data has no labels: its rows are written without answers, for prediction")
         if label == "-":
-            tally.dropped["annotators did not agree (label -)"] += 1
+            intake.dropped["annotators did not agree (label -)"] += 1
             continue
         if (label is not None) != labelled:
             detail = "no label where other rows have one" if labelled else f"label {label!r} where others have none"
-            tally.rejected.add(line, RowError("label missing" if labelled else "label unexpected", detail, shown))
+            intake.reject(line, RowError("label missing" if labelled else "label unexpected", detail), row)
             continue
         if label is not None and label not in task.answers:
             detail = f"label {label!r}; {task.name} has {', '.join(task.answers)}"
-            tally.rejected.add(line, RowError("unknown label", detail, shown))
+            intake.reject(line, RowError("unknown label", detail), row)
             continue
         answer = task.answers[label] if label is not None else None
         if "{0}" in instruction:
@@ -286,7 +258,7 @@ def _filled(wording: str, texts: list[str]) -> str:
 
 
 def output_path(task: Task, data: str, out: Path) -> Path:
-    """``out``, or in the folder ``out`` the name that the report gives to the part of the data set.
+    """``out``, or in the folder ``out`` the usual name of this part of the data set, such as CoLA_train.json.
 
     Raises:
         UsageError: the input's name does not say which part it is.
@@ -297,26 +269,3 @@ def output_path(task: Task, data: str, out: Path) -> Path:
     if not part:
         raise UsageError(f"{data}: its name has neither train nor dev nor test; name the output: -o {out}/FILE.json")
     return out / f"{task.name}_{part[0]}.json"
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
-    args = build_parser().parse_args(argv)
-    task = TASKS[args.task]
-    args.out = output_path(task, args.data, args.out)
-    check_output_arguments(args, args.data)
-    from converters.common.source import open_source
-    from converters.pipeline.conversion import Tally, convert
-
-    check_wording(task, args.instruction)
-    expected = f"{task.name} as TSV or JSON"
-    with open_source(args.data, expected, array=not args.data.removesuffix(".gz").lower().endswith(".tsv")) as source:
-        tally = Tally()
-        rows = convert_rows(task, args.instruction, read_rows(task, source, args.data, tally), tally)
-        options = OutputOptions(**output_options(args, task.kinds))
-        asked = {"task": task.name, "instruction": args.instruction}
-        convert(source, options, task.kinds, rows, tally, asked=asked, id_key="idx")
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,31 +1,31 @@
-"""WebQA as conversations that answer from a given text, or refuse where the answer is not in it, as report 003 asks.
+"""WebQA as conversations that answer from a given text, or refuse where the answer is not in it.
 
-Each evidence of a question is one row; ``no_answer`` becomes one of the report's ten refusals. The report's model
-refused too often, because most of its rows were refusals: ``--refusal-share`` sets their share, and where the data has
-too few, ``--make-unanswerable`` pairs questions with evidence that lacks their answer.
+Each evidence of a question is one row; ``no_answer`` becomes one of ten refusals. A model that sees mostly refusals
+refuses too often: ``--refusal-share`` sets their share, and where the data has too few, ``--make-unanswerable`` pairs
+questions with evidence that lacks their answer.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import random
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from converters.common.console import run_main
 from converters.common.errors import UsageError, UserError
-from converters.common.rejected import RowError
-from converters.pipeline.options import OutputOptions, add_output_arguments, check_output_arguments, output_options
+from converters.common.reader import MalformedRow, decode_text, parse_json
+from converters.pipeline.output import OutputOptions
+from converters.pipeline.rows import Intake, Row, RowError
+from converters.pipeline.source import Source
 
 if TYPE_CHECKING:
-    from converters.common.source import Source
-    from converters.pipeline.conversion import Plan, Row, Tally
+    from converters.pipeline.conversion import QuotaRule, Report
 
 NO_ANSWER = "no_answer"
 REFUSALS = (
@@ -46,12 +46,6 @@ LOPSIDED = 0.6
 CANDIDATES = 16
 """Evidences that are looked at for one made unanswerable row; the one most like the question is taken."""
 EXAMPLE = '{"Q_1": {"question": "…", "evidences": {"Q_1#00": {"answer": ["no_answer"], "evidence": "…"}}}}'
-EXAMPLES = """examples:
-  python -m converters.webqa me_train.json -o webqa_train.jsonl --refusal-share 0.3 --multiple-of 8
-  python -m converters.webqa me_test.ann.json -o train.jsonl --make-unanswerable --refusal-share 0.3 \\
-      --holdout 500 --holdout-out test.jsonl
-  python -m converters.webqa me_test.ir.json -o test.jsonl --evidences voted
-"""
 
 
 @dataclass(frozen=True)
@@ -66,46 +60,66 @@ class Evidence:
     answers: tuple[str, ...]
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m converters.webqa",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def convert(
+    data: str | Path,
+    output: OutputOptions,
+    *,
+    refusal_share: float | None = None,
+    evidences: Literal["separate", "voted"] = "separate",
+    make_unanswerable: bool = False,
+) -> Report:
+    """Convert WebQA's JSON.
+
+    Args:
+        data: the file (me_train.json, me_*.ann.json, me_*.ir.json), gzip too; ``-`` is stdin.
+        output: how rows are chosen and written.
+        refusal_share: the share of refusals, 0 to 1; None leaves it as it is in the data.
+        evidences: ``separate``: one row an evidence; ``voted``: one row a question, with the answer that most of its
+            evidences give and the first of these.
+        make_unanswerable: for each answered row, make a refused one of the same question with another's evidence.
+
+    Raises:
+        UsageError: the share or the options cannot be meant, or there is no such file.
+        UserError: it is not WebQA's JSON, too many rows are rejected, or there are fewer than asked for.
+    """
+    from converters.pipeline.conversion import convert as convert_rows
+
+    if refusal_share is not None and not 0 <= refusal_share <= 1:
+        raise UsageError(f"--refusal-share is {refusal_share}; 0 to 1 is expected")
+
+    def read(source: Source, intake: Intake) -> Iterator[Row]:
+        found = read_evidences(source, intake)
+        chosen = list(vote(found, intake) if evidences == "voted" else found)
+        made = list(unanswerable(chosen, output.seed, intake)) if make_unanswerable else []
+        return ask_rows(chosen, made, output.seed, refusal_share is not None, intake)
+
+    return convert_rows(
+        data,
+        output,
+        KINDS,
+        read,
+        expected=f"WebQA's JSON, such as {EXAMPLE}",
+        array=False,
+        settings={
+            "refusal_share": refusal_share,
+            "evidences": evidences,
+            "make_unanswerable": make_unanswerable,
+        },
+        quota_rule=None if refusal_share is None else share_rule(refusal_share),
     )
-    parser.add_argument(
-        "data", metavar="DATA", help="WebQA's JSON (me_train.json, me_*.ann.json, me_*.ir.json), .gz too"
-    )
-    add_output_arguments(parser, layout=None)
-    parser.add_argument(
-        "--refusal-share", type=float, metavar="FLOAT", help="share of refusals, 0 to 1 (default: as in the data)"
-    )
-    parser.add_argument(
-        "--evidences",
-        choices=["separate", "voted"],
-        default="separate",
-        help="separate: one row an evidence; voted: one row a question, with the answer that most of its evidences "
-        "give and the first of these (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--make-unanswerable",
-        action="store_true",
-        help="for each answered row, make a refused one of the same question with another question's evidence",
-    )
-    return parser
 
 
-def read_evidences(source: Source, tally: Tally) -> Iterator[Evidence]:
+def read_evidences(source: Source, intake: Intake) -> Iterator[Evidence]:
     """Yield the evidences of WebQA's JSON object, numbered from 1.
 
     Raises:
         UserError: the file is not such an object.
     """
     try:
-        data = json.loads(source.lines.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{source.name}: not JSON ({error}); expected such as {EXAMPLE}") from error
+        # half of a surrogate pair is the fault of one text, and rejects its row alone
+        data = parse_json(decode_text(source.read()), allow_surrogates=True)
+    except MalformedRow as error:
+        raise UserError(f"{source.name}: {error}; expected such as {EXAMPLE}") from None
     if not isinstance(data, dict) or not any(isinstance(one, dict) and "evidences" in one for one in data.values()):
         found = f"the keys {', '.join(map(repr, list(data)[:3]))}" if isinstance(data, dict) else type(data).__name__
         raise UserError(f"{source.name}: found {found}; expected question ids, such as {EXAMPLE}")
@@ -113,21 +127,18 @@ def read_evidences(source: Source, tally: Tally) -> Iterator[Evidence]:
         try:
             question, evidences = _question(value)
         except RowError as error:
-            tally.rows_in += 1
-            tally.rejected.add(tally.rows_in, RowError(error.reason, f"{question_id}: {error.detail}", _shown(value)))
+            intake.rows_in += 1
+            intake.reject(intake.rows_in, RowError(error.reason, f"{question_id}: {error.detail}"), value)
             continue
         for evidence_id, one in evidences.items():
-            tally.rows_in += 1
+            intake.rows_in += 1
             try:
+                _whole(evidence_id, "the id")
                 text, answers = _evidence(one)
             except RowError as error:
-                tally.rejected.add(tally.rows_in, RowError(error.reason, f"{evidence_id}: {error.detail}", _shown(one)))
+                intake.reject(intake.rows_in, RowError(error.reason, f"{evidence_id}: {error.detail}"), one)
                 continue
-            yield Evidence(tally.rows_in, evidence_id, question_id, question, text, answers)
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+            yield Evidence(intake.rows_in, evidence_id, question_id, question, text, answers)
 
 
 def _question(value: Any) -> tuple[str, dict[str, Any]]:
@@ -146,10 +157,11 @@ def _evidence(value: Any) -> tuple[str, tuple[str, ...]]:
         raise RowError("not an object", f"found {type(value).__name__}")
     answer = value.get("answer")
     if not isinstance(answer, list) or not answer or not all(isinstance(one, str) and one.strip() for one in answer):
-        raise RowError("no answer", f"answer is {_shown(answer)}; expected a list of texts, or [{NO_ANSWER!r}]")
-    answers = tuple(dict.fromkeys(one.strip() for one in answer))
+        shown = json.dumps(answer, ensure_ascii=False)
+        raise RowError("no answer", f"answer is {shown}; expected a list of texts, or [{NO_ANSWER!r}]")
+    answers = tuple(dict.fromkeys(_whole(one.strip(), "answer") for one in answer))
     if NO_ANSWER in answers and len(answers) > 1:
-        raise RowError("answer and no answer", f"answer is {_shown(answer)}")
+        raise RowError("answer and no answer", f"answer is {json.dumps(answer, ensure_ascii=False)}")
     return _text(value, "evidence"), () if NO_ANSWER in answers else answers
 
 
@@ -159,6 +171,10 @@ def _text(value: Mapping[str, Any], key: str) -> str:
         raise RowError("not a string", f"{key} is {type(text).__name__}")
     if not text.strip():
         raise RowError("empty text", f"{key} is empty")
+    return _whole(text, key)
+
+
+def _whole(text: str, key: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -166,7 +182,7 @@ def _text(value: Mapping[str, Any], key: str) -> str:
     return text
 
 
-def vote(evidences: Iterable[Evidence], tally: Tally) -> Iterator[Evidence]:
+def vote(evidences: Iterable[Evidence], intake: Intake) -> Iterator[Evidence]:
     """Yield for each question the first evidence whose answer most of its evidences give.
 
     Evidences without an answer have no vote, unless none has one; of equals the earlier answer wins.
@@ -178,14 +194,12 @@ def vote(evidences: Iterable[Evidence], tally: Tally) -> Iterator[Evidence]:
         votes = Counter(answer for one in group for answer in one.answers)
         won = max(votes, key=votes.__getitem__) if votes else None
         chosen = next(one for one in group if won is None or won in one.answers)
-        tally.dropped["another evidence of the same question was taken"] += len(group) - 1
-        yield Evidence(
-            chosen.number, chosen.id, chosen.question_id, chosen.question, chosen.text, (won,) if won else ()
-        )
+        intake.dropped["another evidence of the same question was taken"] += len(group) - 1
+        yield replace(chosen, answers=(won,) if won else ())
 
 
 def instruction(question: str, evidence: str) -> str:
-    """Report 003's wording."""
+    """The question as it is asked: text first, in the wording that models for WebQA are trained with."""
     return f"请根据给定下文：{evidence}\n告诉我{question}\n"
 
 
@@ -205,7 +219,7 @@ def contains(text: str, answer: str) -> bool:
     return (plain(answer) or answer) in (plain(text) if plain(answer) else text)
 
 
-def make_unanswerable(evidences: list[Evidence], seed: int, tally: Tally) -> Iterator[Evidence]:
+def unanswerable(evidences: list[Evidence], seed: int, intake: Intake) -> Iterator[Evidence]:
     """Yield for each answered evidence its question with another question's text that lacks every known answer.
 
     Of CANDIDATES texts drawn by seed, the one that shares most pairs of characters with the question is taken: a text
@@ -229,7 +243,7 @@ def make_unanswerable(evidences: list[Evidence], seed: int, tally: Tally) -> Ite
             if (shared := len(wanted & pairs[place])) > most:
                 best, most = other, shared
         if best is None:
-            tally.dropped["made unanswerable: no text without the answer was drawn"] += 1
+            intake.dropped["made unanswerable: no text without the answer was drawn"] += 1
             continue
         yield Evidence(one.number, f"{one.id}+{best.id}", one.question_id, one.question, best.text, ())
 
@@ -238,28 +252,35 @@ def _pairs(text: str) -> set[str]:
     return {text[i : i + 2] for i in range(len(text) - 1)}
 
 
-def convert_rows(evidences: Iterable[Evidence], seed: int, made: bool, balanced: bool, tally: Tally) -> Iterator[Row]:
-    """Ask each evidence; made unanswerable rows come after the data's own."""
-    from converters.pipeline.conversion import Row
+def ask_rows(
+    evidences: list[Evidence], made: list[Evidence], seed: int, balanced: bool, intake: Intake
+) -> Iterator[Row]:
+    """Yield each evidence as a question with its answer or a refusal; those made unanswerable come last.
 
-    own = list(evidences)
-    rows = [*own, *make_unanswerable(own, seed, tally)] if made else own
+    Args:
+        evidences: the data's own.
+        made: those made unanswerable.
+        seed: of the choice among the refusals.
+        balanced: whether the share of refusals is set, so that a lopsided one need not be warned of.
+        intake: takes figures and notes.
+    """
+    rows = [*evidences, *made]
     refused = sum(not one.answers for one in rows)
     several = sum(len(one.answers) > 1 for one in rows)
     unsupported = sum(not any(contains(one.text, answer) for answer in one.answers) for one in rows if one.answers)
-    tally.figures["evidence"] = {
-        "made_unanswerable": len(rows) - len(own),
+    intake.figures["evidence"] = {
+        "made_unanswerable": len(made),
         "several_answers": several,
         "answer_not_in_evidence": unsupported,
     }
     if several:
-        tally.notes.append(f"{several:,} evidences have several answers; the first is taken")
+        intake.notes.append(f"{several:,} evidences have several answers; the first is taken")
     if unsupported:
-        tally.notes.append(f"{unsupported:,} answers do not stand in their evidence as they are written")
+        intake.notes.append(f"{unsupported:,} answers do not stand in their evidence as they are written")
     if rows and not balanced and max(refused, len(rows) - refused) > LOPSIDED * len(rows):
         kind = REFUSED if refused > len(rows) - refused else ANSWERED
         hint = "--refusal-share balances them" + ("" if refused else ", --make-unanswerable makes refusals")
-        tally.notes.append(
+        intake.notes.append(
             f"warning: {max(refused, len(rows) - refused) / len(rows):.1%} of the rows are {kind}; a model trained on "
             f"them leans that way ({hint})"
         )
@@ -271,11 +292,14 @@ def convert_rows(evidences: Iterable[Evidence], seed: int, made: bool, balanced:
             yield Row(REFUSED, one.id, question, refusal(one.id, seed), group=group)
 
 
-def share_plan(share: float) -> Plan:
-    """How many rows are answered and refused, so that ``share`` of them are refused; as many rows as there are."""
+def share_rule(share: float) -> QuotaRule:
+    """The rule for how many rows are answered and refused, so that ``share`` of them are refused.
+
+    Where no number of rows is wanted, it takes as many as the share allows.
+    """
     exact = Fraction(str(share))
 
-    def plan(available: Mapping[str, int], rows: int | None, multiple: int) -> dict[str, int]:
+    def rule(available: Mapping[str, int], rows: int | None, multiple: int) -> dict[str, int]:
         sides = {ANSWERED: 1 - exact, REFUSED: exact}
         most = min(int(available[kind] / part) for kind, part in sides.items() if part)
         total = most if rows is None else rows
@@ -300,33 +324,4 @@ def share_plan(share: float) -> Plan:
             )
         return quota
 
-    return plan
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
-    args = build_parser().parse_args(argv)
-    check_output_arguments(args, args.data)
-    share = args.refusal_share
-    if share is not None and not 0 <= share <= 1:
-        raise UsageError(f"--refusal-share is {share}; 0 to 1 is expected")
-    from converters.common.source import open_source
-    from converters.pipeline.conversion import Tally, convert
-
-    with open_source(args.data, f"WebQA's JSON, such as {EXAMPLE}", array=False) as source:
-        tally = Tally()
-        evidences = read_evidences(source, tally)
-        if args.evidences == "voted":
-            evidences = vote(evidences, tally)
-        rows = convert_rows(evidences, args.seed, args.make_unanswerable, share is not None, tally)
-        asked = {
-            "refusal_share": share,
-            "evidences": args.evidences,
-            "make_unanswerable": args.make_unanswerable,
-        }
-        options = OutputOptions(**output_options(args))
-        convert(source, options, KINDS, rows, tally, asked=asked, plan=None if share is None else share_plan(share))
-
-
-if __name__ == "__main__":
-    run_main(main)
+    return rule

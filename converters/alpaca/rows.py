@@ -6,22 +6,21 @@ that is not named is absent. Tool calls, images, audio, video and preference pai
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.common.console import format_table, run_main, say
+from converters.common.console import say
 from converters.common.errors import UsageError, UserError, did_you_mean
 from converters.common.reader import read_json
-from converters.common.rejected import RowError
-from converters.pipeline.options import OutputOptions, add_output_arguments, check_output_arguments, output_options
+from converters.pipeline.output import OutputOptions
+from converters.pipeline.rows import Intake, Row, RowError, json_rows
+from converters.pipeline.source import Source
 
 if TYPE_CHECKING:
-    from converters.common.source import Source
-    from converters.pipeline.conversion import Row, Tally
+    from converters.pipeline.conversion import Report
 
 INFO = "dataset_info.json"
 KINDS = ("one question", "several turns")
@@ -45,11 +44,6 @@ _OTHER_COLUMNS = {
     "rejected": "preference pairs",
     "kto_tag": "preference labels",
 }
-EXAMPLES = """examples:
-  python -m converters.alpaca alpaca_zh_demo --dataset-dir data -o train.jsonl
-  python -m converters.alpaca my_data.jsonl -o train.jsonl --rows 4000 --holdout 200 --holdout-out test.jsonl
-  python -m converters.alpaca --list --dataset-dir data
-"""
 
 
 @dataclass(frozen=True)
@@ -87,26 +81,35 @@ class Entry:
         return json.dumps(row, ensure_ascii=False)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m converters.alpaca",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def convert(
+    dataset: str | Path, output: OutputOptions, *, folder: str | Path = "data", formatting: str | None = None
+) -> Report:
+    """Convert a data set in Alpaca's or ShareGPT's form.
+
+    Args:
+        dataset: a name in ``dataset_info.json``, or a JSON or JSONL file.
+        output: how rows are chosen and written.
+        folder: where ``dataset_info.json`` is.
+        formatting: ``alpaca`` or ``sharegpt``, of a file given by its path; by default as its first row shows.
+
+    Raises:
+        UsageError: there is no such data set or file, or the options cannot be meant.
+        UserError: the data set cannot be converted, or too many rows are rejected.
+    """
+    from converters.pipeline.conversion import convert as convert_rows
+
+    entry = find_entry(str(dataset), Path(folder), formatting)
+    assert entry.file is not None
+    by_path = entry.file == Path(dataset)
+    for note in entry.notes:
+        say(note)
+    return convert_rows(
+        entry.file,
+        output,
+        KINDS,
+        lambda source, intake: read_rows(entry, source, intake, by_path=by_path),
+        settings={"dataset": str(dataset)},
     )
-    parser.add_argument("dataset", nargs="?", metavar="DATASET", help=f"a name in {INFO}, or a JSON or JSONL file")
-    parser.add_argument(
-        "--dataset-dir", type=Path, default=Path("data"), metavar="DIR", help=f"where {INFO} is (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--formatting",
-        choices=["alpaca", "sharegpt"],
-        help="of a file that is given by its path (default: as its first row shows)",
-    )
-    parser.add_argument("--list", action="store_true", help=f"say what each entry of {INFO} is, and convert nothing")
-    add_output_arguments(parser, layout=None, kind=KINDS[0], out_required=False)
-    return parser
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -159,24 +162,24 @@ def entry_of(name: str, value: Mapping[str, Any], folder: Path) -> Entry:
     return Entry(name, path, formatting, columns if isinstance(columns, dict) else {}, tags, unsupported, notes)
 
 
-def find_entry(args: argparse.Namespace) -> Entry:
+def find_entry(dataset: str, folder: Path, formatting: str | None) -> Entry:
     """The data set that is meant: a file's, or an entry's.
 
     Raises:
         UsageError: there is neither.
         UserError: the entry cannot be converted.
     """
-    path = Path(args.dataset)
+    path = Path(dataset)
     if path.suffix in (".json", ".jsonl", ".gz"):
-        return Entry(path.name, path, args.formatting or "")
-    if args.formatting:
-        raise UsageError(f"--formatting goes with a file; {INFO} says it for {args.dataset}")
-    info = read_info(args.dataset_dir)
-    if args.dataset not in info:
-        raise UsageError(f"{args.dataset_dir / INFO}: no data set {args.dataset!r}{did_you_mean(args.dataset, info)}")
-    entry = entry_of(args.dataset, info[args.dataset], args.dataset_dir)
+        return Entry(path.name, path, formatting or "")
+    if formatting:
+        raise UsageError(f"--formatting goes with a file; {INFO} says it for {dataset}")
+    info = read_info(folder)
+    if dataset not in info:
+        raise UsageError(f"{folder / INFO}: no data set {dataset!r}{did_you_mean(dataset, info)}")
+    entry = entry_of(dataset, info[dataset], folder)
     if entry.unsupported:
-        raise UserError(f"{args.dataset}: {entry.unsupported}")
+        raise UserError(f"{dataset}: {entry.unsupported}")
     return entry
 
 
@@ -187,11 +190,9 @@ def as_shown(entry: Entry, row: Mapping[str, Any]) -> Entry:
     return Entry(entry.name, entry.file, formatting, {**columns, "system": "system"})
 
 
-def convert_rows(entry: Entry, source: Source, tally: Tally, *, by_path: bool) -> Iterator[Row]:
-    """Read each row by the entry's columns and tags."""
-    from converters.pipeline.conversion import Row, json_rows
-
-    for number, (line, row) in enumerate(json_rows(source, tally), start=1):
+def read_rows(entry: Entry, source: Source, intake: Intake, *, by_path: bool) -> Iterator[Row]:
+    """Read each row by the entry's columns and tags; a file given by its path shows them in its first row."""
+    for number, (line, row) in enumerate(json_rows(source, intake), start=1):
         if number == 1 and by_path:
             entry = as_shown(entry, row)
         try:
@@ -200,7 +201,7 @@ def convert_rows(entry: Entry, source: Source, tally: Tally, *, by_path: bool) -
             detail = error.detail
             if error.reason != "tool call":
                 detail += f"; expected such as {entry.example()}"
-            tally.rejected.add(line, RowError(error.reason, detail, json.dumps(row, ensure_ascii=False)))
+            intake.reject(line, RowError(error.reason, detail), row)
             continue
         *before, (instruction, extra, answer) = said
         history = tuple((f"{one}\n{two}" if two else one, reply) for one, two, reply in before)
@@ -279,38 +280,6 @@ def _text(row: Mapping[str, Any], key: str | None) -> str:
     return value
 
 
-def list_entries(folder: Path) -> None:
-    """Print what each entry is and whether it converts here."""
-    entries = [entry_of(name, value, folder) for name, value in read_info(folder).items()]
-    rows = [[one.name, one.formatting, "no: " + one.unsupported if one.unsupported else "yes"] for one in entries]
-    print(format_table(["data set", "formatting", "converts"], rows, left=3))
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.list:
-        list_entries(args.dataset_dir)
-        return
-    if not args.dataset or not args.out:
-        raise UsageError("DATASET and -o OUT are needed (or --list)")
-    entry = find_entry(args)
-    assert entry.file is not None
-    check_output_arguments(args, str(entry.file))
-    from converters.common.source import open_source
-    from converters.pipeline.conversion import Tally, convert
-
-    by_path = entry.file == Path(args.dataset)
-    for note in entry.notes:
-        say(note)
-    with open_source(str(entry.file)) as source:
-        tally = Tally()
-        rows = convert_rows(entry, source, tally, by_path=by_path)
-        asked = {"dataset": args.dataset}
-        options = OutputOptions(**output_options(args, KINDS))
-        convert(source, options, KINDS, rows, tally, asked=asked)
-
-
-if __name__ == "__main__":
-    run_main(main)
+def entries(folder: Path) -> list[Entry]:
+    """Return what each entry of ``dataset_info.json`` is, and why it cannot be converted if it cannot."""
+    return [entry_of(name, value, folder) for name, value in read_info(folder).items()]
