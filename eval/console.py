@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 
 from backends.generation.registry import BACKENDS, choose_backend, missing
 from converters.common.console import run_main, say
@@ -21,30 +22,30 @@ ON_A_BACKEND = {
 """Commands of ``python -m backends.cuda`` and ``python -m backends.ascend``."""
 
 MODULES = {
-    "merge": ("backends.merge.__main__", "add LoRA adapters to their base, or to each other"),
-    "exchange": ("backends.exchange.__main__", "convert weights between Hugging Face, PEFT, mindformers and Meta"),
-    "mindrecord": ("mindrecord.__main__", "show token rows, write and read MindRecord files"),
+    "merge": ("backends.merge", "add LoRA adapters to their base, or to each other"),
+    "exchange": ("backends.exchange", "convert weights between Hugging Face, PEFT, mindformers and Meta"),
+    "mindrecord": ("mindrecord", "show token rows, write and read MindRecord files"),
 }
 """Commands with a module of their own."""
 
 GROUPS = {
     "convert": {
-        "arithmetic": ("converters.arithmetic.__main__", "arithmetic problems with checked, worked steps"),
-        "glue": ("converters.glue.__main__", "RTE, MNLI, QQP, CoLA and their like"),
-        "webqa": ("converters.webqa.__main__", "WebQA: Chinese questions on evidence"),
-        "novel": ("converters.novel.__main__", "passages of a novel, continued or retold"),
-        "alpaca": ("converters.alpaca.__main__", "Alpaca and ShareGPT files as LLaMA-Factory describes them"),
-        "tiny": ("converters.tiny.__main__", "the small base's corpus, tokenizer and reading set"),
+        "arithmetic": ("converters.arithmetic", "arithmetic problems with checked, worked steps"),
+        "glue": ("converters.glue", "RTE, MNLI, QQP, CoLA and their like"),
+        "webqa": ("converters.webqa", "WebQA: Chinese questions on evidence"),
+        "novel": ("converters.novel", "passages of a novel, continued or retold"),
+        "alpaca": ("converters.alpaca", "Alpaca and ShareGPT files as LLaMA-Factory describes them"),
+        "tiny": ("converters.tiny", "the small base's corpus, tokenizer and reading set"),
     },
     "eval": {
-        "math": ("eval.math.__main__", "arithmetic: answers by value, and the steps"),
-        "squad": ("eval.squad.__main__", "SQuAD v1.1: exact match and F1"),
-        "choice": ("eval.choice.__main__", "classes: accuracy, F1, Matthews"),
-        "webqa": ("eval.webqa.__main__", "WebQA: F1, ROUGE and BLEU"),
+        "math": ("eval.math", "arithmetic: answers by value, and the steps"),
+        "squad": ("eval.squad", "SQuAD v1.1: exact match and F1"),
+        "choice": ("eval.choice", "classes: accuracy, F1, Matthews"),
+        "webqa": ("eval.webqa", "WebQA: F1, ROUGE and BLEU"),
         "retention": ("eval.retention", "what a tuned model kept of its base's skills"),
         "sweep": ("eval.sweep", "one evaluation over all checkpoints of a run"),
         "table": ("eval.table", "results of several models in one table"),
-        "report": ("eval.report.__main__", "one page about a run: curve, before and after, rows"),
+        "report": ("eval.report", "one page about a run: curve, before and after, rows"),
     },
 }
 """Groups of commands that are told apart by a second word."""
@@ -87,11 +88,20 @@ def main(argv: list[str] | None = None) -> int | None:
         print("\n".join([f"usage: twinlora {first} COMMAND …", "", *members]))
         return 0 if len(words) > 1 else 2
     module, rest = resolve(words)
-    return importlib.import_module(module).main(rest)
+    return main_of(module)(rest)
+
+
+def main_of(module: str) -> Callable[[list[str]], int | None]:
+    """Return the ``main`` that ``python -m MODULE`` runs."""
+    found = importlib.import_module(module)
+    if hasattr(found, "__path__"):
+        found = importlib.import_module(f"{module}.__main__")
+    run_it: Callable[[list[str]], int | None] = found.main
+    return run_it
 
 
 def resolve(words: list[str]) -> tuple[str, list[str]]:
-    """Map a command line to the module whose ``main`` runs it and the words that ``main`` gets.
+    """Map a command line to the module that ``python -m`` would run for it, and the words that it gets.
 
     Args:
         words: what follows ``twinlora``, at least one word, and two for a group.
@@ -128,11 +138,11 @@ def _on_a_backend(command: str, words: list[str]) -> tuple[str, list[str]]:
         if given is None and all(map(missing, BACKENDS)):
             given = "cuda"
         if given in BACKENDS:
-            return f"backends.{given}.__main__", [command, *rest]
+            return f"backends.{given}", [command, *rest]
     name, why = choose_backend(given or "auto", device or "auto")
     if why and not helping:
         say(f"backend: {name} ({why})")
-    return f"backends.{name}.__main__", [command, *rest]
+    return f"backends.{name}", [command, *rest]
 
 
 def _without(words: list[str], option: str) -> tuple[list[str], str | None]:

@@ -64,7 +64,7 @@ def as_module(words: list[str]) -> list[str]:
     if words[0] != "twinlora":
         return words
     module, rest = resolve(words[1:])
-    return ["python", "-m", module.removesuffix(".__main__"), *rest]
+    return ["python", "-m", module, *rest]
 
 
 def pages() -> list[str]:

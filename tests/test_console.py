@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import subprocess
 import sys
@@ -19,9 +18,9 @@ from eval import console
 TARGETS = [module for members in (console.MODULES, *console.GROUPS.values()) for module, _ in members.values()]
 
 
-@pytest.mark.parametrize("module", [*TARGETS, "backends.cuda.__main__", "backends.ascend.__main__"])
+@pytest.mark.parametrize("module", [*TARGETS, "backends.cuda", "backends.ascend"])
 def test_every_command_has_a_main_that_takes_words(module):
-    assert next(iter(inspect.signature(importlib.import_module(module).main).parameters)) == "argv"
+    assert next(iter(inspect.signature(console.main_of(module)).parameters)) == "argv"
 
 
 def test_help_is_a_map_of_all_commands(capsys):
@@ -55,7 +54,7 @@ def test_without_a_command_the_map_is_shown_and_the_use_is_wrong(capsys):
     assert "usage: twinlora" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("main", [console.main, importlib.import_module("backends.cuda.__main__").main])
+@pytest.mark.parametrize("main", [console.main, console.main_of("backends.cuda")])
 def test_every_command_knows_the_version(main, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["any", "--version"])
     with pytest.raises(SystemExit) as end:
@@ -82,10 +81,10 @@ def test_wrong_words_are_wrong_use(words, message):
 
 def test_the_backend_is_taken_out_wherever_it_stands_and_the_rest_passed_on():
     words = ["doctor", "--backend=ascend", "--device", "cpu"]
-    assert console.resolve(words) == ("backends.ascend.__main__", ["doctor", "--device", "cpu"])
-    assert console.resolve(["eval", "squad", "--backend", "cuda"]) == ("eval.squad.__main__", ["--backend", "cuda"])
+    assert console.resolve(words) == ("backends.ascend", ["doctor", "--device", "cpu"])
+    assert console.resolve(["eval", "squad", "--backend", "cuda"]) == ("eval.squad", ["--backend", "cuda"])
     words = ["train", "demo", "--backend", "cuda", "seed=1", "--help"]
-    assert console.resolve(words) == ("backends.cuda.__main__", ["train", "demo", "seed=1", "--help"])
+    assert console.resolve(words) == ("backends.cuda", ["train", "demo", "seed=1", "--help"])
 
 
 def test_the_device_chooses_where_the_backend_is_left_open():
@@ -93,14 +92,14 @@ def test_the_device_chooses_where_the_backend_is_left_open():
         with pytest.raises(UserError, match="npu needs pip install"):
             console.resolve(["chat", "--device", "npu"])
     else:
-        assert console.resolve(["chat", "--device", "npu"]) == ("backends.ascend.__main__", ["chat", "--device", "npu"])
+        assert console.resolve(["chat", "--device", "npu"]) == ("backends.ascend", ["chat", "--device", "npu"])
 
 
 def test_a_plan_needs_no_framework(monkeypatch):
     monkeypatch.setattr(console, "missing", lambda name: ["torch"])
-    assert console.resolve(["plan", "demo"]) == ("backends.cuda.__main__", ["plan", "demo"])
-    assert console.resolve(["train", "--help"]) == ("backends.cuda.__main__", ["train", "--help"])
-    assert console.resolve(["doctor", "--backend", "ascend"]) == ("backends.ascend.__main__", ["doctor"])
+    assert console.resolve(["plan", "demo"]) == ("backends.cuda", ["plan", "demo"])
+    assert console.resolve(["train", "--help"]) == ("backends.cuda", ["train", "--help"])
+    assert console.resolve(["doctor", "--backend", "ascend"]) == ("backends.ascend", ["doctor"])
 
 
 def test_a_command_gets_its_words(tmp_path):
