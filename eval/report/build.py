@@ -81,6 +81,7 @@ def build_report(
         UserError: a file that was named is not one of an evaluation.
     """
     from backends.run.directory import Run, read_log
+    from eval.report.plots import loss_plots
 
     if wrong < 0 or not threshold > 0:
         raise UsageError(f"--wrong {wrong}, --threshold {threshold:g}: not below 0, and more than 0")
@@ -104,13 +105,13 @@ def build_report(
         "learned": [one for one in compared if not one.after.is_reading],
         "kept": [_retention(one, threshold) for one in compared if one.after.is_reading],
         "sweep": _sweep(opened),
-        "loss": _loss(log),
+        "loss": loss_plots(log) if log else {},
         "rows": rows_table(compared, template),
         "wrong": [
             (one.after, len(rows), *wrong_answers(rows, wrong)) for one, rows in zip(compared, graded, strict=True)
         ],
-        "data": _data(opened),
-        "environment": _environment(opened),
+        "data": _json(opened, "data.json"),
+        "environment": _json(opened, "environment.json"),
     }
     missing = {
         "learned": "evaluations of a task",
@@ -148,7 +149,8 @@ def _render(**values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(measure_name=measure_name, script_json=script_json, flat=_flat)
+    environment.filters |= {"measure_name": measure_name, "script_json": script_json, "flat": _flat}
+    environment.filters |= {"figure": _figure, "percent": lambda share: _figure(share, 1, scale=100)}
     script, style = (_source(environment, name) for name in ("rows.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -200,105 +202,48 @@ def _retention(one: Compared, threshold: float) -> dict[str, Any]:
     """Compare reading before and after.
 
     Returns:
-        ``one``, the ``doubts`` about the comparison, the ``rows`` of the table (empty where there is nothing to
-        compare with), and whether all of them ``passed`` and whether that is ``certain``.
+        ``one``, the ``doubts`` about the comparison, the measures ``kept`` (empty where there is nothing to compare
+        with), whether all of them ``passed``, and whether that is ``certain``.
     """
     from eval.retention import read_results, retention
 
-    found: dict[str, Any] = {"one": one, "rows": [], "doubts": one.doubts}
+    found: dict[str, Any] = {"one": one, "kept": [], "doubts": one.doubts}
     if one.before is None:
         return found
     try:
-        kept = retention(read_results(one.before.path), read_results(one.after.path))
+        found["kept"] = retention(read_results(one.before.path), read_results(one.after.path))
     except UserError as error:
-        return {**found, "doubts": [str(error)]}
-    found["rows"] = [
-        [
-            " ".join([one.after.name(each.task)] * (len(one.after.tasks) > 1) + [measure_name(each.measure)]),
-            one.before.figure(each.task, each.measure),
-            one.after.figure(each.task, each.measure),
-            "–" if each.ratio is None else f"{each.ratio:.3f}",
-            "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}",
-            f"{each.n:,}",
-        ]
-        for each in kept
-    ]
-    found["passed"] = all(each.passed(threshold) for each in kept)
-    found["certain"] = all(each.certain(threshold) for each in kept)
+        found["doubts"] = [str(error)]
+    found["passed"] = all(each.passed(threshold) for each in found["kept"])
+    found["certain"] = all(each.certain(threshold) for each in found["kept"])
     return found
 
 
-def _sweep(run: Run) -> dict[str, Any] | None:
-    """Draw what was learned and what was kept over the run's checkpoints, where eval.sweep was run."""
+def _sweep(run: Run) -> dict[str, Any]:
+    """Return what eval.sweep wrote, with a picture of what was learned and kept; empty where it was not run."""
     from eval.report.plots import Curve, plot
 
-    file = run.path / "eval" / "sweep" / "sweep.json"
-    found = read_json(file) if file.is_file() else {}
-    points = found.get("points", [])
-    if not points:
-        return None
+    found = _json(run, "eval/sweep/sweep.json")
+    if not (points := found.get("points")):
+        return {}
     curves = [Curve("after", [(one["step"], 100 * one["accuracy"]) for one in points])]
     kept = [(one["step"], 100 * one["f1_kept"]) for one in points if one["f1_kept"] is not None]
     if kept and points[0]["step"] == 0:
         kept.insert(0, (0, 100.0))  # the base keeps all of itself
     if kept:
         curves.insert(0, Curve("mark", kept))
-    rows = [
-        [
-            f"{one['step']:,}{' best' if one['step'] == found.get('best') else ''}",
-            f"{100 * one['accuracy']:.1f}",
-            *("–" if one[name] is None else f"{100 * one[name]:.1f}" for name in ("f1_kept", "em_kept")),
-            "–" if one["score"] is None else f"{one['score']:.4f}",
-        ]
-        for one in points
-    ]
-    return {"plot": plot(curves, title="Accuracy and kept F1 over steps", height=190), "rows": rows}
+    return {**found, "plot": plot(curves, title="Accuracy and kept F1 over steps", height=190)}
 
 
-def _loss(log: Log) -> dict[str, Markup]:
-    from eval.report.plots import loss_plots
-
-    return loss_plots(log) if log else {}
-
-
-def _data(run: Run) -> dict[str, Any]:
-    """Return which rows were trained on, what encoding did to them, and the bars of their lengths."""
-    file = run.path / "data.json"
-    if not file.is_file():
-        return {}
-    found = read_json(file)
-    audit = found.get("audit", {})
-    share = audit.get("supervised", 0) / (audit.get("tokens") or 1)
-    values = [(str(one.get("path")), f"SHA-256 {str(one.get('sha256'))[:16]}") for one in found.get("files", [])]
-    values += [
-        ("rows", f"{audit.get('kept', 0):,} of {audit.get('rows', 0):,}"),
-        ("tokens", f"{audit.get('tokens', 0):,}, of them supervised {audit.get('supervised', 0):,} ({share:.1%})"),
-        ("longest row", f"{audit.get('longest', 0):,} tokens; seq_length {audit.get('seq_length')}"),
-        *((what, _counted(audit, what)) for what in ("dropped", "truncated", "unsupervised", "empty", "unknown")),
-        ("template", _hashed(found.get("template"))),
-        ("tokenizer", _hashed(found.get("tokenizer"))),
-    ]
-    histogram = audit.get("histogram", [])
-    most = max((count for *_, count in histogram), default=0) or 1
-    bars = [(f"{low:,} to {high:,}", [("after", count / most, f"{count:,}")]) for low, high, count in histogram]
-    return {"facts": values, "lengths": bars}
+def _json(run: Run, name: str) -> dict[str, Any]:
+    """Read a file of the run; empty where it has none."""
+    file = run.path / name
+    return read_json(file) if file.is_file() else {}
 
 
-def _counted(audit: Mapping[str, Any], what: str) -> str:
-    rows = audit.get("examples", {}).get(what, [])
-    return f"{audit.get(what, 0):,}" + (f" (rows {', '.join(map(str, rows))}, …)" if rows else "")
-
-
-def _hashed(value: Any) -> str:
-    """Write a template or tokenizer by its name and the beginning of its hash."""
-    if not isinstance(value, Mapping):
-        return "not recorded"
-    return f"{value.get('name') or value.get('source')} ({str(value.get('hash'))[:16]})"
-
-
-def _environment(run: Run) -> list[tuple[str, str]]:
-    file = run.path / "environment.json"
-    return _flat(read_json(file)) if file.is_file() else []
+def _figure(value: Any, digits: int = 0, scale: int = 1) -> str:
+    """Write a number for people; a dash for what the file does not have."""
+    return f"{scale * value:,.{digits}f}" if isinstance(value, int | float) else "–"
 
 
 def _flat(value: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -317,19 +317,19 @@ class Compared:
         """The evaluations by ``before`` and ``after``, in this order."""
         return {"before": self.before, "after": self.after} if self.before else {"after": self.after}
 
-    def bars(self, task: str) -> list[tuple[str, list[tuple[str, float, str]]]]:
+    def shares(self, task: str) -> list[tuple[str, list[tuple[str, float]]]]:
         """Return the shares under the measure that a task is judged by, of its parts and of all of it.
 
         Returns:
-            ``(name, [(side, share, the share in percent)])`` of every part, the whole task last.
+            ``(name, [(side, share)])`` of every part, the whole task last.
         """
         measure = self.after.measures(task)[0]
         found = []
         for part in [*self.after.parts(task), task]:
             name = "all" if part == task else self.after.name(part)
             shares = [(side, one.share(part, measure)) for side, one in self.sides.items()]
-            drawn = [(side, share, f"{100 * share:.1f}") for side, share in shares if share is not None]
-            found.append((f"{name} ({self.after.samples(part):,})", drawn))
+            known = [(side, share) for side, share in shares if share is not None]
+            found.append((f"{name} ({self.after.samples(part):,})", known))
         return found
 
     def figures(self, task: str) -> list[list[str]]:

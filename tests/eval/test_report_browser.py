@@ -303,6 +303,18 @@ def test_without_scripts_the_wrong_answers_remain(page):
     assert shown["result"]["value"] == "0,true"
 
 
+def test_on_paper_controls_are_away_and_wrong_answers_unfolded(page):
+    browser = page()
+    folded = browser.all("details .pair")[-1]
+    assert not folded.is_displayed()
+    browser.devtools("Emulation.setEmulatedMedia", media="print")
+    assert folded.rect["height"] > 0
+    assert not browser.find(".controls").is_displayed()
+    assert not browser.find(".pages").is_displayed()
+    assert browser.find("#rows tbody").is_displayed()
+    browser.devtools("Emulation.setEmulatedMedia", media="")
+
+
 def html_text(page):
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", page))
 

@@ -69,7 +69,10 @@
   /** A text that is opened and closed by its `show`. */
   function textElement(value, searched) {
     const element = make("div", { class: "text" });
-    element.show = (open) => element.replaceChildren(...marked(open ? value : excerpt(value, searched), searched));
+    element.show = (open) => {
+      element.classList.toggle("open", open);
+      element.replaceChildren(...marked(open ? value : excerpt(value, searched), searched));
+    };
     element.show(whole.checked);
     return element;
   }
