@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from backends.checkpoint.resolve import open_checkpoint
+from backends.exchange.convert import to_mindformers
+from backends.exchange.weights_report import inspect
+from backends.merge.base import open_base
 from backends.recipe.load import load_recipe
 from converters.common import shipped
 from converters.common.shipped import SHIPPED, locate_model, locate_recipe, shipped_recipes
 from converters.tokenizers.load import load_tokenizer
+from converters.tokenizers.segments import TokenLimit
+from mindrecord.commands import write_mindrecord
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +58,16 @@ def test_the_small_base_is_found_from_any_folder_and_said_once(capsys):
     locate_model("models/tiny")
     said = capsys.readouterr().err.splitlines()
     assert sum(line.startswith("models/tiny: not in this directory") for line in said) == 1
+
+
+def test_every_command_that_reads_a_model_finds_it(tmp_path):
+    """Each asks for the small base by its short name in a folder that has none."""
+    rows = tmp_path / "rows.jsonl"
+    row = {"instruction": "1 + 1 =", "input": "", "output": "2"}
+    rows.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert open_checkpoint("models/tiny").path == SHIPPED / "models" / "tiny"
+    assert inspect(Path("models/tiny")).adapter is None
+    assert open_base("models/tiny").config["model_type"] == "llama"
+    assert to_mindformers("models/tiny", tmp_path / "tiny.safetensors").kind == "hf"
+    assert write_mindrecord([rows], tmp_path / "rows.mindrecord", tokenizer="models/tiny", template="bare").rows == 1
+    assert TokenLimit(64, Path("models/tiny"), "bare").lengths([("1 + 1 =", "2")]) == [10]

@@ -29,6 +29,7 @@ from backends.weights.names import is_lora
 from backends.weights.safetensors_files import DEFAULT_SHARD_BYTES, Tensors
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
+from converters.common.shipped import locate_model
 
 Kind = Literal["hf", "peft", "mindformers", "mindformers-lora", "meta", "llama2c"]
 WORDS: dict[Kind, str] = {
@@ -99,7 +100,7 @@ def to_mindformers(
         UsageError: there is nothing to convert, or an option has no use for it.
         UserError: it is damaged, does not fit its configuration, or does more than mindformers can.
     """
-    source, target = Path(path), Path(out)
+    source, target = Path(locate_model(path)), Path(out)
     check_output_file(target)
     kind = kind_of(source)
     _refuse_unused(kind, source, USED[kind], config=config, tokenizer=tokenizer, base=base)
