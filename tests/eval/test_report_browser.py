@@ -9,6 +9,8 @@ import struct
 import pytest
 from report_run import HOSTILE, made
 
+from eval.report import build_report
+
 pytestmark = pytest.mark.backend
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -102,11 +104,13 @@ class Browser:
                         "[...r.cells].map(c => c.innerText.trim()))")  # fmt: skip
 
 
-@pytest.fixture
-def page(driver, run, tmp_path):
+@pytest.fixture(scope="module")
+def page(driver, finished, tmp_path_factory):
     """Opens the page of the run, with its before."""
-    made(run, "--before", tmp_path / "before")
-    return lambda **settings: Browser(driver, run / "report.html", **settings)
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    before = [finished / "before"]
+    file.write_text(build_report(finished / "my run", before=before).html, encoding="utf-8")
+    return lambda **settings: Browser(driver, file, **settings)
 
 
 @pytest.mark.parametrize("width", [360, 380, 430, 590, 800, 1200])
