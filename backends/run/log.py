@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,8 +55,9 @@ def running_mean(values: Sequence[float]) -> list[float]:
     It is smooth, without the lag of a decaying mean.
     """
     reach = len(values) // 80
-    windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
-    return [sum(window) / len(window) for window in windows]
+    sums = [0.0, *accumulate(values)]
+    windows = ((max(0, i - reach), min(i + reach + 1, len(values))) for i in range(len(values)))
+    return [(sums[end] - sums[start]) / (end - start) for start, end in windows]
 
 
 def plot_loss(rows: list[dict[str, Any]], path: Path, title: str) -> None:

@@ -20,6 +20,7 @@ from report_run import (
     write_json,
 )
 
+from backends.run.log import running_mean
 from converters.common.errors import UsageError, UserError
 from converters.text.template import get_template
 from eval.report import cli as report
@@ -297,6 +298,16 @@ def test_the_question_is_taken_out_of_its_template(name):
     assert question_of(prompt, template) == question
     assert question_of("something else", get_template("vicuna")) == "something else"
     assert question_of(prompt, None) == prompt
+
+
+def test_running_mean_by_hand():
+    assert running_mean([1.0, 3.0]) == [1.0, 3.0]
+    values = [float(i * i) for i in range(160)]  # a window of two to each side
+    mean = running_mean(values)
+    assert mean[0] == (0 + 1 + 4) / 3
+    assert mean[10] == pytest.approx((64 + 81 + 100 + 121 + 144) / 5)
+    assert mean[-1] == pytest.approx((157**2 + 158**2 + 159**2) / 3)
+    assert len(mean) == 160
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5000])
