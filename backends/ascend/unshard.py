@@ -14,7 +14,7 @@ from pathlib import Path
 
 from backends.ascend.device import first_line, silence
 from backends.ascend.train.start_weights import NO_WEIGHTS
-from backends.exchange.output_files import check_output_file
+from backends.weights.files import check_output_file
 from backends.weights.mindspore_ckpt import open_weights, weights_writer
 from converters.common.errors import UsageError, UserError
 from converters.common.files import atomic

@@ -1,4 +1,4 @@
-"""What a ``--ckpt`` is made of, found without a framework and without reading its weights.
+"""The parts of a checkpoint (``--ckpt``), found without a framework and without reading its weights.
 
 Everything that asks a model something goes through here, so that the template it was trained in is the template it is
 asked in, whatever the command.
@@ -6,7 +6,7 @@ asked in, whatever the command.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -189,23 +189,47 @@ def _check_base(folder: Path, run: Path | None, weights: list[Path], given: str 
     say(f"note: {both}; taken all the same, as --base says")
 
 
-def _choose_template(homes: Iterable[Path], name: str | None, allow_mismatch: bool) -> Template:
-    from converters.text.template import Template, get_template, template_names
+def _choose_template(homes: Sequence[Path], name: str | None, allow_mismatch: bool) -> Template:
+    from converters.text.template import template_names
 
-    wanted = get_template(name) if name else None
-    file = next((home / TEMPLATE for home in homes if (home / TEMPLATE).is_file()), None)
-    if file is None:
-        if wanted is None:
-            raise UsageError(
-                f"{next(iter(homes))}: no template.json there says how it was trained; choose with --template "
-                f"({', '.join(template_names())})"
-            )
-        return wanted
-    trained = Template.from_json(read_json(file))
-    if wanted is None or wanted.hash == trained.hash:
-        return trained
-    both = f"template {trained.name} ({trained.hash[:8]}), not {wanted.name} ({wanted.hash[:8]})"
-    if not allow_mismatch:
-        raise UserError(f"{file.parent} was trained in {both}: leave --template out, or --allow-template-mismatch")
-    say(f"note: {file.parent} was trained in {both}; asking in {wanted.name} all the same")
-    return wanted
+    trained = trained_template(homes)
+    if name is not None:
+        return wanted_template(name, [trained] if trained else [], allow_mismatch=allow_mismatch)
+    if trained is None:
+        raise UsageError(
+            f"{homes[0]}: no {TEMPLATE} there says how it was trained; choose with --template "
+            f"({', '.join(template_names())})"
+        )
+    return trained[1]
+
+
+def trained_template(homes: Iterable[Path]) -> tuple[Path, Template] | None:
+    """Return the template that weights were trained in, and the first of some directories that holds it."""
+    from converters.text.template import Template
+
+    home = next((home for home in homes if (home / TEMPLATE).is_file()), None)
+    return None if home is None else (home, Template.from_json(read_json(home / TEMPLATE)))
+
+
+def wanted_template(name: str, trained: Sequence[tuple[Path, Template]], *, allow_mismatch: bool) -> Template:
+    """Return the template of a name.
+
+    Args:
+        name: as ``--template`` gives it.
+        trained: the templates that the weights were trained in, and where that is written.
+        allow_mismatch: take another one than these, and say so.
+
+    Raises:
+        UserError: the weights were trained in another one.
+    """
+    from converters.text.template import get_template
+
+    wanted = get_template(name)
+    for home, template in trained:
+        if template.hash == wanted.hash:
+            continue
+        both = f"template {template.name} ({template.hash[:8]}), not {wanted.name} ({wanted.hash[:8]})"
+        if not allow_mismatch:
+            raise UserError(f"{home} was trained in {both}: leave --template out, or --allow-template-mismatch")
+        say(f"note: {home} was trained in {both}; asking in {wanted.name} all the same")
+    return next((template for _, template in trained if template.hash == wanted.hash), wanted)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from backends.checkpoint.resolve import open_checkpoint
 from backends.generation.registry import BACKENDS, BackendName, backend_named
 from backends.generation.types import BATCH_TOKENS, GREEDY, MAX_NEW_TOKENS, Runtime, Sampling
+from backends.weights.dtypes import FLOATS
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
@@ -61,7 +62,7 @@ def add_device_arguments(parser: argparse.ArgumentParser, backend: BackendName |
     parser.add_argument("--device", choices=devices, default="auto", help="auto: a card, else the CPU (default: auto)")
     parser.add_argument(
         "--dtype",
-        choices=["auto", "float32", "bfloat16", "float16"],
+        choices=["auto", *FLOATS],
         default="auto",
         help="type of the weights; auto: the checkpoint's on a card, float32 on the CPU (default: %(default)s)",
     )

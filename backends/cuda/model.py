@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from backends.cuda.processes import speak
 from backends.recipe.types import ModelConfig, PetConfig, Recipe
 from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
+from backends.weights.llama import LlamaShape
 from backends.weights.lora import LINEAR_LAYERS, hf_modules, initial_lora_a
 from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_json
@@ -73,21 +74,14 @@ def llama_config(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Any
             "eos_token_id": tokenizer.eos_id,
             "pad_token_id": tokenizer.pad_id,
         }
+    sizes = LlamaShape.from_recipe(config).to_config()
+    del sizes["model_type"]  # the class says it
     return LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.feed_forward_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.kv_heads,
-        head_dim=config.head_dim,
+        **sizes,
         max_position_embeddings=config.max_position_embedding or max(2048, config.seq_length),
         rms_norm_eps=config.rms_norm_eps,
         rope_theta=config.theta,
         initializer_range=config.init_method_std,
-        tie_word_embeddings=config.tie_word_embeddings,
-        attention_bias=config.qkv_has_bias,
-        architectures=["LlamaForCausalLM"],
         **ids,
     )
 

@@ -1,8 +1,10 @@
-"""LoRA adapters: PEFT's directory on one side, mindformers' file on the other, and the scaling kept with both.
+"""Conversion of LoRA adapters between PEFT's directory and mindformers' file, with the scaling kept.
 
-A mindformers file holds the matrices only: rank, alpha and targets stand in the recipe. So a file written here carries
-PEFT's configuration along (in the metadata of safetensors, and in the directory ``FILE.hf`` beside either format), and
-the way back needs nothing else. Scaling is alpha / rank on both sides.
+A mindformers file holds the matrices alone: rank, alpha and targets stand in the recipe. A file written here therefore
+carries PEFT's configuration (in the metadata of safetensors, and in the directory ``FILE.hf`` beside either format),
+and converting it back needs nothing else. The scaling is alpha / rank on both sides.
+
+Legend: r rank, in and out the widths of a linear layer; A is [r, in] and B is [out, r] on both sides.
 """
 
 from __future__ import annotations
@@ -15,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.exchange.model_config import exchangeable_shape
-from backends.exchange.output_files import sidecar_of, writing_weights
+from backends.exchange.models import exchangeable_shape
 from backends.weights.dtypes import round_to
 from backends.weights.files import (
     ADAPTER_CONFIG,
@@ -25,11 +26,12 @@ from backends.weights.files import (
     RECIPE,
     copy_companions,
     run_around,
+    sidecar_of,
     writing_directory,
 )
 from backends.weights.llama import check_shapes
 from backends.weights.lora import LINEAR_LAYERS, check_plain_lora, hf_modules, peft_config
-from backends.weights.mindspore_ckpt import open_weights
+from backends.weights.mindspore_ckpt import open_weights, writing_weights
 from backends.weights.names import is_lora, mindformers_to_peft, peft_to_mindformers
 from backends.weights.safetensors_files import ShardWriter, Tensors, open_tensors
 from converters.common.console import say
@@ -51,11 +53,11 @@ class UnknownScaling(UserError):
 
 @dataclass(frozen=True)
 class LoraMatrices:
-    """What the matrices of an adapter say about it.
+    """Rank and layers of an adapter, as its matrices show them.
 
     Attributes:
         rank: r.
-        layers: count of decoder layers, each with the same modules.
+        layers: number of decoder layers, each with the same modules.
         modules: Hugging Face names of the linear layers, such as ``q_proj``, sorted.
     """
 
@@ -65,7 +67,7 @@ class LoraMatrices:
 
 
 def check_matrices(shapes: Mapping[str, tuple[int, ...]], source: str | Path) -> LoraMatrices:
-    """Check the matrices of an adapter against each other.
+    """Check that the matrices of an adapter belong together.
 
     Args:
         shapes: A is [r, in], B is [out, r]; by PEFT name.
@@ -112,23 +114,24 @@ def adapter_from_mindformers(
         tensors: parameters by mindformers name; those that are no LoRA matrix (frozen weights, optimizer copies) are
             passed over.
         pet: the recipe's LoRA settings.
-        base: what ``base_model_name_or_path`` shall say.
+        base: value of ``base_model_name_or_path``.
         out_folder: an existing directory; gets ``adapter_config.json`` and ``adapter_model.safetensors``, each whole or
             absent.
 
     Raises:
         UserError: rank or targets are not the recipe's.
     """
-    values = _Values(tensors)
-    shapes = {peft: values.shape(name) for peft, name in _lora_names(values.names()).items()}
-    found = check_matrices(shapes, values.where)
+    where = str(tensors.path) if isinstance(tensors, Tensors) else "the trained parameters"
+    read = tensors.read if isinstance(tensors, Tensors) else tensors.__getitem__
+    names = _lora_names(tensors)
+    found = check_matrices({peft: read(name).shape for peft, name in names.items()}, where)
     modules = sorted(hf_modules(pet))
     if found.rank != pet.lora_rank:
-        raise UserError(f"{values.where}: rank {found.rank}; pet_config.lora_rank is {pet.lora_rank}")
+        raise UserError(f"{where}: rank {found.rank}; pet_config.lora_rank is {pet.lora_rank}")
     if found.modules != modules:
-        raise UserError(f"{values.where}: LoRA of {', '.join(found.modules)}; the recipe chooses {', '.join(modules)}")
+        raise UserError(f"{where}: LoRA of {', '.join(found.modules)}; the recipe chooses {', '.join(modules)}")
     config = peft_config(found.rank, pet.lora_alpha, pet.lora_dropout, modules, base)
-    _write_peft(values, config, out_folder)
+    _write_peft(read, names, config, out_folder)
 
 
 def adapter_to_mindformers(
@@ -186,7 +189,7 @@ def adapter_to_peft(
         out_folder: the directory.
         recipe: the YAML that trained it.
         alpha: of a foreign file that nothing describes.
-        base: what ``base_model_name_or_path`` shall say, if not what is recorded.
+        base: value of ``base_model_name_or_path``; None keeps what is recorded.
         dtype: round to this type; None keeps each matrix's own.
         finish: adds to the directory before it gets its name.
 
@@ -202,7 +205,7 @@ def adapter_to_peft(
     if len(names) < len(tensors):
         say(f"{file}: {len(names)} LoRA matrices taken, {len(tensors) - len(names)} other tensors left out")
     with writing_directory(out_folder) as temporary:
-        _write_peft(_Values(tensors), config, temporary, dtype)
+        _write_peft(tensors.read, names, config, temporary, dtype)
         if home is not None:
             copy_companions(home, temporary, without=(MODEL_CONFIG,))
         if finish is not None:
@@ -314,34 +317,23 @@ def _check_base(
     check_shapes(shapes, expected, adapter, f"its base {home}")
 
 
-class _Values:
-    """One face for opened files and for arrays in memory."""
-
-    def __init__(self, tensors: Tensors | Mapping[str, np.ndarray]) -> None:
-        self.tensors = tensors
-        self.where = str(tensors.path) if isinstance(tensors, Tensors) else "the trained parameters"
-
-    def names(self) -> list[str]:
-        return list(self.tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.tensors.shape(name) if isinstance(self.tensors, Tensors) else tuple(self.tensors[name].shape)
-
-    def read(self, name: str) -> np.ndarray:
-        return self.tensors.read(name) if isinstance(self.tensors, Tensors) else self.tensors[name]
-
-
 def _lora_names(names: Iterable[str]) -> dict[str, str]:
     """Map PEFT names to mindformers names; the optimizer's copies of LoRA matrices are none."""
     return {mindformers_to_peft(name): name for name in names if is_lora(name) and name.startswith("model.layers.")}
 
 
-def _write_peft(values: _Values, config: dict[str, Any], folder: Path, dtype: str | None = None) -> None:
+def _write_peft(
+    read: Callable[[str], np.ndarray],
+    names: dict[str, str],
+    config: dict[str, Any],
+    folder: Path,
+    dtype: str | None = None,
+) -> None:
     # no metadata and sorted names: byte for byte what the CUDA backend writes
     with (
         atomic(folder / ADAPTER_WEIGHTS) as temporary,
         ShardWriter(folder, max_shard_bytes=None, metadata={}, stem=temporary.stem) as writer,
     ):
-        for peft, name in sorted(_lora_names(values.names()).items()):
-            writer.add(peft, round_to(values.read(name), dtype, name))
+        for peft, name in sorted(names.items()):
+            writer.add(peft, round_to(read(name), dtype, name))
     write_json(folder / ADAPTER_CONFIG, config)

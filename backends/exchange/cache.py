@@ -9,7 +9,7 @@ from pathlib import Path
 from backends.exchange.adapters import adapter_to_peft
 from backends.exchange.convert import kind_of
 from backends.exchange.models import mindformers_source, write_hf
-from backends.exchange.output_files import sidecar_of
+from backends.weights.files import sidecar_of
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import write_json

@@ -1,4 +1,4 @@
-"""What a path holds, told by its content, and the conversion that follows from it."""
+"""Conversion of whatever a path holds, which is recognised by its content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from backends.exchange.adapters import LoraMatrices, adapter_to_mindformers, ada
 from backends.exchange.llama2c import llama2c_source, write_tokenizer
 from backends.exchange.meta import PARAMS, meta_source
 from backends.exchange.models import Source, hf_source, mindformers_source, write_hf, write_mindformers
-from backends.exchange.output_files import check_output_file, check_output_folder
 from backends.weights.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -22,6 +21,8 @@ from backends.weights.files import (
     MODEL_CONFIG,
     TEMPLATE,
     TOKENIZER_FILES,
+    check_output_file,
+    check_output_folder,
     copy_companions,
 )
 from backends.weights.mindspore_ckpt import open_weights

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.exchange.model_config import exchangeable_shape, read_model_config
-from backends.exchange.models import Item, Source, make_source
+from backends.exchange.models import Item, Source, exchangeable_shape, make_source, read_model_config
 from backends.weights.dtypes import numpy_types, type_name
 from backends.weights.llama import EMBEDDING, HEAD, LlamaShape
 from backends.weights.names import to_hf

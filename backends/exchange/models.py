@@ -1,8 +1,7 @@
-"""Whole models: Hugging Face's directory on one side, mindformers' single file on the other.
+"""Conversion of whole models between Hugging Face's directory and mindformers' single file.
 
-Everything goes through Hugging Face names: a reader gives a :class:`Source`, checked one to one against the
-configuration, and a writer takes it tensor by tensor. Nothing is computed: bits stay what they are unless another type
-is asked for.
+Every format is read as a :class:`Source` with Hugging Face names, checked one to one against the configuration, and
+written from it tensor by tensor. Nothing is computed: the bits stay the same unless another type is asked for.
 """
 
 from __future__ import annotations
@@ -10,27 +9,37 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.exchange.model_config import exchangeable_shape, read_model_config
-from backends.exchange.output_files import check_output_file, sidecar_of, writing_weights
 from backends.weights.dtypes import FLOAT_NAMES, round_to
-from backends.weights.files import MODEL_CONFIG, RECIPE, copy_companions, run_around, writing_directory
-from backends.weights.llama import EMBEDDING, HEAD, LlamaShape, check_shapes
-from backends.weights.mindspore_ckpt import open_weights
+from backends.weights.files import (
+    MODEL_CONFIG,
+    RECIPE,
+    check_output_file,
+    copy_companions,
+    run_around,
+    sidecar_of,
+    writing_directory,
+)
+from backends.weights.llama import ARCHITECTURES, EMBEDDING, HEAD, LlamaShape, check_shapes
+from backends.weights.mindspore_ckpt import open_weights, writing_weights
 from backends.weights.names import is_lora, to_hf, to_mindformers
 from backends.weights.safetensors_files import DEFAULT_SHARD_BYTES, ShardWriter, Tensors, open_tensors
 from converters.common.console import progress, say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import write_json
+from converters.common.reader import read_json
 
-LARGE = 10**9  # numbers: seconds of work
+if TYPE_CHECKING:
+    from backends.recipe.types import ModelConfig
+
+LARGE = 10**9  # elements: from here on a conversion takes seconds and shows its progress
 # What MindSpore saves beside the weights: one number each, and the optimizer's copies under a prefix
 TRAINING_VALUES = {
     "afactor_step",
@@ -69,7 +78,7 @@ class Source:
         path: where it is from.
         config: its Hugging Face configuration.
         items: weights by Hugging Face name, in the model's order.
-        homes: directories with tokenizer and template; what a later one holds is taken before an earlier one's.
+        homes: directories with tokenizer and template; files of a later one replace those of an earlier one.
     """
 
     path: Path
@@ -81,6 +90,59 @@ class Source:
     def shape(self) -> LlamaShape:
         """Sizes by the configuration."""
         return exchangeable_shape(self.config, self.path)
+
+
+def exchangeable_shape(config: Mapping[str, Any], source: str | Path) -> LlamaShape:
+    """Return the sizes of a model that both sides have.
+
+    Raises:
+        UserError: another architecture, or a size is missing or not a number.
+    """
+    kind = config.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise UserError(f"{source}: model_type {kind!r}: only {' and '.join(ARCHITECTURES)} can be exchanged")
+    return LlamaShape.from_config(config, source)
+
+
+def config_from_recipe(config: ModelConfig, source: str | Path) -> dict[str, Any]:
+    """Return the Hugging Face configuration of a mindformers ``model_config``.
+
+    Raises:
+        UserError: a setting that has no certain counterpart; ``config.json`` itself is needed then.
+    """
+    if config.extend_method not in ("None", None) or config.scaling_factor != 1.0:
+        raise UserError(
+            f"{source}: extend_method {config.extend_method!r} is not carried over; name the model's own config.json"
+        )
+    if config.attn_proj_has_bias and not config.qkv_has_bias:
+        raise UserError(f"{source}: attn_proj_has_bias without qkv_has_bias: no Hugging Face Llama or Qwen2 has this")
+    return LlamaShape.from_recipe(config).to_config() | {
+        "max_position_embeddings": config.max_position_embedding or config.seq_length,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.theta,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+    }
+
+
+def read_model_config(path: str | Path) -> dict[str, Any]:
+    """Read a configuration from a model directory, a ``config.json`` or a mindformers YAML.
+
+    Raises:
+        UsageError: there is no such file.
+        UserError: it cannot be read as one.
+    """
+    source = Path(path)
+    if source.suffix in (".yaml", ".yml"):
+        from backends.recipe.load import load_recipe
+
+        return config_from_recipe(load_recipe(source).model.model_config, source)
+    source = source / MODEL_CONFIG if source.is_dir() else source
+    config = read_json(source)
+    if not isinstance(config, dict):
+        raise UserError(f"{source}: a JSON object is expected")
+    return config
 
 
 def make_source(

@@ -1,4 +1,4 @@
-"""Look into weights: each tensor with shape and type, the totals, and what an adapter is."""
+"""A report on weights: every tensor with shape and type, the totals, and the settings of an adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frozen model as files, on either side: a Hugging Face directory or a mindformers weights file."""
+"""The model to merge into: a Hugging Face directory or a mindformers weights file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from backends.checkpoint.fingerprint import fingerprint
-from backends.exchange.output_files import sidecar_of
 from backends.merge.adapters import Adapter, all_modules
 from backends.weights.dtypes import ROUNDOFF
-from backends.weights.files import ADAPTER_CONFIG, MODEL_CONFIG
+from backends.weights.files import ADAPTER_CONFIG, MODEL_CONFIG, sidecar_of
 from backends.weights.mindspore_ckpt import open_weights
 from backends.weights.names import is_lora, to_mindformers
 from backends.weights.safetensors_files import Tensors

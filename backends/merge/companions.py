@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.checkpoint.resolve import trained_template, wanted_template
 from backends.merge.adapters import Adapter
 from backends.merge.base import Base
 from backends.weights.files import (
@@ -29,9 +30,9 @@ from converters.common.console import say
 from converters.common.errors import UserError
 from converters.common.files import sha256_file, write_json, write_text
 from converters.common.reader import read_json
-from converters.text.template import Template, get_template
 
 if TYPE_CHECKING:
+    from converters.text.template import Template
     from converters.tokenizers.base import Tokenizer
 
 _SLOT = re.compile(r"(\{[a-z]+\})")
@@ -45,34 +46,25 @@ def common_template(adapters: Sequence[Adapter], name: str | None, *, allow: boo
     Raises:
         UserError: they were trained in different ones, or not in the one that is asked for, and ``allow`` is not set.
     """
-    trained: dict[str, tuple[Path, Template]] = {}
+    known: dict[str, tuple[Path, Template]] = {}
     for adapter in adapters:
-        file = next((home / TEMPLATE for home in (adapter.path, adapter.home) if (home / TEMPLATE).is_file()), None)
-        if file is not None:
-            template = Template.from_json(read_json(file))
-            trained.setdefault(template.hash, (adapter.path, template))
-    wanted = get_template(name) if name else None
-    known = list(trained.values())
-    if wanted is not None:
-        odd = next(((path, template) for path, template in known if template.hash != wanted.hash), None)
-        if odd and not allow:
-            raise UserError(
-                f"{odd[0]} was trained in template {odd[1].name} ({odd[1].hash[:8]}), not {wanted.name} "
-                f"({wanted.hash[:8]}): leave --template out, or --allow-template-mismatch"
-            )
-        return wanted
-    if len(known) > 1:
-        both = " and ".join(f"{path} in {template.name} ({template.hash[:8]})" for path, template in known[:2])
+        if found := trained_template((adapter.path, adapter.home)):
+            known.setdefault(found[1].hash, found)
+    trained = list(known.values())
+    if name:
+        return wanted_template(name, trained, allow_mismatch=allow)
+    if not trained:
+        say("note: no template.json beside the adapters says how to ask the merged weights; --template NAME adds one")
+        return None
+    if len(trained) > 1:
+        both = " and ".join(f"{home} in {template.name} ({template.hash[:8]})" for home, template in trained[:2])
         if not allow:
             raise UserError(
                 f"the adapters were trained in different templates: {both}; with --allow-template-mismatch the merged "
                 "weights get that of the first"
             )
-        say(f"note: {both}; the merged weights get {known[0][1].name}")
-    if not known:
-        say("note: no template.json beside the adapters says how to ask the merged weights; --template NAME adds one")
-        return None
-    return known[0][1]
+        say(f"note: {both}; the merged weights get {trained[0][1].name}")
+    return trained[0][1]
 
 
 def tokenizer_home(adapters: Sequence[Adapter], base: Path | None) -> Path | None:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from backends.exchange.output_files import check_output_file, sidecar_of
 from backends.merge.adapters import Adapter, open_adapter
 from backends.merge.base import Base, check_fit, check_recorded, open_base
 from backends.merge.combine import Summed, check_same_base, write_sum
 from backends.merge.companions import common_template, copy_tokenizer, tokenizer_home, write_model_files, write_template
 from backends.merge.into_base import Change, rounding_costs, unties, write_merged, written_kinds
 from backends.weights.dtypes import FLOAT_NAMES
-from backends.weights.files import MERGE_REPORT, writing_directory
+from backends.weights.files import MERGE_REPORT, check_output_file, sidecar_of, writing_directory
 from backends.weights.mindspore_ckpt import open_weights, weights_writer
 from backends.weights.safetensors_files import DEFAULT_SHARD_BYTES, ShardWriter
 from converters.common.console import say
@@ -164,7 +163,9 @@ def merge(
         UserError: something cannot be merged as asked; nothing is left under the final name.
     """
     target = Path(out)
-    _check(adapters, target, base, weights, format, rank, overwrite=overwrite)
+    _check(adapters, target, base, weights, format, rank)
+    if target.exists() and not overwrite:
+        raise UsageError(f"{out}: exists; --overwrite replaces it, --out DIR writes elsewhere")
     opened = [
         # the alpha is for the files that do not record one
         open_adapter(path, weight, lora_alpha if Path(path).is_file() else None)
@@ -172,29 +173,21 @@ def merge(
     ]
     if lora_alpha is not None and not any(adapter.path.is_file() for adapter in opened):
         raise UsageError("--lora-alpha is for mindformers LoRA files; PEFT adapters and runs record their own")
-    if base is None:
-        check_same_base(opened, allow=allow_base_mismatch)
-        found = common_template(opened, template, allow=allow_template_mismatch)
-        return _into_adapter(opened, target, found, rank, dtype)
-    model = open_base(base)
-    check_fit(model, opened)
-    check_recorded(model, opened, allow=allow_base_mismatch)
+    model = open_base(base) if base is not None else None
+    if model is not None:
+        check_fit(model, opened)
+        check_recorded(model, opened, allow=allow_base_mismatch)
+        _check_format(model, target, format, overwrite=overwrite)
     check_same_base(opened, allow=allow_base_mismatch)
-    found = common_template(opened, template, allow=allow_template_mismatch)
-    _check_format(model, target, format, overwrite=overwrite)
-    return _into_base(model, opened, target, found, dtype, format, max_shard_bytes, device if verify else None)
-
-
-def _into_adapter(
-    adapters: Sequence[Adapter], out: Path, template: Template | None, rank: int | None, dtype: str | None
-) -> MergeReport:
-    """Write one adapter that is the weighted sum."""
-    tokens = tokenizer_home(adapters, None)
-    with writing_directory(out) as folder:
-        summed = write_sum(adapters, folder, rank, dtype)
+    asked_in = common_template(opened, template, allow=allow_template_mismatch)
+    if model is not None:
+        return _into_base(model, opened, target, asked_in, dtype, format, max_shard_bytes, device if verify else None)
+    tokens = tokenizer_home(opened, None)
+    with writing_directory(target) as folder:
+        summed = write_sum(opened, folder, rank, dtype)
         tokenizer = copy_tokenizer(tokens, folder) if tokens is not None else None
-        write_template(template, tokenizer, folder, served=False)
-        report = MergeReport(out, adapters, template, summed=summed, rank=rank)
+        write_template(asked_in, tokenizer, folder, served=False)
+        report = MergeReport(target, opened, asked_in, summed=summed, rank=rank)
         write_json(folder / MERGE_REPORT, report.as_json())
     return report
 
@@ -225,7 +218,9 @@ def _into_base(
         tokenizer = copy_tokenizer(tokens, folder)
         write_template(template, tokenizer, folder, served=not base.mindformers)
         part = check_tensors(base, adapters, _written(base, folder, file, form), kinds)
-        logits = _logits(base, adapters, folder, form, template, tokenizer, kinds, device)
+        logits: LogitCheck | str = "not compared (--no-verify)"
+        if device is not None:
+            logits = _logits(base, adapters, folder, form, template, tokenizer, kinds, device)
         report = MergeReport(out, adapters, template, base, form, kinds, changes, part, logits)
         write_json(folder / MERGE_REPORT, report.as_json())
     return report
@@ -259,8 +254,6 @@ def _check(
     weights: Sequence[float] | None,
     form: Format,
     rank: int | None,
-    *,
-    overwrite: bool,
 ) -> None:
     """Refuse arguments that do not go together.
 
@@ -280,8 +273,6 @@ def _check(
     for path in [base, *adapters]:
         if path and (out.resolve() == Path(path).resolve() or out.resolve() in Path(path).resolve().parents):
             raise UsageError(f"--out {out} holds {path}, which is read; write elsewhere")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists; --overwrite replaces it, --out DIR writes elsewhere")
 
 
 def _check_format(base: Base, out: Path, form: Format, *, overwrite: bool) -> None:
@@ -308,13 +299,11 @@ def _logits(
     template: Template | None,
     tokenizer: Tokenizer | None,
     kinds: set[str],
-    device: str | None,
+    device: str,
 ) -> LogitCheck | str:
     """Compare logits where that can be done; returns the figures, or why there are none."""
     from backends.merge.verify import compare_logits, prompts
 
-    if device is None:
-        return "not compared (--no-verify)"
     if base.mindformers or form == "pth" or any(adapter.path.is_file() for adapter in adapters):
         return "not compared: transformers and peft do not read these forms"
     if tokenizer is None:

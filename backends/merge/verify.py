@@ -1,4 +1,4 @@
-"""Is what lies on the disk what was asked for? Every tensor against its rounding, and logits against peft's.
+"""Verification of what was written: every tensor against its rounding bound, and logits against peft's.
 
 Legend: n prompts, v vocabulary, in and out the widths of a layer.
 """

@@ -24,7 +24,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.weights.files import ADAPTER_CONFIG, writing_directory
+from backends.weights.files import (
+    ADAPTER_CONFIG,
+    CHECKPOINT_STATE,
+    RECIPE,
+    RESULT,
+    TEMPLATE,
+    TRAIN_LOG,
+    writing_directory,
+)
 from converters.common.errors import UsageError
 from converters.common.files import write_text
 from converters.common.reader import read_json
@@ -44,7 +52,7 @@ class Checkpoint:
     @cached_property
     def state(self) -> dict[str, Any]:
         """``state.json``: step, totals, dtype and the hashes that a resumed run must share."""
-        return read_json(self.path / "state.json")
+        return read_json(self.path / CHECKPOINT_STATE)
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Run:
         run = cls(Path(path))
         if not run.path.is_dir():
             raise UsageError(f"{path}: no such run directory")
-        if not (run.path / "recipe.yaml").is_file():
+        if not (run.path / RECIPE).is_file():
             raise UsageError(f"{path}: not a run directory (it has no recipe.yaml)")
         return run
 
@@ -72,17 +80,17 @@ class Run:
         """The recipe as run."""
         from backends.recipe.load import load_recipe
 
-        return load_recipe(self.path / "recipe.yaml")
+        return load_recipe(self.path / RECIPE)
 
     @cached_property
     def template(self) -> Template:
         """The template that the rows were trained in."""
-        return Template.from_json(read_json(self.path / "template.json"))
+        return Template.from_json(read_json(self.path / TEMPLATE))
 
     @property
     def log(self) -> Path:
         """One line a step."""
-        return self.path / "train_log.jsonl"
+        return self.path / TRAIN_LOG
 
     @property
     def is_adapter(self) -> bool:
@@ -99,7 +107,7 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """What ``result.json`` says, or None while the run is not finished."""
-        file = self.path / "result.json"
+        file = self.path / RESULT
         return read_json(file) if file.is_file() else None
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -107,7 +115,7 @@ class Run:
         found = []
         for path in self.path.glob("checkpoints/step-*"):
             number = path.name.removeprefix("step-")
-            if number.isdigit() and (path / "state.json").is_file():
+            if number.isdigit() and (path / CHECKPOINT_STATE).is_file():
                 found.append(Checkpoint(path, int(number)))
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 

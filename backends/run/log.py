@@ -1,4 +1,4 @@
-"""What a run says about itself: environment, log, curve, progress."""
+"""The training log with its progress bar, and the loss curve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting a run directory, and going on with one: what both backends refuse, write first and write last."""
+"""Starting, resuming and finishing a run directory: the checks and files that both backends share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from backends.recipe.types import Recipe
 from backends.run.directory import Checkpoint, Run, changed_settings, read_log, write_recipe
 from backends.run.log import plot_loss
 from backends.run.rows import TrainingRows
+from backends.weights.files import DATA_RECORD, ENVIRONMENT, LOSS_PLOT, RECIPE, RESULT, TEMPLATE
 from converters.common.errors import UserError
 from converters.common.files import write_json
 from converters.common.reader import read_json
@@ -25,7 +26,7 @@ def open_run(recipe: Recipe, resume: bool, speak: Speak) -> tuple[Run, bool]:
         UserError: there is a run, and it is not to be resumed or cannot be with this recipe.
     """
     run = Run(Path(recipe.output_dir))
-    if not (run.path / "recipe.yaml").is_file():
+    if not (run.path / RECIPE).is_file():
         return run, False
     if not resume:
         raise UserError(
@@ -86,11 +87,11 @@ def checkpoint_to_resume(
     Raises:
         UserError: rows, weights, dtype or backend are not the run's.
     """
-    if not (run.path / "recipe.yaml").is_file():
+    if not (run.path / RECIPE).is_file():
         if resume:
             speak(f"{run.path}: nothing to resume there, starting from the beginning")
         return None
-    before, whole = read_json(run.path / "data.json"), run.checkpoints()
+    before, whole = read_json(run.path / DATA_RECORD), run.checkpoints()
     changes = []
     if before["rows_sha256"] != record["rows_sha256"]:
         changes.append(
@@ -114,15 +115,15 @@ def checkpoint_to_resume(
 
 def write_start(run: Run, recipe: Recipe, data: TrainingRows, base: str | None) -> None:
     """Store what the run is made of."""
-    write_json(run.path / "data.json", data.record | {"base": base})
-    write_json(run.path / "template.json", data.template.to_json())
+    write_json(run.path / DATA_RECORD, data.record | {"base": base})
+    write_json(run.path / TEMPLATE, data.template.to_json())
     data.tokenizer.save(run.path)
-    write_recipe(recipe, run.path / "recipe.yaml")
+    write_recipe(recipe, run.path / RECIPE)
 
 
 def write_environment(run: Run, now: dict[str, Any], start: int) -> None:
     """Store where the run began, and under ``resumed`` where it went on."""
-    file = run.path / "environment.json"
+    file = run.path / ENVIRONMENT
     if start:
         first = read_json(file)
         now = first | {"resumed": [*first.get("resumed", []), {"after_step": start} | now]}
@@ -152,7 +153,7 @@ def remove_old_checkpoints(run: Run, recipe: Recipe) -> None:
 def write_result(run: Run, recipe: Recipe, rows: list[dict[str, Any]], trainable: int, speak: Speak) -> None:
     """Draw the curve and write ``result.json``, which says that the run is finished."""
     title = f"{run.path.name}: {rows[-1]['step']:,} steps of {recipe.runner_config.batch_size} rows"
-    plot_loss(rows, run.path / "loss.png", title)
+    plot_loss(rows, run.path / LOSS_PLOT, title)
     seconds = sum(row["seconds"] for row in rows)
     tokens = sum(row["tokens"] for row in rows)
     result = {
@@ -165,7 +166,7 @@ def write_result(run: Run, recipe: Recipe, rows: list[dict[str, Any]], trainable
         "tokens_per_s": round(tokens / seconds, 1),
         "trainable_parameters": trainable,
     }
-    write_json(run.path / "result.json", result)
+    write_json(run.path / RESULT, result)
     speak(
         f"{run.path}: {result['steps']:,} steps in {seconds / 60:.1f} min, {result['tokens_per_s']:,.0f} tokens/s, "
         f"loss {rows[0]['loss']:.4f} → {rows[-1]['loss']:.4f}"

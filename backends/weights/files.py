@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from converters.common.errors import UserError
+from converters.common.errors import UsageError, UserError
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -84,6 +84,33 @@ def adding_files(folder: Path) -> Iterator[Path]:
     for file in sorted(staging.iterdir()):
         file.replace(folder / file.name)
     staging.rmdir()
+
+
+def sidecar_of(file: Path) -> Path:
+    """Return the directory that keeps what a mindformers file cannot: configuration, tokenizer, template."""
+    return file.with_name(f"{file.name}.hf")
+
+
+def check_output_file(out: Path) -> None:
+    """Refuse a name that says no format.
+
+    Raises:
+        UsageError: it ends neither in ``.ckpt`` nor in ``.safetensors``, or is a directory.
+    """
+    if out.suffix not in (".ckpt", ".safetensors"):
+        raise UsageError(f"{out}: name a .ckpt or a .safetensors file; mindformers reads both")
+    if out.is_dir():
+        raise UsageError(f"{out}: is a directory; a file is written")
+
+
+def check_output_folder(out: Path) -> None:
+    """Refuse a directory that holds something: it would be replaced.
+
+    Raises:
+        UsageError: it is there and not empty, or is a file.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out}: is there already; name a directory that is not")
 
 
 def copy_companions(source: Path, target: Path, *, without: tuple[str, ...] = ()) -> list[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -23,8 +24,10 @@ from typing import IO, Self
 import numpy as np
 
 from backends.weights.dtypes import type_name
+from backends.weights.files import check_output_file, sidecar_of, writing_directory
 from backends.weights.safetensors_files import Entry, ShardWriter, Tensors, open_tensors
 from converters.common.errors import UsageError, UserError
+from converters.common.files import atomic
 
 TYPES = {
     "Float64": "F64",
@@ -82,8 +85,27 @@ def weights_writer(file: Path, metadata: Mapping[str, str] | None = None) -> Ckp
     return ShardWriter(file.parent, max_shard_bytes=None, metadata={"format": "ms", **(metadata or {})}, stem=file.stem)
 
 
+@contextmanager
+def writing_weights(out: Path, metadata: Mapping[str, str]) -> Iterator[tuple[CkptWriter | ShardWriter, Path]]:
+    """Yield a writer for one mindformers file, and the directory to fill with what belongs to it.
+
+    Both appear under their names when all is written.
+
+    Raises:
+        UsageError: the name says no format.
+        UserError: the disk is full or the folder cannot be written.
+    """
+    check_output_file(out)
+    with (
+        writing_directory(sidecar_of(out)) as sidecar,
+        atomic(out) as temporary,
+        weights_writer(temporary, metadata) as writer,
+    ):
+        yield writer, sidecar
+
+
 def open_ckpt(file: str | Path) -> Tensors:
-    """Open a MindSpore checkpoint; texts that were saved with it are its ``metadata``.
+    """Open a MindSpore checkpoint; strings that were saved with the tensors become its ``metadata``.
 
     Raises:
         UsageError: there is no such file.
@@ -185,7 +207,7 @@ def _values(handle: IO[bytes], end: int, file: Path) -> Iterator[_Value]:
 
 
 def _value(handle: IO[bytes], end: int, file: Path) -> _Value:
-    """Read one ``Value`` up to its contents, which are left where they are."""
+    """Read the header of one ``Value``; the tensor's bytes are skipped."""
     name, kind, dims, start, count = "", "", [], end, 0
     for field, number in _fields(handle, end):
         if field == 1:
@@ -241,7 +263,7 @@ def _varint(handle: IO[bytes]) -> int:
 
 
 class CkptWriter:
-    """Writes a MindSpore checkpoint, tensors as they come; :func:`mindspore.load_checkpoint` reads it.
+    """Writes a MindSpore checkpoint, one tensor at a time; :func:`mindspore.load_checkpoint` reads it.
 
     Args:
         file: a temporary name (:func:`converters.common.files.atomic`).

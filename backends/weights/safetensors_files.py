@@ -23,7 +23,7 @@ from converters.common.files import write_json
 from converters.common.reader import read_json
 
 HEADER_LIMIT = 100_000_000  # of the reference implementation
-# While a file grows its header is not known yet: this much is kept free for it and, in large files, filled with blanks
+# The header is known when all tensors are written: this much room is kept for it, and padded with blanks in large files
 HEADER_ROOM = 2**20
 SMALL_FILE = 2**26
 COPY_BYTES = 2**24
@@ -33,7 +33,7 @@ _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies: its bytes are those of ``pieces``, (start, count) each, end to end."""
+    """Location of one tensor: its bytes are the ``pieces`` of the file, (start, count) each, concatenated."""
 
     file: Path
     dtype: str
@@ -42,12 +42,12 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Count of numbers."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the shape takes."""
+        """Number of bytes of the whole tensor."""
         return self.size * numpy_types()[self.dtype].itemsize
 
 
@@ -60,7 +60,7 @@ class Tensors:
         self.metadata = dict(metadata)
 
     def names(self) -> list[str]:
-        """Names in the order of the files."""
+        """Names of the tensors, in the order in which they are stored."""
         return list(self.entries)
 
     @property
@@ -86,7 +86,7 @@ class Tensors:
         return self._entry(name).dtype
 
     def read(self, name: str) -> np.ndarray:
-        """Read one tensor into memory of its own; nothing of the file stays mapped.
+        """Read one tensor into memory of its own; the file does not stay mapped.
 
         Raises:
             UserError: there is no such tensor, or the file has changed since it was opened.
@@ -237,7 +237,7 @@ def _entry(file: Path, base: int, value: dict[str, Any]) -> Entry:
 
 
 class ShardWriter:
-    """Writes tensors as they come: ``model.safetensors``, or shards and their index. One tensor's memory is enough.
+    """Writes tensors one at a time: ``model.safetensors``, or shards and their index. Memory holds one tensor.
 
     Use it as a context manager inside a temporary directory (:func:`backends.weights.files.writing_directory`); files
     get their final names when it closes.

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends import exchange
-from backends.exchange.model_config import config_from_recipe
-from backends.exchange.models import hf_source, mindformers_source, write_hf
+from backends.exchange.models import config_from_recipe, hf_source, mindformers_source, write_hf
 from backends.recipe.types import ModelConfig
 from backends.weights.llama import LlamaShape
 from backends.weights.mindspore_ckpt import CkptWriter, open_weights

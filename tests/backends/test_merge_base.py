@@ -270,3 +270,22 @@ def test_the_template_and_the_tokenizer_go_along(tmp_path, tiny_tokenizer):
     merge("--base", base, "--adapter", adapter, "--out", tmp_path / "plain")
     assert not (tmp_path / "plain" / "template.json").exists()
     assert "chat_template" in json.loads((tmp_path / "plain" / "tokenizer_config.json").read_text())
+
+
+def test_called_from_python_it_returns_what_it_wrote(tmp_path):
+    import backends.merge
+
+    base = write_base(tmp_path / "base", "BF16")
+    pair = [write_adapter(tmp_path / "one"), write_adapter(tmp_path / "two", seed=2)]
+    report = backends.merge.merge(pair, tmp_path / "out", base=base, weights=[0.5, -1.0], verify=False)
+    assert isinstance(report, backends.merge.MergeReport)
+    assert report.as_json() == json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert [adapter.weight for adapter in report.adapters] == [0.5, -1.0]
+    assert (report.dtypes, set(report.changes) >= {Q}) == (["bfloat16"], True)
+    assert report.as_text().endswith(f"0.5 × {pair[0]} + -1 × {pair[1]} merged into {base}")
+    summed = backends.merge.merge(pair, tmp_path / "sum", rank=3)
+    assert set(summed.summed.ranks.values()) == {3}
+    assert "cut to rank 3: " in summed.as_text()
+    for weights in ([1.0], [1.0, float("nan")]):
+        with pytest.raises(UsageError, match="a finite number for each of 2 adapters"):
+            backends.merge.merge(pair, tmp_path / "more", weights=weights)

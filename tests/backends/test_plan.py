@@ -5,7 +5,7 @@ import pytest
 from backends.cuda.__main__ import main
 from backends.recipe.load import load_recipe
 from backends.recipe.types import ModelConfig
-from backends.run.plan import make_plan, recipe_shape
+from backends.run.plan import make_plan, plan, recipe_shape
 from backends.weights.llama import LlamaShape
 
 
@@ -132,3 +132,15 @@ def test_torch_is_not_imported_for_a_plan(tmp_path):
 
     code = "import sys; from backends.cuda.__main__ import main; main(['plan']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_called_from_python_it_returns_the_figures(capsys):
+    recipe = load_recipe()
+    figures = plan(recipe, rows=640)
+    assert main(["plan", "--rows", "640", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    stated = json.loads(json.dumps(figures.as_json()))
+    assert printed.keys() == stated.keys()
+    assert [row["device"] for row in printed.pop("predictions")] == [row["device"] for row in stated.pop("predictions")]
+    assert printed == stated
+    assert "3,407,872 of 8,030,261,248" in figures.as_text()

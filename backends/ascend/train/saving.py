@@ -11,7 +11,7 @@ import numpy as np
 from backends.ascend.train.job import Job
 from backends.ascend.train.state import hf_names
 from backends.exchange.adapters import adapter_from_mindformers
-from backends.exchange.model_config import config_from_recipe
+from backends.exchange.models import config_from_recipe
 from backends.recipe.types import ModelConfig, Recipe
 from backends.weights.dtypes import FLOATS, numpy_types
 from backends.weights.files import MODEL_CONFIG, adding_files
