@@ -68,8 +68,9 @@ def as_module(words: list[str]) -> list[str]:
 
 
 def pages() -> list[str]:
-    """Every page of the documentation: the Markdown files at the top and those in docs/."""
-    return [path.relative_to(ROOT).as_posix() for path in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]]
+    """Every page of the documentation: the Markdown files at the top and those below docs/."""
+    files = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+    return [path.relative_to(ROOT).as_posix() for path in files]
 
 
 def read(page: str) -> str:
