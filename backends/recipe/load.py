@@ -24,6 +24,10 @@ from converters.common.shipped import DEFAULT_RECIPE, locate_model, locate_recip
 TOP_LEVEL_KEYS = [*dict.fromkeys(path.split(".")[0] for path in LEAF_PATHS), *SECTIONS, *sorted(ASCEND_TOP_LEVEL)]
 
 
+# pydantic's names of the limits of a number
+_LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
 def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe and apply ``key.path=value`` overrides.
 
@@ -141,12 +145,11 @@ def _in_words(invalid: ValidationError) -> str:
     place = max((path for leaf, path, _ in errors if leaf == errors[0][0]), key=len)
     here = [error for _, path, error in errors if path == place]
     kind, found, details = here[0]["type"], here[0]["input"], here[0].get("ctx", {})
-    if kind == "greater_than_equal":
-        return f"{place}: found {found!r}, expected ≥ {details['ge']:g}"
-    if kind == "less_than":
-        return f"{place}: found {found!r}, expected < {details['lt']:g}"
+    limits = [f"{sign} {details[key]:g}" for key, sign in _LIMITS.items() if key in details]
     if kind == "value_error":
-        return f"{place}: found {found!r}, expected {details['error']}"
+        limits = [str(details["error"])]
+    if limits:
+        return f"{place}: found {found!r}, expected {limits[0]}"
     return f"{place}: expected {' or '.join(map(_expected, here))}, found {found!r}"
 
 
@@ -158,7 +161,8 @@ def _place(location: tuple[int | str, ...]) -> tuple[str, str]:
     leaf, rest = "", list(location)
     while rest and leaf not in LEAF_PATHS:
         leaf = f"{leaf}.{rest.pop(0)}".removeprefix(".")
-    return leaf, leaf + "".join(f"[{part}]" for part in rest if isinstance(part, int))
+    inside = [part for part in rest if isinstance(part, int) or part.isidentifier()]
+    return leaf, leaf + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inside)
 
 
 def _expected(error: ErrorDetails) -> str:
@@ -166,6 +170,8 @@ def _expected(error: ErrorDetails) -> str:
     kind, details = error["type"].removesuffix("_type"), error.get("ctx", {})
     if kind == "literal_error":
         return details["expected"].replace(", ", " or ")
+    if kind == "finite_number":
+        return "a finite number"
     if kind in ("too_short", "too_long"):
         return f"{details.get('min_length', details.get('max_length'))} entries"
     return details["class_name"] if kind == "dataclass" else kind.replace("string", "str")

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import field
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
 
 from mindrecord.tokens.encode import IGNORE_INDEX, OverLength
 
 FORBID = ConfigDict(extra="forbid")
+FLOAT_TYPES = ("float16", "bfloat16", "float32")
 
 
 def _whole(value: Any) -> Any:
@@ -36,18 +38,12 @@ def _texts(value: Any) -> Any:
     return ([value] if value else []) if isinstance(value, str | None) else value
 
 
-def _lora(value: str) -> str:
-    if value.lower() != "lora":
-        raise ValueError("lora, or no pet_config at all")
-    return value
-
-
-def only(*values: Any, expected: str = "") -> AfterValidator:
-    """Allow these values alone; ``expected`` is how the message names them."""
+def where(holds: Callable[[Any], bool], expected: str) -> AfterValidator:
+    """Refuse values for which ``holds`` is false; the message says what was ``expected``."""
 
     def check(value: Any) -> Any:
-        if value not in values:
-            raise ValueError(expected or ", ".join(map(str, values)))
+        if not holds(value):
+            raise ValueError(expected)
         return value
 
     return AfterValidator(check)
@@ -58,13 +54,19 @@ T = TypeVar("T")
 # is YAML's null: an empty text, list or section.
 Bool = Annotated[bool, Strict()]
 Int = Annotated[int, Strict(), BeforeValidator(_whole)]
-Float = Annotated[float, Strict(), BeforeValidator(_number)]
+Float = Annotated[float, Strict(), BeforeValidator(_number), Field(allow_inf_nan=False)]
 Text = Annotated[str, Strict(), BeforeValidator(lambda value: "" if value is None else value)]
 Texts = Annotated[list[str], BeforeValidator(_texts)]
 Section = Annotated[T, BeforeValidator(lambda value: {} if value is None else value)]
 Many = Annotated[T, BeforeValidator(lambda value: [] if value is None else value)]
+
 Positive = Annotated[Int, Field(ge=1)]
-FloatType = Annotated[Text, only("float16", "bfloat16", "float32")]
+Count = Annotated[Int, Field(ge=0)]
+Above0 = Annotated[Float, Field(gt=0)]
+From0 = Annotated[Float, Field(ge=0)]
+Share = Annotated[Float, Field(ge=0, le=1)]
+ShareBelow1 = Annotated[Float, Field(ge=0, lt=1)]
+FloatType = Annotated[Text, where(FLOAT_TYPES.__contains__, ", ".join(FLOAT_TYPES))]
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -77,7 +79,10 @@ class RunnerConfig:
     sink_size: Int = 1
     gradient_accumulation_steps: Annotated[
         Int,
-        only(1, expected="1: a step takes batch_size rows, and data.micro_batch_tokens splits them to fit the memory"),
+        where(
+            lambda steps: steps == 1,
+            "1: a step takes batch_size rows, and data.micro_batch_tokens splits them to fit the memory",
+        ),
     ] = 1
 
 
@@ -86,12 +91,12 @@ class OptimizerConfig:
     """AdamW with mindformers' defaults; both spellings of the betas are accepted."""
 
     type: Text = "AdamW"
-    betas: Annotated[list[Float], Field(min_length=2, max_length=2)] = field(default_factory=lambda: [0.9, 0.95])
-    beta1: Float | None = None
-    beta2: Float | None = None
-    eps: Float = 1e-8
-    weight_decay: Float = 0.0
-    learning_rate: Float | None = None
+    betas: Annotated[list[ShareBelow1], Field(min_length=2, max_length=2)] = field(default_factory=lambda: [0.9, 0.95])
+    beta1: ShareBelow1 | None = None
+    beta2: ShareBelow1 | None = None
+    eps: Above0 = 1e-8
+    weight_decay: From0 = 0.0
+    learning_rate: From0 | None = None
 
     @property
     def adam_betas(self) -> tuple[float, float]:
@@ -106,24 +111,26 @@ class LrSchedule:
     """mindformers' warm-up cosine; see :mod:`backends.recipe.schedule`."""
 
     type: Text = "CosineWithWarmUpLR"
-    learning_rate: Float = 1e-5
-    lr_end: Float = 0.0
-    warmup_lr_init: Float = 0.0
-    warmup_ratio: Float | None = None
-    warmup_steps: Int = 0
-    warmup_epochs: Int | None = None
-    total_steps: Int = -1
+    learning_rate: From0 = 1e-5
+    lr_end: From0 = 0.0
+    warmup_lr_init: From0 = 0.0
+    warmup_ratio: Share | None = None
+    warmup_steps: Count = 0
+    warmup_epochs: Count | None = None
+    total_steps: Annotated[
+        Int, where(lambda steps: steps == -1 or steps > 0, "-1 (the steps of the run) or at least 1")
+    ] = -1
 
 
 @dataclass(frozen=True, config=FORBID)
 class PetConfig:
     """LoRA: ``target_modules`` is a regular expression over mindformers' names (wq wk wv wo w1 w2 w3)."""
 
-    pet_type: Annotated[Text, AfterValidator(_lora)] = "lora"
+    pet_type: Annotated[Text, where(lambda kind: kind.lower() == "lora", "lora, or no pet_config at all")] = "lora"
     lora_rank: Positive = 8
-    lora_alpha: Float = 16
-    lora_dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0
-    target_modules: Text = ".*wq|.*wv"
+    lora_alpha: Above0 = 16
+    lora_dropout: ShareBelow1 = 0.0
+    target_modules: Annotated[Text, where(bool, "a regular expression")] = ".*wq|.*wv"
     exclude_layers: Texts | None = None
 
 
@@ -136,24 +143,24 @@ class ModelConfig:
 
     type: Text = "LlamaConfig"
     seq_length: Positive = 256
-    hidden_size: Int = 4096
-    num_layers: Int = 32
-    num_heads: Int = 32
-    n_kv_heads: Int | None = None
-    head_dim: Int | None = None
-    vocab_size: Int = 128256
-    intermediate_size: Int | None = None
-    multiple_of: Int = 256
-    ffn_dim_multiplier: Float | None = None
-    max_position_embedding: Int | None = None
-    rms_norm_eps: Float = 1e-5
-    theta: Float = 500000.0
+    hidden_size: Positive = 4096
+    num_layers: Positive = 32
+    num_heads: Positive = 32
+    n_kv_heads: Positive | None = None
+    head_dim: Positive | None = None
+    vocab_size: Positive = 128256
+    intermediate_size: Positive | None = None
+    multiple_of: Positive = 256
+    ffn_dim_multiplier: Above0 | None = None
+    max_position_embedding: Positive | None = None
+    rms_norm_eps: Above0 = 1e-5
+    theta: Above0 = 500000.0
     tie_word_embeddings: Bool = False
-    init_method_std: Float = 0.02
+    init_method_std: From0 = 0.02
     bos_token_id: Int | None = None
     eos_token_id: Int | list[Int] | None = None
     pad_token_id: Int | None = None
-    ignore_token_id: Annotated[Int, only(IGNORE_INDEX)] = IGNORE_INDEX
+    ignore_token_id: Annotated[Int, where(lambda label: label == IGNORE_INDEX, str(IGNORE_INDEX))] = IGNORE_INDEX
     compute_dtype: FloatType = "bfloat16"
     param_init_type: FloatType = "bfloat16"
     layernorm_compute_type: Text = "float32"
@@ -206,7 +213,9 @@ class ModelConfig:
 class ArchConfig:
     """The network's class in mindformers."""
 
-    type: Text = "LlamaForCausalLM"
+    type: Annotated[
+        Text, where(lambda name: name.endswith("ForCausalLM"), "a causal language model, as LlamaForCausalLM")
+    ] = "LlamaForCausalLM"
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -224,7 +233,7 @@ class RunnerWrapper:
     type: Text = "MFTrainOneStepCell"
     scale_sense: Float = 1.0
     use_clip_grad: Bool = True
-    max_grad_norm: Float = 1.0
+    max_grad_norm: Above0 = 1.0
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -235,19 +244,28 @@ class DataConfig:
     template: Text = "vicuna"
     tokenizer: str | None = None
     over_length: OverLength = "drop"
-    max_unsupervised: Float = 0.01
+    max_unsupervised: Share = 0.01
     packing: Bool = True
     micro_batch_tokens: Positive = 8192
+
+
+class Callback(TypedDict, total=False):
+    """One of mindformers' callbacks; its other keys pass through. ``CheckpointMonitor`` is what both backends read."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    type: Text
+    save_checkpoint_steps: Int
+    keep_checkpoint_max: Positive
 
 
 @dataclass(frozen=True, config=FORBID)
 class Recipe:
     """A whole recipe, checked. ``raw`` is the merged YAML, as it is stored beside the weights."""
 
-    seed: Int = 0
+    seed: Count = 0
     output_dir: Text = "./output"
     load_checkpoint: Text = ""
-    run_mode: Annotated[Text, only("finetune", "train", expected="finetune or train")] = "finetune"
+    run_mode: Annotated[Text, where(lambda mode: mode in ("finetune", "train"), "finetune or train")] = "finetune"
     resume_training: Bool = False
     runner_config: Section[RunnerConfig] = field(default_factory=RunnerConfig)
     optimizer: Section[OptimizerConfig] = field(default_factory=OptimizerConfig)
@@ -256,8 +274,8 @@ class Recipe:
     model: Section[Model] = field(default_factory=Model)
     data: Section[DataConfig] = field(default_factory=DataConfig)
     train_dataset: Section[dict[str, Any]] = field(default_factory=dict)
-    callbacks: Many[list[dict[str, Any]]] = field(default_factory=list)
-    eval_callbacks: Many[list[dict[str, Any]]] = field(default_factory=list)
+    callbacks: Many[list[Callback]] = field(default_factory=list)
+    eval_callbacks: Many[list[Callback]] = field(default_factory=list)
     do_eval: Bool = False
     layer_scale: Bool = False
     lr_scale: Bool = False
@@ -275,7 +293,7 @@ class Recipe:
         return bool((self.train_dataset.get("data_loader") or {}).get("shuffle", True))
 
     @property
-    def checkpoint_callback(self) -> dict[str, Any]:
+    def checkpoint_callback(self) -> Callback:
         """The CheckpointMonitor block of ``callbacks``, or an empty mapping."""
         for callback in self.callbacks:
             if callback.get("type") in ("CheckpointMonitor", "CheckpointMointor"):

@@ -182,7 +182,7 @@ def test_the_recipe_itself_is_not_changed(contest, tmp_path):
         ("do_eval=True", 1, "do_eval"),
         ("train_dataset.drop_remainder=False", 1, "drop_remainder"),
         ("optimizer.type=Lion", 1, "found 'Lion'; this backend does AdamW"),
-        ("model.arch.type=GPT2", 1, "arch.type"),
+        ("model.arch.type=GemmaForCausalLM", 1, "arch.type"),
         ("seed=0", 4, "model_parallel 4: MindSpore's CPU build has no backend"),
         ("parallel_config={pipeline_stage: 2}", 2, "pipeline_stage 2: MindSpore's CPU build"),
         ("parallel_config.model_parallel=1", 3, "batch_size 64: cannot be dealt out to 3 workers"),
