@@ -108,7 +108,7 @@ def _two_steps(device: str) -> tuple[float, float, float]:
 
     step: Any = MFTrainOneStepCell
     if device == "cpu":
-        from backends.ascend.train.cpu_substitutes import CPUTrainOneStepCell
+        from backends.ascend.train.registered import CPUTrainOneStepCell
 
         step = CPUTrainOneStepCell
     settings = CPU_MODEL if device == "cpu" else {"compute_dtype": "bfloat16", "param_init_type": "bfloat16"}

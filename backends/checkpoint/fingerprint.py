@@ -45,6 +45,14 @@ def fingerprint(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+def base_fingerprint(weights: str) -> str | None:
+    """Identify what a recipe's ``load_checkpoint`` names, a directory or a file; None where it names nothing."""
+    if not weights:
+        return None
+    path = Path(weights)
+    return fingerprint([path] if path.is_file() else weight_files(path))
+
+
 def count_parameters(files: Iterable[Path]) -> int:
     """Count the numbers in safetensors files by their headers.
 

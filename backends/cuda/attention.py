@@ -25,7 +25,7 @@ NAME = "packed_rows"
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedLayout:
     """Where each row of a micro-batch lies; built once and shared by all layers.
 
     ``gather`` int64[p] has for every cell of the blocks the token it holds, ``pad`` int64[p − t] lists the cells
@@ -38,7 +38,7 @@ class Layout:
     blocks: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, lengths: np.ndarray, device: torch.device) -> Layout:
+    def of(cls, lengths: np.ndarray, device: torch.device) -> PackedLayout:
         """Lay out rows of the given lengths (in ascending order, as they lie in memory)."""
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         gather, pad, blocks = [], [], []
@@ -77,7 +77,7 @@ class _Gather(torch.autograd.Function):
     """[t, …] → [p, …]; a padded cell holds a copy of its row's last token and passes no gradient on."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def forward(ctx: Any, tokens: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         ctx.layout = layout
         return tokens.index_select(0, layout.gather)
 
@@ -90,7 +90,7 @@ class _Scatter(torch.autograd.Function):
     """[p, …] → [t, …]: the inverse of :class:`_Gather`."""
 
     @staticmethod
-    def forward(ctx: Any, cells: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def forward(ctx: Any, cells: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         ctx.layout = layout
         return cells.index_select(0, layout.scatter)
 
@@ -108,7 +108,7 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    packed_rows: Layout | None = None,
+    packed_rows: PackedLayout | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each row, as transformers' attention interface calls it.

@@ -15,22 +15,52 @@ from converters.common.files import atomic, write_text
 
 
 class TrainLog:
-    """``train_log.jsonl`` and the progress bar: one record a step."""
+    """``train_log.jsonl`` and the progress bar: one record a step.
 
-    def __init__(self, path: Path, kept: list[dict[str, Any]], total: int) -> None:
+    Args:
+        path: the file.
+        kept: records of the steps that a resumed run has done.
+        total: steps of the whole run.
+        steps_per_epoch: of the recipe.
+    """
+
+    def __init__(self, path: Path, kept: list[dict[str, Any]], total: int, steps_per_epoch: int) -> None:
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self.rows = kept
+        self.rows, self.total, self.steps_per_epoch = kept, total, steps_per_epoch
         self._file: IO[str] = path.open("a", encoding="utf-8")
         self._bar = progress(total=total, desc="train", unit="step")
         self._bar.initial = self._bar.n = len(kept)
         self._first = len(kept)
         self._began = time.perf_counter()
 
-    def add(self, row: dict[str, Any], total: int) -> None:
-        """Write one step's record, with the time left by the mean step of this process so far."""
-        elapsed = time.perf_counter() - self._began
-        done = row["step"] - self._first
-        row["time_left_s"] = round(elapsed / done * (total - row["step"]), 1)
+    def add(
+        self, step: int, *, loss: float, rate: float, norm: float, tokens: int, supervised: int, seconds: float
+    ) -> None:
+        """Write one step's record, with the time left by the mean step of this process so far.
+
+        Args:
+            step: from 1.
+            loss: nats per supervised token.
+            rate: learning rate.
+            norm: of the gradient, before it was clipped.
+            tokens: input tokens of the step's rows.
+            supervised: those that the loss counts.
+            seconds: that the step took.
+        """
+        left = (time.perf_counter() - self._began) / (step - self._first) * (self.total - step)
+        row = {
+            "step": step,
+            "total": self.total,
+            "epoch": round(step / self.steps_per_epoch, 4),
+            "loss": loss,
+            "lr": rate,
+            "grad_norm": norm,
+            "tokens": tokens,
+            "supervised_tokens": supervised,
+            "tokens_per_s": round(tokens / seconds, 1),
+            "seconds": round(seconds, 4),
+            "time_left_s": round(left, 1),
+        }
         self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from backends.recipe.types import Recipe
 from backends.run.directory import Checkpoint, Run, changed_settings, read_log, write_recipe
 from backends.run.log import plot_loss
 from backends.run.rows import TrainingRows
-from backends.weights.files import DATA_RECORD, ENVIRONMENT, LOSS_PLOT, RECIPE, RESULT, TEMPLATE
+from backends.weights.files import CHECKPOINT_STATE, DATA_RECORD, ENVIRONMENT, LOSS_PLOT, RECIPE, RESULT, TEMPLATE
 from converters.common.errors import UserError
 from converters.common.files import write_json
 from converters.common.reader import read_json
@@ -113,12 +114,54 @@ def checkpoint_to_resume(
     return whole[-1]
 
 
-def write_start(run: Run, recipe: Recipe, data: TrainingRows, base: str | None) -> None:
-    """Store what the run is made of."""
+def begin_run(run: Run, recipe: Recipe, data: TrainingRows, base: str | None, checkpoint: Checkpoint | None) -> None:
+    """Make the run directory ready, and store what the run is made of unless it goes on from a checkpoint."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.remove_unfinished()
+    if checkpoint is not None:
+        return
     write_json(run.path / DATA_RECORD, data.record | {"base": base})
     write_json(run.path / TEMPLATE, data.template.to_json())
     data.tokenizer.save(run.path)
     write_recipe(recipe, run.path / RECIPE)
+
+
+def write_state(
+    folder: Path, recipe: Recipe, *, step: int, total: int, backend: str, dtype: str, layout: str, rows_sha256: str
+) -> None:
+    """Write ``state.json`` of a checkpoint: what a run that goes on from it must share.
+
+    Args:
+        folder: of the checkpoint.
+        recipe: of the run.
+        step: steps done.
+        total: steps of the whole run.
+        backend: ``cuda`` or ``ascend``.
+        dtype: of the matrix products.
+        layout: what decides how sums are rounded, in words.
+        rows_sha256: of the training rows.
+    """
+    state = {
+        "step": step,
+        "total": total,
+        "seed": recipe.seed,
+        "backend": backend,
+        "dtype": dtype,
+        "layout": layout,
+        "rows_sha256": rows_sha256,
+    }
+    (folder / CHECKPOINT_STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def parameters_line(trainable: int, base: int) -> str:
+    """Say how many parameters are trained, and how many the base has."""
+    return f"parameters: {trainable:,} trainable; the base has {base:,} (ratio {trainable / base:.6f})"
+
+
+def resumed_line(checkpoint: Checkpoint, total: int) -> str:
+    """Say where a run goes on."""
+    left = total - checkpoint.step
+    return f"resumed from {checkpoint.path}: {checkpoint.step:,} steps done, {left:,} to go"
 
 
 def write_environment(run: Run, now: dict[str, Any], start: int) -> None:

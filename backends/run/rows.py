@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,25 @@ class TrainingRows:
     def tokens(self) -> np.ndarray:
         """Input tokens of each row, int64[n]: one less than its ids, since the last is a target only."""
         return self.rows.lengths - 1
+
+    def check_vocabulary(self, size: int) -> None:
+        """Refuse rows whose ids the model does not have.
+
+        Raises:
+            UserError: an id is ``size`` or more.
+        """
+        highest = int(self.rows.input_ids.max())
+        if highest >= size:
+            raise UserError(
+                f"token id {highest} is outside the model's vocabulary of {size}: "
+                f"{self.tokenizer.source} is not this model's tokenizer"
+            )
+
+
+def row_names(ids: Sequence[str] | np.ndarray, rows: Sequence[int] | np.ndarray) -> str:
+    """Name rows by their ids, the first five of them."""
+    names = ", ".join(str(ids[int(row)]) for row in rows[:5])
+    return f"rows {names}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
 
 def recipe_tokenizer(recipe: Recipe) -> Tokenizer:

@@ -20,7 +20,7 @@ def pack_rows(rows: TokenRows, capacity: int, bos_id: int | None) -> TokenRows:
     """Put whole rows end to end, up to ``capacity`` ids.
 
     In a packed row, a BOS is where the next row begins: that is how a model can tell rows apart by their ids alone
-    (`backends.ascend.train.packed`), whatever end tokens stand between turns.
+    (`backends.ascend.train.registered`), whatever end tokens stand between turns.
 
     Args:
         rows: each beginning with its BOS, and with no other one.

@@ -184,7 +184,7 @@ def test_mindformers_own_generate_says_the_same(adapter, ask, prompts, capsys):
     """As a card is asked, but without ``use_past``, which a CPU cannot compute."""
     from backends.ascend.generate.generator import PagedGenerator
     from backends.ascend.model import load_network
-    from backends.ascend.train.cpu_substitutes import use_cpu_argmax
+    from backends.ascend.train.registered import use_cpu_argmax
 
     use_cpu_argmax()
     pad = open_checkpoint(adapter).tokenizer.pad_id

@@ -126,7 +126,7 @@ def test_rows_do_not_see_each_other():
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
 def test_gathering_and_putting_back_are_inverse(lengths):
     ascending = np.sort(np.array(lengths))
-    layout = attention.Layout.of(ascending, CPU)
+    layout = attention.PackedLayout.of(ascending, CPU)
     tokens = torch.arange(int(ascending.sum()))
     cells = tokens[layout.gather]
     assert torch.equal(cells[layout.scatter], tokens)

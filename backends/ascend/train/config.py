@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from backends.ascend.train.job import Job
-from backends.ascend.train.replaced_settings import Changes
+from backends.ascend.train.parallel import check_recipe, parallel_layout, share_of_worker
 from backends.recipe.schedule import warmup_steps
 from backends.recipe.types import Recipe
 from backends.run.resume import kept_checkpoints
 from backends.weights.lora import target_layers
-from converters.common.errors import UserError
 from mindrecord.tokens.encode import IGNORE_INDEX
 
-ADAMW = ("AdamW", "FP32StateAdamWeightDecay", "AdamWeightDecay", "FusedAdamW")
 LOADER = "StepOrderDataset"
-PACKED_MODEL = "PackedLlamaForCausalLM"  # of backends.ascend.train.packed
+PACKED_MODEL = "PackedLlamaForCausalLM"  # of backends.ascend.train.registered
 # callbacks that mindformers gets …
 KEPT_CALLBACKS = ("MFLossMonitor", "SummaryMonitor", "ProfileMonitor")
 # … and those whose settings this backend honours itself, or of which it speaks elsewhere
@@ -42,6 +40,52 @@ CPU_MODEL = {
 }
 
 
+class ReplacedSettings:
+    """Sets keys of the configuration and remembers which of the recipe's own values were replaced."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self.raw = raw
+        self.changed: list[str] = []
+        self.said: list[str] = []
+
+    def set(self, path: str, value: Any) -> None:
+        """Set one key, quietly."""
+        *sections, key = path.split(".")
+        place = self.raw
+        for section in sections:
+            if not isinstance(place.get(section), dict):
+                place[section] = {}
+            place = place[section]
+        place[key] = value
+
+    def replace(self, path: str, value: Any) -> None:
+        """Set one key; a line tells if the recipe has another value."""
+        place: Any = self.raw
+        for key in path.split("."):
+            place = place.get(key) if isinstance(place, dict) else None
+        if place is not None and place != value:
+            self.changed.append(f"{path.removeprefix('model.model_config.')} {place} → {value}")
+        self.set(path, value)
+
+    def drop(self, path: str) -> None:
+        """Remove one key; a line tells if the recipe has it."""
+        *sections, key = path.split(".")
+        place: Any = self.raw
+        for section in sections:
+            place = (place or {}).get(section)
+        if isinstance(place, dict) and key in place:
+            del place[key]
+            self.changed.append(f"{path} left out")
+
+    def say(self, line: str) -> None:
+        """Remember a line of its own."""
+        self.said.append(line)
+
+    def lines(self, device: str) -> list[str]:
+        """What is not as the recipe has it."""
+        return [*self.said, *([f"for the {device.upper()}: {', '.join(self.changed)}"] if self.changed else [])]
+
+
 def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[str]]:
     """Complete a recipe for mindformers.
 
@@ -53,7 +97,7 @@ def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[s
     """
     check_recipe(recipe, job.device, job.workers)
     raw = copy.deepcopy(recipe.raw)
-    config = Changes(raw)
+    config = ReplacedSettings(raw)
     raw.pop("data", None)
     _legacy_names(raw, config)
     steps_per_epoch = job.rows // recipe.runner_config.batch_size
@@ -77,7 +121,7 @@ def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[s
     raw.setdefault("trainer", {}).setdefault("type", "CausalLanguageModelingTrainer")
     raw["trainer"].setdefault("model_name", "llama3_8b")
     # the steps of all epochs are one pass of a dataset that has the rows of all epochs in their order
-    config.set("runner_config", {"epochs": 1, "batch_size": _share(recipe, job.workers), "sink_size": 1})
+    config.set("runner_config", {"epochs": 1, "batch_size": share_of_worker(recipe, job.workers), "sink_size": 1})
     config.set("runner_config.sink_mode", job.device == "npu" and recipe.runner_config.sink_mode)
     if recipe.runner_config.sink_mode and recipe.runner_config.sink_size != 1:
         config.say(f"runner_config.sink_size {recipe.runner_config.sink_size} → 1: every step is logged")
@@ -92,83 +136,7 @@ def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[s
     return raw, config.lines(job.device)
 
 
-def check_recipe(recipe: Recipe, device: str, workers: int) -> None:
-    """Refuse what cannot be run as the recipe asks for it.
-
-    Raises:
-        UserError: names the setting, what was found and what is done instead.
-    """
-    config, parallel = recipe.model.model_config, recipe.raw.get("parallel_config") or {}
-    asked = [
-        (recipe.optimizer.type not in ADAMW, "optimizer.type", recipe.optimizer.type, "AdamW"),
-        (
-            recipe.optimizer.learning_rate not in (None, recipe.lr_schedule.learning_rate),
-            "optimizer.learning_rate",
-            recipe.optimizer.learning_rate,
-            "lr_schedule's alone",
-        ),
-        (recipe.layer_scale, "layer_scale", recipe.layer_scale, "False"),
-        (recipe.lr_scale, "lr_scale", recipe.lr_scale, "False"),
-        (recipe.do_eval, "do_eval", recipe.do_eval, "False; evaluate the run afterwards"),
-        (config.type != "LlamaConfig", "model_config.type", config.type, "LlamaConfig"),
-        (recipe.model.arch.type != "LlamaForCausalLM", "arch.type", recipe.model.arch.type, "LlamaForCausalLM"),
-        (config.qkv_concat, "model_config.qkv_concat", True, "False: LoRA names wq, wk and wv apart"),
-        (config.use_past, "model_config.use_past", True, "False in training"),
-    ]
-    for bad, key, found, wanted in asked:
-        if bad:
-            raise UserError(f"{key}: found {found!r}; this backend does {wanted}")
-    if not recipe.train_dataset.get("drop_remainder", True):
-        raise UserError("train_dataset.drop_remainder: found False; this backend does True (steps of equal weight)")
-    if parallel_layout(recipe, workers) != "recipe":
-        return
-    for key in ("model_parallel", "pipeline_stage"):
-        if device == "cpu" and int(parallel.get(key, 1)) > 1:
-            raise UserError(
-                f"parallel_config.{key} {parallel[key]}: MindSpore's CPU build has no backend for it; "
-                f"set parallel_config.{key}=1, and --workers N splits the rows instead"
-            )
-    if shards(recipe) * int(parallel.get("data_parallel", 1)) != workers:
-        raise UserError(
-            f"parallel_config: data_parallel {parallel.get('data_parallel', 1)} × model_parallel × pipeline_stage make "
-            f"{shards(recipe) * int(parallel.get('data_parallel', 1))} workers, not {workers}; change one of them"
-        )
-
-
-def shards(recipe: Recipe) -> int:
-    """Number of cards that one copy of the model lies on, by ``parallel_config``."""
-    parallel = recipe.raw.get("parallel_config") or {}
-    return int(parallel.get("model_parallel", 1)) * int(parallel.get("pipeline_stage", 1))
-
-
-def parallel_layout(recipe: Recipe, workers: int) -> str:
-    """How workers divide the work.
-
-    Returns:
-        ``one`` worker, ``data``: each has the whole model and a share of the rows, or ``recipe``: as
-        ``parallel_config`` says, the model cut over cards.
-    """
-    if workers == 1:
-        return "one"
-    return "recipe" if shards(recipe) > 1 else "data"
-
-
-def _share(recipe: Recipe, workers: int) -> int:
-    """Rows that one worker's copy of the model takes of a step.
-
-    Raises:
-        UserError: a step's rows cannot be dealt out evenly.
-    """
-    batch = recipe.runner_config.batch_size
-    copies = workers
-    if parallel_layout(recipe, workers) == "recipe":
-        copies = int((recipe.raw.get("parallel_config") or {}).get("data_parallel", 1))
-    if batch % copies:
-        raise UserError(f"runner_config.batch_size {batch}: cannot be dealt out to {copies} workers evenly")
-    return batch // copies
-
-
-def _legacy_names(raw: dict[str, Any], config: Changes) -> None:
+def _legacy_names(raw: dict[str, Any], config: ReplacedSettings) -> None:
     """Understand what mindformers 1.1 called otherwise."""
     notes = []
     kind = (raw.get("optimizer") or {}).get("type")
@@ -185,7 +153,7 @@ def _legacy_names(raw: dict[str, Any], config: Changes) -> None:
         config.say(f"names of mindformers 1.x: {', '.join(dict.fromkeys(notes))}")
 
 
-def _callbacks(raw: dict[str, Any], config: Changes) -> None:
+def _callbacks(raw: dict[str, Any], config: ReplacedSettings) -> None:
     """Keep the callbacks that report; checkpoints and the log are this backend's own."""
     kinds = [callback.get("type") for callback in raw.get("callbacks") or []]
     odd = [kind for kind in kinds if kind not in (*KEPT_CALLBACKS, *OWN_CALLBACKS)]
@@ -233,7 +201,7 @@ def _dataset(recipe: Recipe, raw: dict[str, Any], job: Job) -> None:
         "num_parallel_workers": min(int(dataset.get("num_parallel_workers", 8)), job.threads),
         "python_multiprocessing": False,
         "drop_remainder": True,
-        "batch_size": _share(recipe, job.workers),
+        "batch_size": share_of_worker(recipe, job.workers),
         "repeat": 1,
         "numa_enable": bool(dataset.get("numa_enable", False)),
         "prefetch_size": int(dataset.get("prefetch_size", 1)),
@@ -242,7 +210,7 @@ def _dataset(recipe: Recipe, raw: dict[str, Any], job: Job) -> None:
     raw["train_dataset_task"] = {"type": "CausalLanguageModelDataset", "dataset_config": dataset}
 
 
-def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: Changes) -> None:
+def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: ReplacedSettings) -> None:
     model = raw.setdefault("model", {})
     model.setdefault("arch", {"type": "LlamaForCausalLM"})
     stated = model.setdefault("model_config", {})
@@ -259,7 +227,7 @@ def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: Changes) -> No
     for key in ("ffn_dim_multiplier", "multiple_of", "head_dim"):
         stated.pop(key, None)
     stated |= {
-        "batch_size": _share(recipe, job.workers),
+        "batch_size": share_of_worker(recipe, job.workers),
         "seq_length": recipe.model.model_config.seq_length,
         "pad_token_id": job.pad_id,
         "bos_token_id": job.bos_id,
@@ -292,7 +260,7 @@ def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: Changes) -> No
     }
 
 
-def _parallel(recipe: Recipe, raw: dict[str, Any], config: Changes, job: Job, layout: str) -> None:
+def _parallel(recipe: Recipe, raw: dict[str, Any], config: ReplacedSettings, job: Job, layout: str) -> None:
     raw.setdefault("micro_batch_interleave_num", 1)
     if raw.get("moe_config") is None:
         raw.pop("moe_config", None)
@@ -333,7 +301,7 @@ def _parallel(recipe: Recipe, raw: dict[str, Any], config: Changes, job: Job, la
         raw["calculate_per_token_loss"] = True
 
 
-def _device(raw: dict[str, Any], config: Changes, job: Job) -> None:
+def _device(raw: dict[str, Any], config: ReplacedSettings, job: Job) -> None:
     context = raw.setdefault("context", {})
     context["mode"] = 0
     if job.device == "npu":

@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from backends.ascend.train.config import check_recipe, parallel_layout, shards
 from backends.ascend.train.job import Job, read_job
+from backends.ascend.train.parallel import cards_of, check_recipe, parallel_layout
+from backends.ascend.train.saving import finish
 from backends.recipe.types import Recipe
 from backends.run.directory import Run, read_log
 from converters.common.console import say
@@ -67,7 +68,6 @@ def launch(run: Run, file: Path) -> None:
 def _join(run: Run, job: Job) -> None:
     """Make the product of a model that lies in pieces: the last checkpoint of every card, joined."""
     from backends.ascend.sizes import lora_shapes, parameter_shapes
-    from backends.ascend.train.worker import finish
     from backends.ascend.unshard import unshard
     from backends.weights.llama import check_shapes
     from backends.weights.mindspore_ckpt import open_weights
@@ -137,7 +137,7 @@ def launch_text(recipe: Recipe, path: str | None, overrides: Sequence[str]) -> s
     """
     check_recipe(recipe, "npu", 1)
     # a model cut over cards needs all of them
-    workers = max(4, shards(recipe) * int((recipe.raw.get("parallel_config") or {}).get("data_parallel", 1)))
+    workers = max(4, cards_of(recipe))
     command = " ".join(["python -m backends.ascend train", *([path] if path else []), *overrides])
     how = {
         "data": "each card has the whole model and a share of every step's rows",

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from mindspore.train.callback import Callback
 
-from backends.ascend.train.state import restore
+from backends.ascend.train.saving import restore
 from backends.run.directory import Checkpoint
 from backends.run.log import TrainLog
+from backends.run.rows import row_names
 from converters.common.errors import UserError
 from mindrecord.tokens.order import rows_of_step
 
@@ -21,8 +22,6 @@ class RunMonitor(Callback):
 
     Args:
         data: lengths, supervised tokens and names of the rows.
-        steps_per_epoch: of the recipe.
-        total: steps of the whole run.
         batch: rows of a step, over all workers.
         seed: of the order.
         shuffle: whether an epoch has an order of its own.
@@ -36,8 +35,6 @@ class RunMonitor(Callback):
         self,
         data: Any,
         *,
-        steps_per_epoch: int,
-        total: int,
         batch: int,
         seed: int,
         shuffle: bool,
@@ -48,13 +45,7 @@ class RunMonitor(Callback):
     ) -> None:
         super().__init__()
         self.data, self.log, self.resumed, self.save, self.saving = data, log, resumed, save, saving
-        self.steps_per_epoch, self.total, self.batch, self.seed, self.shuffle = (
-            steps_per_epoch,
-            total,
-            batch,
-            seed,
-            shuffle,
-        )
+        self.batch, self.seed, self.shuffle = batch, seed, shuffle
         self.step = resumed.step if resumed else 0
         self.optimizer: Any = None
         self._began = 0.0
@@ -77,36 +68,27 @@ class RunMonitor(Callback):
         self.step += 1
         rows = rows_of_step(len(self.data.tokens), self.batch, self.step - 1, self.seed, self.shuffle)
         if not np.isfinite(loss):
-            raise UserError(f"step {self.step}: the loss is {loss}; {self._names(rows)}")
+            raise UserError(f"step {self.step}: the loss is {loss}; {row_names(self.data.names, rows)}")
         if not np.isfinite(norm) or bool(np.asarray(overflow.asnumpy()).any()):
-            raise UserError(f"step {self.step}: the gradient is not finite (loss {loss:.4g}); {self._names(rows)}")
+            raise UserError(
+                f"step {self.step}: the gradient is not finite (loss {loss:.4g}); {row_names(self.data.names, rows)}"
+            )
         now = time.perf_counter()
         seconds, self._began = now - self._began, now
         if self.log is not None:
-            tokens = int(self.data.tokens[rows].sum())
             self.log.add(
-                {
-                    "step": self.step,
-                    "total": self.total,
-                    "epoch": round(self.step / self.steps_per_epoch, 4),
-                    "loss": loss,
-                    "lr": rate,
-                    "grad_norm": norm,
-                    "tokens": tokens,
-                    "supervised_tokens": int(self.data.supervised[rows].sum()),
-                    "tokens_per_s": round(tokens / seconds, 1),
-                    "seconds": round(seconds, 4),
-                },
-                self.total,
+                self.step,
+                loss=loss,
+                rate=rate,
+                norm=norm,
+                tokens=int(self.data.tokens[rows].sum()),
+                supervised=int(self.data.supervised[rows].sum()),
+                seconds=seconds,
             )
         if self.step in self.saving and self.log is not None:
             self.log.sync()
             self.save(self.optimizer, self.step)
             self._began = time.perf_counter()  # writing is not part of the next step
-
-    def _names(self, rows: np.ndarray) -> str:
-        names = ", ".join(str(self.data.names[int(row)]) for row in rows[:5])
-        return f"rows {names}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
 
 def _number(value: Any) -> float:

@@ -12,19 +12,26 @@ from pathlib import Path
 
 from backends.ascend.device import choose, cpu_threads, speak
 from backends.ascend.sizes import lora_shapes, model_sizes, parameter_shapes
-from backends.ascend.train.config import check_recipe, parallel_layout
 from backends.ascend.train.job import FOLDER, Job, layout_of, write_job
+from backends.ascend.train.parallel import check_recipe, parallel_layout
 from backends.ascend.train.rows import data_file, read_training_rows
 from backends.ascend.train.start_weights import write_start
-from backends.checkpoint.fingerprint import fingerprint, weight_files
-from backends.recipe.schedule import learning_rate
+from backends.checkpoint.fingerprint import base_fingerprint
 from backends.recipe.types import Recipe
+from backends.run.checks import check_weights_named
 from backends.run.directory import Run
 from backends.run.environment import ASCEND_PACKAGES, environment, processor
-from backends.run.resume import checkpoint_to_resume, open_run, saying_how_to_resume, steps_of, write_environment
-from backends.run.resume import write_start as write_run_start
+from backends.run.resume import (
+    begin_run,
+    checkpoint_to_resume,
+    open_run,
+    parameters_line,
+    resumed_line,
+    saying_how_to_resume,
+    steps_of,
+    write_environment,
+)
 from backends.weights.files import MODEL_CONFIG
-from backends.weights.lora import target_layers
 from converters.common.errors import UsageError, UserError
 
 
@@ -57,7 +64,7 @@ def train(recipe: Recipe, *, device: str = "auto", resume: bool = False, workers
             f"{run.path}: a run whose model is cut over cards cannot be resumed; `unshard` joins what is in "
             f"{run.path}/{FOLDER}/checkpoint, and load_checkpoint=FILE output_dir=DIR starts from it"
         )
-    speak(f"parameters: {trainable:,} trainable; the base has {parameters:,} (ratio {trainable / parameters:.6f})")
+    speak(parameters_line(trainable, parameters))
     job = prepare(recipe, run, sizes, target, resume, workers)
     with saying_how_to_resume(run):
         if workers > 1:
@@ -79,18 +86,11 @@ def check_inputs(recipe: Recipe) -> dict:
         UserError: a setting asks for what cannot be done.
     """
     weights = recipe.load_checkpoint
-    if recipe.run_mode == "finetune" and not weights:
-        raise UsageError(
-            "no weights: set load_checkpoint=PATH to a Hugging Face model directory or a mindformers checkpoint "
-            "(run_mode=train starts from random weights)"
-        )
+    check_weights_named(recipe, "PATH to a Hugging Face model directory or a mindformers checkpoint")
     if weights and not Path(weights).exists():
         raise UsageError(f"load_checkpoint: {weights}: no such file or directory")
     if weights and Path(weights).is_dir() and not (Path(weights) / MODEL_CONFIG).is_file():
         raise UsageError(f"{weights}: no {MODEL_CONFIG} there; a Hugging Face model directory is expected")
-    if recipe.pet is not None:
-        target_layers(recipe.pet)
-    learning_rate(recipe.lr_schedule, 0, 1, 0)
     return model_sizes(recipe)
 
 
@@ -98,22 +98,14 @@ def prepare(recipe: Recipe, run: Run, sizes: dict, device: str, resume: bool, wo
     """Put rows, weights and settings into the run directory; returns the file of the job."""
     data = read_training_rows(recipe)
     steps_per_epoch, total = steps_of(recipe, len(data.rows), speak)
-    highest = int(data.rows.input_ids.max())
-    if highest >= sizes["vocab_size"]:
-        raise UserError(
-            f"token id {highest} is outside the model's vocabulary of {sizes['vocab_size']}: "
-            f"{data.tokenizer.source} is not this model's tokenizer"
-        )
+    data.check_vocabulary(sizes["vocab_size"])
     if recipe.data.packing and not data.record.get("packed"):
         seq_length = recipe.model.model_config.seq_length
         speak(f"packing: off, rows are padded to {seq_length} tokens (`mindrecord write --pack` packs a file)")
     dtype = "float32" if device == "cpu" else recipe.model.model_config.compute_dtype
-    base = _fingerprint(recipe.load_checkpoint)
+    base = base_fingerprint(recipe.load_checkpoint)
     checkpoint = checkpoint_to_resume(run, data.record, base, dtype, "ascend", resume, speak)
-    run.path.mkdir(parents=True, exist_ok=True)
-    run.remove_unfinished()
-    if checkpoint is None:
-        write_run_start(run, recipe, data, base)
+    begin_run(run, recipe, data, base, checkpoint)
     form = "ckpt" if parallel_layout(recipe, workers) == "data" else "safetensors"
     stored = "float32" if device == "cpu" else recipe.model.model_config.param_init_type
     threads = max(1, cpu_threads() // workers) if device == "cpu" else cpu_threads()
@@ -138,7 +130,7 @@ def prepare(recipe: Recipe, run: Run, sizes: dict, device: str, resume: bool, wo
         threads=threads,
     )
     if checkpoint is not None:
-        speak(f"resumed from {checkpoint.path}: {checkpoint.step:,} steps done, {total - checkpoint.step:,} to go")
+        speak(resumed_line(checkpoint, total))
         if checkpoint.state["layout"] != layout_of(job):
             speak("workers or threads differ from before: the same run to rounding, not to the bit")
         if recipe.pet is not None and recipe.pet.lora_dropout > 0:
@@ -146,10 +138,3 @@ def prepare(recipe: Recipe, run: Run, sizes: dict, device: str, resume: bool, wo
     name = processor() if device == "cpu" else "Ascend"
     write_environment(run, environment(device, name, dtype, job.threads, workers, ASCEND_PACKAGES), job.first_step)
     return write_job(job, data)
-
-
-def _fingerprint(weights: str) -> str | None:
-    if not weights:
-        return None
-    path = Path(weights)
-    return fingerprint([path] if path.is_file() else weight_files(path))

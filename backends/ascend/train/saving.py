@@ -1,4 +1,8 @@
-"""What a run leaves behind: the PEFT adapter or the Hugging Face model, and mindformers' own checkpoint beside it."""
+"""What a run writes: checkpoints that it can go on from, and its product.
+
+Weights are stored as every backend stores them, a PEFT adapter or a Hugging Face model; mindformers' own checkpoint
+lies beside the product.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,62 @@ from typing import Any
 
 import numpy as np
 
-from backends.ascend.train.job import Job
-from backends.ascend.train.state import hf_names
+from backends.ascend.device import speak
+from backends.ascend.train.job import Job, layout_of, remove_start
 from backends.exchange.adapters import adapter_from_mindformers
 from backends.exchange.models import config_from_recipe
 from backends.recipe.types import ModelConfig, Recipe
+from backends.run.directory import Run
+from backends.run.resume import remove_old_checkpoints, write_result, write_state
 from backends.weights.dtypes import FLOATS, numpy_types
-from backends.weights.files import MODEL_CONFIG, adding_files
-from backends.weights.safetensors_files import ShardWriter
+from backends.weights.files import ADAPTER_WEIGHTS, MODEL_CONFIG, adding_files
+from backends.weights.names import peft_to_mindformers, to_hf, to_mindformers
+from backends.weights.safetensors_files import ShardWriter, Tensors, open_tensors
+from converters.common.errors import UserError
 from converters.common.reader import read_json
 
 MINDFORMERS = "mindformers"
+OPTIMIZER = "optimizer"
+STEP = "global_step"
+
+
+def trained_values(optimizer: Any) -> dict[str, np.ndarray]:
+    """Values of the trained parameters, by mindformers' names."""
+    return {parameter.name: parameter.asnumpy() for parameter in optimizer.parameters}
+
+
+def save_moments(optimizer: Any, folder: Path) -> None:
+    """Write the moments and the number of steps into ``optimizer.safetensors``."""
+    with ShardWriter(folder, max_shard_bytes=None, stem=OPTIMIZER) as writer:
+        for moments in (optimizer.exp_avg, optimizer.exp_avg_sq):
+            for moment in moments:
+                writer.add(moment.name, moment.asnumpy())
+        writer.add(STEP, optimizer.global_step.asnumpy())
+
+
+def restore(optimizer: Any, folder: Path) -> None:
+    """Take back what a checkpoint holds: parameters, moments, number of steps.
+
+    Raises:
+        UserError: the checkpoint lacks a tensor or has one of another shape.
+    """
+    weights, moments = open_tensors(folder), open_tensors(folder / f"{OPTIMIZER}.safetensors")
+    adapter = (folder / ADAPTER_WEIGHTS).is_file()
+    names = {(peft_to_mindformers if adapter else to_mindformers)(name): name for name in weights.names()}
+    for parameter in optimizer.parameters:
+        _set(parameter, weights, names.get(parameter.name, parameter.name))
+    for moment in (*optimizer.exp_avg, *optimizer.exp_avg_sq):
+        _set(moment, moments, moment.name)
+    _set(optimizer.global_step, moments, STEP)
+
+
+def _set(parameter: Any, tensors: Tensors, name: str) -> None:
+    from mindspore import Tensor
+
+    values = tensors.read(name)
+    if tuple(values.shape) != tuple(parameter.shape):
+        raise UserError(f"{tensors.path}: {name} has shape {list(values.shape)}, expected {list(parameter.shape)}")
+    parameter.set_data(Tensor(values, dtype=parameter.dtype))
 
 
 def save_weights(values: dict[str, np.ndarray], recipe: Recipe, job: Job, folder: Path, dtype: str = "float32") -> None:
@@ -36,8 +85,8 @@ def save_weights(values: dict[str, np.ndarray], recipe: Recipe, job: Job, folder
         return
     kind = numpy_types()[FLOATS[dtype]]
     with ShardWriter(folder) as writer:
-        for name, value in hf_names(values).items():
-            writer.add(name, value.astype(kind, copy=False))
+        for name, value in values.items():
+            writer.add(to_hf(name), value.astype(kind, copy=False))
     config = model_config(recipe, job) | {"dtype": dtype}
     (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -62,3 +111,28 @@ def save_product(values: dict[str, np.ndarray], recipe: Recipe, job: Job, folder
         with ShardWriter(temporary, max_shard_bytes=None, stem=MINDFORMERS, metadata={}) as writer:
             for name, value in values.items():
                 writer.add(name, value)
+
+
+def save_checkpoint(run: Run, recipe: Recipe, job: Job, optimizer: Any, step: int) -> None:
+    """Write one checkpoint: weights, moments, ``state.json``; and delete what is too old."""
+    with run.writing_checkpoint(step) as folder:
+        save_weights(trained_values(optimizer), recipe, job, folder)
+        save_moments(optimizer, folder)
+        write_state(
+            folder,
+            recipe,
+            step=step,
+            total=job.steps,
+            backend="ascend",
+            dtype=job.dtype,
+            layout=layout_of(job),
+            rows_sha256=read_json(run.path / "data.json")["rows_sha256"],
+        )
+    remove_old_checkpoints(run, recipe)
+
+
+def finish(run: Run, recipe: Recipe, job: Job, values: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> None:
+    """Write the product, then the result, which says that the run is finished."""
+    save_product(values, recipe, job, run.path)
+    write_result(run, recipe, rows, sum(value.size for value in values.values()), speak)
+    remove_start(run)

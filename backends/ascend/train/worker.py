@@ -6,25 +6,25 @@ it is called by :mod:`backends.ascend.train`.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from backends.ascend.device import rank, silence, speak, start
-from backends.ascend.train.config import mindformers_config, parallel_layout
-from backends.ascend.train.job import Job, RowFigures, layout_of, read_job, remove_start
-from backends.ascend.train.state import save_moments, trained_values
+from backends.ascend.train.config import mindformers_config
+from backends.ascend.train.job import Job, RowFigures, read_job
+from backends.ascend.train.parallel import parallel_layout
+from backends.ascend.train.saving import finish, save_checkpoint, trained_values
 from backends.recipe.types import Recipe
 from backends.run.directory import Checkpoint, Run, read_log
 from backends.run.log import TrainLog
-from backends.run.resume import checkpoint_steps, remove_old_checkpoints, write_result
+from backends.run.resume import checkpoint_steps
 from converters.common.console import run_main
 from converters.common.errors import UserError
 from converters.common.files import write_text
-from converters.common.reader import read_json
 
 
 def work(file: Path) -> None:
@@ -57,23 +57,15 @@ def is_cut(recipe: Recipe, job: Job) -> bool:
 
 def _train(config: dict[str, Any], monitor: Any, job: Job) -> None:
     """Hand the configuration to mindformers' own Trainer."""
-    import contextlib
-    import importlib
-    import io
-
     import yaml
     from mindformers.core.context import build_context
     from mindformers.tools.register import MindFormerConfig
     from mindformers.trainer import Trainer
 
-    # what mindformers is to find in its registry
-    names = ["row_order", "step", *(["packed"] if job.packed else [])]
-    for name in [*names, *(["cpu_substitutes"] if job.device == "cpu" else [])]:
-        importlib.import_module(f"backends.ascend.train.{name}")
-    if job.device == "cpu":
-        from backends.ascend.train.cpu_substitutes import skip_cpu_barrier
+    from backends.ascend.train import registered
 
-        skip_cpu_barrier()
+    if job.device == "cpu":
+        registered.skip_cpu_barrier()
     # every worker writes the same: none waits for another
     file = job.folder / "config.yaml"
     write_text(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
@@ -101,15 +93,15 @@ def _monitor(run: Run, recipe: Recipe, job: Job, figures: RowFigures) -> tuple[A
     from backends.ascend.train.monitor import RunMonitor
 
     checkpoint = Checkpoint(Path(job.checkpoint), job.first_step) if job.checkpoint else None
-    log = TrainLog(run.log, read_log(run.log)[: job.first_step], job.steps) if rank() == 0 else None
+    log = (
+        TrainLog(run.log, read_log(run.log)[: job.first_step], job.steps, job.steps_per_epoch) if rank() == 0 else None
+    )
 
     def save(optimizer: Any, step: int) -> None:
         save_checkpoint(run, recipe, job, optimizer, step)
 
     monitor = RunMonitor(
         figures,
-        steps_per_epoch=job.steps_per_epoch,
-        total=job.steps,
         batch=recipe.runner_config.batch_size,
         seed=recipe.seed,
         shuffle=recipe.shuffle,
@@ -120,37 +112,6 @@ def _monitor(run: Run, recipe: Recipe, job: Job, figures: RowFigures) -> tuple[A
         save=save,
     )
     return monitor, log
-
-
-def save_checkpoint(run: Run, recipe: Recipe, job: Job, optimizer: Any, step: int) -> None:
-    """Write one checkpoint: weights, moments, ``state.json``; and delete what is too old."""
-    import json
-
-    from backends.ascend.train.saving import save_weights
-
-    with run.writing_checkpoint(step) as folder:
-        save_weights(trained_values(optimizer), recipe, job, folder)
-        save_moments(optimizer, folder)
-        state = {
-            "step": step,
-            "total": job.steps,
-            "seed": recipe.seed,
-            "backend": "ascend",
-            "dtype": job.dtype,
-            "layout": layout_of(job),
-            "rows_sha256": read_json(run.path / "data.json")["rows_sha256"],
-        }
-        (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    remove_old_checkpoints(run, recipe)
-
-
-def finish(run: Run, recipe: Recipe, job: Job, values: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> None:
-    """Write the product, then the result, which says that the run is finished."""
-    from backends.ascend.train.saving import save_product
-
-    save_product(values, recipe, job, run.path)
-    write_result(run, recipe, rows, sum(value.size for value in values.values()), speak)
-    remove_start(run)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from backends.cuda.attention import Layout
+from backends.cuda.attention import PackedLayout
 from mindrecord.tokens.encode import IGNORE_INDEX, TokenRows
 
 
@@ -33,7 +33,7 @@ class MicroBatch:
     targets: torch.Tensor
     rows: np.ndarray
     tokens: int
-    layout: Layout | None = None
+    layout: PackedLayout | None = None
     attention_mask: torch.Tensor | None = None
 
 
@@ -84,7 +84,7 @@ def _packed(data: TokenRows, rows: np.ndarray, device: torch.device, pad_id: int
         targets=torch.from_numpy(targets[supervised]).to(device),
         rows=rows,
         tokens=len(ids),
-        layout=Layout.of(lengths, device),
+        layout=PackedLayout.of(lengths, device),
     )
 
 

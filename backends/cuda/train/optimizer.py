@@ -32,8 +32,8 @@ class Optimizer:
         """The trainable parameters, in a fixed order."""
         return list(self.named.values())
 
-    def gradient_norm(self) -> torch.Tensor:
-        """Norm over all gradients; where the recipe clips, they are scaled by max / max(norm, max)."""
+    def clip_gradients(self) -> torch.Tensor:
+        """Scale all gradients by max / max(norm, max) where the recipe clips; return their norm before, a scalar."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.max_norm is not None:

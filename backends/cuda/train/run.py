@@ -11,7 +11,6 @@ A loop of its own and not transformers' Trainer, because four promises need the 
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backends.checkpoint.fingerprint import fingerprint, weight_files
+from backends.checkpoint.fingerprint import base_fingerprint
 from backends.cuda import attention
 from backends.cuda.model import (
     add_lora,
@@ -32,28 +31,31 @@ from backends.cuda.model import (
     read_model,
 )
 from backends.cuda.processes import Processes, joined, speak
-from backends.cuda.train.checks import check_inputs
 from backends.cuda.train.optimizer import Optimizer
 from backends.cuda.train.saving import load_weights, save_product, save_weights
-from backends.cuda.train.step import Stepper, row_names
+from backends.cuda.train.step import Stepper
 from backends.recipe.schedule import learning_rate, warmup_steps
 from backends.recipe.types import Recipe
+from backends.run.checks import check_settings, check_weights_named
 from backends.run.directory import Checkpoint, Run, read_log
 from backends.run.environment import environment, processor
 from backends.run.log import TrainLog
 from backends.run.resume import (
+    begin_run,
     checkpoint_steps,
     checkpoint_to_resume,
     open_run,
+    parameters_line,
     remove_old_checkpoints,
+    resumed_line,
     saying_how_to_resume,
     steps_of,
     write_environment,
     write_result,
-    write_start,
+    write_state,
 )
-from backends.run.rows import TrainingRows, load_rows
-from converters.common.errors import UserError
+from backends.run.rows import NO_DATA, TrainingRows, load_rows, row_names
+from converters.common.errors import UsageError, UserError
 from mindrecord.tokens.order import rows_of_step
 
 
@@ -81,6 +83,46 @@ def train(recipe: Recipe, *, device: str = "auto", dtype: str = "auto", resume: 
     return run
 
 
+def check_inputs(recipe: Recipe) -> None:
+    """Refuse a recipe that cannot be run as it is written, before a row is read.
+
+    Raises:
+        UsageError: weights or data are missing.
+        UserError: a setting asks for what this backend does not do.
+    """
+    check_weights_named(recipe, "DIR to a Hugging Face model directory")
+    if weights := recipe.load_checkpoint:
+        if Path(weights).is_file():
+            raise UserError(f"load_checkpoint: {weights} is a file; this backend reads Hugging Face model directories")
+        read_config(weights)
+    if not recipe.data.train:
+        raise UsageError(NO_DATA)
+    config, random_start = recipe.model.model_config, not recipe.load_checkpoint
+    heads = config.num_heads
+    new_model_only = [
+        (config.type != "LlamaConfig", "type", config.type, "LlamaConfig"),
+        (config.extend_method != "None", "extend_method", config.extend_method, "None"),
+        (config.scaling_factor != 1.0, "scaling_factor", config.scaling_factor, "1.0"),
+        (
+            config.qkv_has_bias != config.attn_proj_has_bias,
+            "qkv_has_bias",
+            config.qkv_has_bias,
+            f"{config.attn_proj_has_bias}, as attn_proj_has_bias: a new model has both biases or none",
+        ),
+        (
+            config.head_dim is None and config.hidden_size % heads != 0,
+            "hidden_size",
+            config.hidden_size,
+            f"a multiple of num_heads {heads}",
+        ),
+        (heads % config.kv_heads != 0, "n_kv_heads", config.kv_heads, f"a divisor of num_heads {heads}"),
+    ]
+    check_settings(
+        recipe,
+        [(random_start and bad, f"model_config.{key}", found, wanted) for bad, key, found, wanted in new_model_only],
+    )
+
+
 def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resume: bool, processes: Processes) -> None:
     data = load_rows(recipe, quiet=not processes.first)
     count, batch = len(data.rows), recipe.runner_config.batch_size
@@ -97,7 +139,7 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
         load_weights(model, checkpoint.path)
         optimizer.load(checkpoint.path / "optimizer.safetensors")
         start = checkpoint.step
-        speak(f"resumed from {checkpoint.path}: {start:,} steps done, {total - start:,} to go")
+        speak(resumed_line(checkpoint, total))
         before, now = checkpoint.state["layout"], layout(recipe, processes)
         if before != now:
             speak(f"layout: {before} before, {now} now: the same run to rounding, not to the bit")
@@ -106,7 +148,7 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
         here = environment(str(device), device_name, _name(dtype), torch.get_num_threads(), processes.count)
         write_environment(run, here, start)
 
-    log = TrainLog(run.log, read_log(run.log)[:start], total) if processes.first else None
+    log = TrainLog(run.log, read_log(run.log)[:start], total, steps_per_epoch) if processes.first else None
     saving = checkpoint_steps(recipe, total)
     warmup = warmup_steps(recipe.lr_schedule, total, steps_per_epoch)
     span = recipe.lr_schedule.total_steps if recipe.lr_schedule.total_steps > 0 else total
@@ -117,27 +159,21 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
         rate = learning_rate(recipe.lr_schedule, step, span, warmup)
         rows = rows_of_step(count, batch, step, recipe.seed, recipe.shuffle)
         loss = stepper.gradients(rows, step, optimizer)
-        norm = float(optimizer.gradient_norm())
+        norm = float(optimizer.clip_gradients())
         if not np.isfinite(norm):
-            raise UserError(f"step {step + 1}: the gradient is not finite (loss {loss:.4g}); {row_names(data, rows)}")
+            raise UserError(
+                f"step {step + 1}: the gradient is not finite (loss {loss:.4g}); {row_names(data.rows.ids, rows)}"
+            )
         optimizer.step(rate)
         if log is not None:
-            tokens = int(data.tokens[rows].sum())
-            seconds = time.perf_counter() - began
             log.add(
-                {
-                    "step": step + 1,
-                    "total": total,
-                    "epoch": round((step + 1) / steps_per_epoch, 4),
-                    "loss": loss,
-                    "lr": rate,
-                    "grad_norm": norm,
-                    "tokens": tokens,
-                    "supervised_tokens": int(data.supervised[rows].sum()),
-                    "tokens_per_s": round(tokens / seconds, 1),
-                    "seconds": round(seconds, 4),
-                },
-                total,
+                step + 1,
+                loss=loss,
+                rate=rate,
+                norm=norm,
+                tokens=int(data.tokens[rows].sum()),
+                supervised=int(data.supervised[rows].sum()),
+                seconds=time.perf_counter() - began,
             )
         if step + 1 in saving and log is not None:
             log.sync()
@@ -157,14 +193,11 @@ def _enter(
     processes: Processes,
 ) -> Checkpoint | None:
     """Prepare the run directory; return the checkpoint to go on from, or None to start."""
-    base = fingerprint(weight_files(Path(recipe.load_checkpoint))) if recipe.load_checkpoint else None
+    base = base_fingerprint(recipe.load_checkpoint)
     checkpoint = checkpoint_to_resume(run, data.record, base, _name(dtype), "cuda", resume, speak)
     processes.wait()
     if processes.first:
-        run.path.mkdir(parents=True, exist_ok=True)
-        run.remove_unfinished()
-        if checkpoint is None:
-            write_start(run, recipe, data, base)
+        begin_run(run, recipe, data, base, checkpoint)
     return checkpoint
 
 
@@ -177,12 +210,7 @@ def build_model(recipe: Recipe, data: TrainingRows, device: torch.device, dtype:
     config = recipe.model.model_config
     longest = int(data.tokens.max())
     hf_config = read_config(recipe.load_checkpoint) if recipe.load_checkpoint else llama_config(config, data.tokenizer)
-    highest = int(data.rows.input_ids.max())
-    if highest >= hf_config.vocab_size:
-        raise UserError(
-            f"token id {highest} is outside the model's vocabulary of {hf_config.vocab_size}: "
-            f"{data.tokenizer.source} is not this model's tokenizer"
-        )
+    data.check_vocabulary(hf_config.vocab_size)
     obstacle = attention.obstacle_to_packing(hf_config, longest) if recipe.data.packing else "data.packing is False"
     if obstacle:
         speak(f"packing: off, rows are padded to the longest of a micro-batch ({obstacle})")
@@ -205,7 +233,7 @@ def build_model(recipe: Recipe, data: TrainingRows, device: torch.device, dtype:
     model.to(device)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in model.parameters()) - (trainable if pet is not None else 0)
-    speak(f"parameters: {trainable:,} trainable; the base has {everything:,} (ratio {trainable / everything:.6f})")
+    speak(parameters_line(trainable, everything))
     return model, obstacle is None
 
 
@@ -229,16 +257,16 @@ def _save_checkpoint(
     with run.writing_checkpoint(step) as folder:
         save_weights(model, folder)
         optimizer.save(folder / "optimizer.safetensors")
-        state = {
-            "step": step,
-            "total": total,
-            "seed": recipe.seed,
-            "backend": "cuda",
-            "dtype": _name(dtype),
-            "layout": layout(recipe, processes),
-            "rows_sha256": data.record["rows_sha256"],
-        }
-        (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        write_state(
+            folder,
+            recipe,
+            step=step,
+            total=total,
+            backend="cuda",
+            dtype=_name(dtype),
+            layout=layout(recipe, processes),
+            rows_sha256=data.record["rows_sha256"],
+        )
     remove_old_checkpoints(run, recipe)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,7 +13,7 @@ from backends.cuda.processes import Processes
 from backends.cuda.train.batches import MicroBatch, micro_batches, share_of_process
 from backends.cuda.train.optimizer import Optimizer
 from backends.recipe.types import Recipe
-from backends.run.rows import TrainingRows
+from backends.run.rows import TrainingRows, row_names
 from converters.common.console import say
 from converters.common.errors import UserError
 
@@ -105,7 +104,7 @@ class Stepper:
                 if len(batch.targets) and not torch.isfinite(sum_nll(self.model, batch, self.dtype)):
                     bad.append(int(row))
         bad = self.processes.gather(bad)
-        return row_names(self.data, bad) if bad else "no row gives that alone"
+        return row_names(self.data.rows.ids, bad) if bad else "no row gives that alone"
 
 
 def sum_nll(model: Any, batch: MicroBatch, dtype: torch.dtype) -> torch.Tensor:
@@ -132,9 +131,3 @@ def sum_nll(model: Any, batch: MicroBatch, dtype: torch.dtype) -> torch.Tensor:
                 use_cache=False,
             ).logits.flatten(0, 1)[batch.supervised]
     return torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
-
-
-def row_names(data: TrainingRows, rows: Sequence[int] | np.ndarray) -> str:
-    """Name rows by their ids, the first five of them."""
-    names = ", ".join(str(data.rows.ids[int(row)]) for row in rows[:5])
-    return f"rows {names}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")

@@ -1,0 +1,83 @@
+"""How workers divide the work of a recipe, and what this backend or a device cannot do of what it asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backends.recipe.types import Recipe
+from backends.run.checks import check_settings
+from converters.common.errors import UserError
+
+
+def check_recipe(recipe: Recipe, device: str, workers: int) -> None:
+    """Refuse what cannot be run as the recipe asks for it.
+
+    Raises:
+        UsageError: LoRA names no layer, or the schedule is not known.
+        UserError: names the setting, what was found and what is done instead.
+    """
+    config, arch, parallel = recipe.model.model_config, recipe.model.arch.type, _settings(recipe)
+    check_settings(
+        recipe,
+        [
+            (config.type != "LlamaConfig", "model_config.type", config.type, "LlamaConfig"),
+            (arch != "LlamaForCausalLM", "arch.type", arch, "LlamaForCausalLM"),
+            (config.qkv_concat, "model_config.qkv_concat", True, "False: LoRA names wq, wk and wv apart"),
+            (config.use_past, "model_config.use_past", True, "False in training"),
+        ],
+    )
+    if parallel_layout(recipe, workers) != "recipe":
+        return
+    for key in ("model_parallel", "pipeline_stage"):
+        if device == "cpu" and int(parallel.get(key, 1)) > 1:
+            raise UserError(
+                f"parallel_config.{key} {parallel[key]}: MindSpore's CPU build has no backend for it; "
+                f"set parallel_config.{key}=1, and --workers N splits the rows instead"
+            )
+    if cards_of(recipe) != workers:
+        raise UserError(
+            f"parallel_config: data_parallel {parallel.get('data_parallel', 1)} × model_parallel × pipeline_stage make "
+            f"{cards_of(recipe)} workers, not {workers}; change one of them"
+        )
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    return recipe.raw.get("parallel_config") or {}
+
+
+def shards(recipe: Recipe) -> int:
+    """Number of cards that one copy of the model lies on, by ``parallel_config``."""
+    parallel = _settings(recipe)
+    return int(parallel.get("model_parallel", 1)) * int(parallel.get("pipeline_stage", 1))
+
+
+def cards_of(recipe: Recipe) -> int:
+    """Number of cards that ``parallel_config`` asks for: those of one copy times the copies."""
+    return shards(recipe) * int(_settings(recipe).get("data_parallel", 1))
+
+
+def parallel_layout(recipe: Recipe, workers: int) -> str:
+    """How workers divide the work.
+
+    Returns:
+        ``one`` worker, ``data``: each has the whole model and a share of the rows, or ``recipe``: as
+        ``parallel_config`` says, the model cut over cards.
+    """
+    if workers == 1:
+        return "one"
+    return "recipe" if shards(recipe) > 1 else "data"
+
+
+def share_of_worker(recipe: Recipe, workers: int) -> int:
+    """Rows that one worker's copy of the model takes of a step.
+
+    Raises:
+        UserError: a step's rows cannot be dealt out evenly.
+    """
+    batch = recipe.runner_config.batch_size
+    copies = workers
+    if parallel_layout(recipe, workers) == "recipe":
+        copies = int(_settings(recipe).get("data_parallel", 1))
+    if batch % copies:
+        raise UserError(f"runner_config.batch_size {batch}: cannot be dealt out to {copies} workers evenly")
+    return batch // copies
