@@ -48,7 +48,7 @@ from backends.ascend.device import start
 start("cpu", threads=1)
 from mindspore import Tensor
 from backends.ascend.model import load_network
-from backends.checkpoint import open_checkpoint
+from backends.checkpoint.resolve import open_checkpoint
 ids = np.load(sys.argv[2])
 network = load_network(open_checkpoint(sys.argv[1]), "float32", seq_length=ids.shape[1], batch_size=len(ids))
 network.set_train(False)
