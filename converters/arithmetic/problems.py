@@ -2,7 +2,7 @@
 
 A kind is one fixed sentence. Reading a problem gives its operands; from them come the value (``decimal``, 28
 significant digits, half to even) and the solution text as the data set writes it: ``decimal`` for the numeric
-kinds, Python floats for equations, means, discounts and sales. Names are those of report 004.
+kinds, Python floats for equations, means, discounts and sales. Names are those of the contest's mathematics task.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ _KINDS = {
 }
 
 CHINESE = tuple(_KINDS)
-"""The eleven Chinese kinds, in report 004's order of explanation."""
+"""The eleven Chinese kinds."""
 KINDS = (*CHINESE, ENGLISH)
 
 _STARTS = {

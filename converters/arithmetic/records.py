@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from converters.arithmetic.problems import ENGLISH, Problem, StepError, check, parse
 from converters.arithmetic.steps import Style, get_style, style_names
-from converters.common.reader import MalformedRow, decode_line, parse_json
+from converters.common.reader import MalformedRow, parse_json
 from converters.pipeline import output
 from converters.pipeline.output import record_tail
 from converters.pipeline.rows import RowError
@@ -60,7 +60,8 @@ def read_lines(path: Path, offsets: Iterable[int]) -> Iterator[str]:
                 if end >= 0 or len(data) < size:
                     break
                 size *= 8
-            yield decode_line(data[:end] if end >= 0 else data)
+            # accepted in the first reading, so that it is known to be UTF-8
+            yield (data[:end] if end >= 0 else data).decode().removesuffix("\r")
     finally:
         os.close(file)
 

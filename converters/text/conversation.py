@@ -71,7 +71,7 @@ def wrong_order(turns: Sequence[Turn]) -> str | None:
 def read_conversations(path: str | os.PathLike[str], *, unanswered: bool = False) -> list[Conversation]:
     """Read a ShareGPT or Alpaca file (JSONL or one JSON array, ``.gz`` too, ``-`` is stdin).
 
-    A row without ``id`` (or ``idx``, as report 000 has it) takes its number, from 1.
+    A row without ``id`` (or ``idx``, as data made from GLUE has it) takes its number, from 1.
 
     Args:
         path: the file.
@@ -94,26 +94,6 @@ def to_sharegpt(conversation: Conversation) -> dict[str, Any]:
     """Return the ShareGPT object of a conversation; a system turn stays a turn."""
     turns = [{"from": _NAME_OF[turn.role], "value": turn.text} for turn in conversation.turns]
     return {"id": conversation.id, "conversations": turns}
-
-
-def to_alpaca(conversation: Conversation) -> dict[str, Any]:
-    """Return the Alpaca object of a conversation; ``system`` and ``history`` only where there is something to say.
-
-    Raises:
-        UserError: the conversation does not end with an answer, which Alpaca cannot say.
-    """
-    turns = conversation.turns
-    fault = wrong_order(turns) or (None if turns[-1].role == "assistant" else "it does not end with the assistant")
-    if fault:
-        raise UserError(f"row {conversation.id}: {fault}; Alpaca's form needs instruction and output")
-    system = turns[0].text if turns[0].role == "system" else ""
-    said = [turn.text for turn in turns if turn.role != "system"]
-    row: dict[str, Any] = {"id": conversation.id, "instruction": said[-2], "input": "", "output": said[-1]}
-    if system:
-        row["system"] = system
-    if len(said) > 2:
-        row["history"] = [[said[i], said[i + 1]] for i in range(0, len(said) - 2, 2)]
-    return row
 
 
 class _WrongShapeError(Exception):

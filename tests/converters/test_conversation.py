@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.common.errors import UsageError, UserError
-from converters.text.conversation import Conversation, Turn, problem_row, read_conversations, to_alpaca, to_sharegpt
+from converters.pipeline.rows import Row
+from converters.text.conversation import Conversation, Turn, problem_row, read_conversations, to_sharegpt
 
 
 def write(path, *rows):
@@ -75,7 +76,14 @@ talks = st.builds(
 )
 
 
-@given(st.lists(talks, min_size=1, max_size=3), st.sampled_from([to_sharegpt, to_alpaca]))
+def alpaca(talk):
+    system = talk.turns[0].text if talk.turns[0].role == "system" else ""
+    said = [turn.text for turn in talk.turns if turn.role != "system"]
+    history = tuple(zip(said[:-2:2], said[1:-2:2], strict=True))
+    return Row("talk", talk.id, said[-2], said[-1], system=system, history=history).alpaca("id")
+
+
+@given(st.lists(talks, min_size=1, max_size=3), st.sampled_from([to_sharegpt, alpaca]))
 def test_what_is_written_is_read_back(tmp_path_factory, talks, form):
     path = write(tmp_path_factory.mktemp("talks") / "a.jsonl", *map(form, talks))
     assert read_conversations(path) == talks
@@ -120,8 +128,3 @@ def test_empty_and_missing_files_are_wrong_use(tmp_path):
     for name in ("empty.jsonl", "missing.jsonl"):
         with pytest.raises(UsageError, match=name):
             read_conversations(tmp_path / name)
-
-
-def test_alpaca_cannot_say_a_question_without_an_answer():
-    with pytest.raises(UserError, match="row 5: it does not end with the assistant"):
-        to_alpaca(Conversation("5", (Turn("user", "q"),)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import partial
 
 from converters.arithmetic.steps import worked
-from converters.arithmetic.steps.digits import Work, divide, root
+from converters.arithmetic.steps.digits import Work, digits_of, divide, number_of, root
 from converters.arithmetic.steps.scientific import joint_rows
 
 PRECISIONS, DEFAULT, COLUMNS = worked.PRECISIONS, worked.DEFAULT, worked.COLUMNS
@@ -20,8 +20,8 @@ PRECISIONS, DEFAULT, COLUMNS = worked.PRECISIONS, worked.DEFAULT, worked.COLUMNS
 
 def multiply(a: int, b: int) -> Work:
     """Write ``a * b``, one row a digit of ``b`` from the right: ``digit:cells``."""
-    rows, found = joint_rows(_digits(a), _digits(b))
-    return Work(f"{a}*{b}", f"\n{rows}", int("".join(map(str, reversed(found)))))
+    rows, found = joint_rows(digits_of(a), digits_of(b))
+    return Work(f"{a}*{b}", f"\n{rows}", number_of(found))
 
 
 def take_away(remainder: list[int], divisor: list[int], digit: int) -> tuple[str, list[int]]:
@@ -35,10 +35,6 @@ def take_away(remainder: list[int], divisor: list[int], digit: int) -> tuple[str
     if borrow:
         raise ValueError("a remainder became negative")
     return "".join(cells), rest
-
-
-def _digits(value: int) -> list[int]:
-    return [int(char) for char in reversed(str(value))]
 
 
 _JOINT = worked.Columns(multiply, partial(divide, taken=take_away), partial(root, taken=take_away))

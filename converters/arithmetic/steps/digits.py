@@ -43,12 +43,12 @@ class Work(NamedTuple):
         return f"-({self.head}){self.cells}" if negative else self.head + self.cells
 
 
-def _digits(value: int, width: int = 0) -> list[int]:
+def digits_of(value: int, width: int = 0) -> list[int]:
     """Digits of ``value`` from the right, padded with zeros to ``width``."""
     return [int(char) for char in reversed(str(value).zfill(width))]
 
 
-def _number(digits: list[int]) -> int:
+def number_of(digits: list[int]) -> int:
     """The integer whose digits, from the right, are given."""
     return int("".join(map(str, reversed(digits))))
 
@@ -57,12 +57,12 @@ def add(a: int, b: int) -> Work:
     """Write ``a + b`` by columns: ``96709+68816:9+6=5c0+1=2,…``."""
     width = max(len(str(a)), len(str(b)))
     cells, result, carry = [], [], 0
-    for x, y in zip(_digits(a, width), _digits(b, width), strict=True):
+    for x, y in zip(digits_of(a, width), digits_of(b, width), strict=True):
         total = x + y + carry
         carry = total // 10
         result.append(total % 10)
         cells.append(f"{x}+{y}={total % 10}{'c' if carry else ','}")
-    return Work(f"{a:0{width}}+{b:0{width}}", ":" + "".join(cells), _number([*result, carry]))
+    return Work(f"{a:0{width}}+{b:0{width}}", ":" + "".join(cells), number_of([*result, carry]))
 
 
 def subtract(a: int, b: int) -> Work:
@@ -71,12 +71,12 @@ def subtract(a: int, b: int) -> Work:
         raise ValueError(f"subtract needs a >= b, got {a} and {b}")
     width = len(str(a))
     cells, result, borrow = [], [], 0
-    for x, y in zip(_digits(a), _digits(b, width), strict=True):
+    for x, y in zip(digits_of(a), digits_of(b, width), strict=True):
         total = x - y - borrow
         borrow = int(total < 0)
         result.append(total % 10)
         cells.append(f"{x}-{y}={total % 10}{'c' if borrow else ','}")
-    return Work(f"{a}-{b:0{width}}", ":" + "".join(cells), _number(result))
+    return Work(f"{a}-{b:0{width}}", ":" + "".join(cells), number_of(result))
 
 
 def _times_digit(a_digits: list[int], digit: int) -> tuple[str, list[int]]:
@@ -130,9 +130,9 @@ def multiply(a: int, b: int) -> Work:
     A row is ``digit:product cells;running total cells``; the total's lowest digit is final after its row, so the
     next row adds to the rest of it.
     """
-    a_digits = _digits(a)
+    a_digits = digits_of(a)
     rows, final, total = [], [], [0] * (len(a_digits) + 1)
-    for position, digit in enumerate(_digits(b)):
+    for position, digit in enumerate(digits_of(b)):
         cells, product = _times_digit(a_digits, digit)
         if position == 0:
             total = product
@@ -142,7 +142,7 @@ def multiply(a: int, b: int) -> Work:
             rows.append(f"{digit}:{cells};{sums}")
         final.append(total[0])
         total = total[1:]
-    return Work(f"{a}*{b}", "\n" + "\n".join(rows), _number(final + total))
+    return Work(f"{a}*{b}", "\n" + "\n".join(rows), number_of(final + total))
 
 
 def divide(a: int, b: int, places: int, taken: TakeAway = take_away) -> Work:
@@ -156,10 +156,10 @@ def divide(a: int, b: int, places: int, taken: TakeAway = take_away) -> Work:
     """
     if b == 0:
         raise ZeroDivisionError(f"{a} / 0")
-    b_digits, width = _digits(b), len(str(b))
+    b_digits, width = digits_of(b), len(str(b))
     lead = max(0, len(str(a)) - width)
     head, brought_down = divmod(a, 10**lead)
-    queue = [*reversed(_digits(brought_down, lead)[:lead]), *[0] * places]
+    queue = [*reversed(digits_of(brought_down, lead)[:lead]), *[0] * places]
     rows, quotient, remainder = [], 0, head
     for position in range(len(queue) + 1):
         if position:
@@ -167,9 +167,9 @@ def divide(a: int, b: int, places: int, taken: TakeAway = take_away) -> Work:
         digit = remainder // b
         row = f"{remainder:0{width + 1}}/{digit}"
         if digit:
-            cells, rest = taken(_digits(remainder, width + 1), b_digits, digit)
+            cells, rest = taken(digits_of(remainder, width + 1), b_digits, digit)
             row += f":{cells}"
-            remainder = _number(rest)
+            remainder = number_of(rest)
         quotient = 10 * quotient + digit
         rows.append(row)
     return Work(f"{a}/{b}", "\n" + "\n".join(rows), quotient)
@@ -194,9 +194,9 @@ def root(a: int, pairs: int, taken: TakeAway = take_away) -> Work:
         width = 2 if position == 0 else position + 3
         row = f"{remainder:0{width}}/{divisor:0{max(1, width - 1)}}*{digit}"
         if digit:
-            cells, rest = taken(_digits(remainder, width), _digits(divisor, width - 1), digit)
+            cells, rest = taken(digits_of(remainder, width), digits_of(divisor, width - 1), digit)
             row += f":{cells}"
-            remainder = _number(rest)
+            remainder = number_of(rest)
         result = 10 * result + digit
         rows.append(row)
     return Work(" ".join(f"{group:02}" for group in groups), "\n" + "\n".join(rows), result)

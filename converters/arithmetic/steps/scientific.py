@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from converters.arithmetic.steps.digits import digits_of
+
 GUARD = 2
 """Columns that are worked out beyond the digits kept."""
 
@@ -41,7 +43,7 @@ def scientific(value: int, places: int) -> Scientific:
 
 def product(a: Scientific, b: Scientific, keep: int) -> tuple[str, Scientific]:
     """Rows of ``a * b`` and its ``keep`` leading digits, the rest cut off."""
-    a_digits, b_digits = _digits(a.digits), _digits(b.digits)
+    a_digits, b_digits = digits_of(a.digits), digits_of(b.digits)
     size = len(a_digits)
     dropped = max(0, min(size - 1, size + len(b_digits) - keep - GUARD))
     rows, found = joint_rows(a_digits, b_digits, dropped)
@@ -103,7 +105,3 @@ def power(base: Scientific, exponent: int, keep: int, *, enough: int | None = No
             steps.append(f"{reached}+{added}\n{rows}")
             reached += added
     return "\n".join(steps), current
-
-
-def _digits(value: int) -> list[int]:
-    return [int(char) for char in reversed(str(value))]
