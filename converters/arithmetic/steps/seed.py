@@ -1,10 +1,10 @@
 """``seed``: the answers published for the contest's data, byte for byte.
 
 An answer is ``计算过程：`` and the expression with its rounded result. Results are rounded to four decimals (discounts
-to two), whole ones are written as integers, powers and function values stay as they are. The published texts come from replacing the result wherever its digits stand in the
-solution, and so do these: ``1000.10 - 1000.00 = 0.10`` becomes ``1000.1 - 1000.00 = 0.1``. Where that makes the
-expression wrong (``√1.00 = 1.0`` would become ``√10 = 1``) the row is refused. Discounts are in per cent, which
-their published expression ``(51 - 28) / 51 = 45.1`` leaves unsaid.
+to two), whole ones are written as integers, powers and function values stay as they are. The published texts come from
+replacing the result wherever its digits stand in the solution, and so do these: ``1000.10 - 1000.00 = 0.10`` becomes
+``1000.1 - 1000.00 = 0.1``. Where that makes the expression wrong (``√1.00 = 1.0`` would become ``√10 = 1``) the row is
+refused. Discounts are in per cent, which their published expression ``(51 - 28) / 51 = 45.1`` leaves unsaid.
 """
 
 from __future__ import annotations
