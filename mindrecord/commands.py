@@ -108,16 +108,9 @@ def write_mindrecord(
 
 @dataclass(frozen=True)
 class Info:
-    """What a MindRecord file says of itself.
+    """What a MindRecord file says of itself; sizes are in bytes.
 
     Attributes:
-        file: the data file.
-        bytes: its size.
-        format: name and version of the format.
-        pages: pages of the file.
-        page_size: bytes of a page.
-        header_size: bytes of the header.
-        rows: rows in the index.
         columns: type of each column.
         row_length: ids of a row; None where the columns are not those of token rows.
         sidecar: what the JSON file beside it says; empty where there is none.

@@ -21,7 +21,14 @@ from converters.tokenizers.base import Place, Tokenizer, copy_file, read_config
 
 
 class JsonTokenizer(Tokenizer):
-    """A Hugging Face ``tokenizer.json``, with ``tokenizer_config.json`` beside it where there is one."""
+    """A Hugging Face ``tokenizer.json``, with ``tokenizer_config.json`` beside it where there is one.
+
+    Args:
+        path: the ``tokenizer.json``.
+
+    Raises:
+        UserError: the file is none, or names no EOS or no token that could pad.
+    """
 
     def __init__(self, path: Path):
         self.source = path

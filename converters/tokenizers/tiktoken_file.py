@@ -36,7 +36,14 @@ LLAMA3_SPECIAL = (
 
 
 class TiktokenTokenizer(Tokenizer):
-    """Llama-3's ``tokenizer.model``: ranked byte pairs in base64, its split pattern, its 256 special tokens."""
+    """Llama-3's ``tokenizer.model``: ranked byte pairs in base64, its split pattern, its 256 special tokens.
+
+    Args:
+        path: the ``tokenizer.model``.
+
+    Raises:
+        UserError: the file is no tiktoken file, or is cut off.
+    """
 
     unk_id = None
 

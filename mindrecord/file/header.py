@@ -60,7 +60,7 @@ def sidecar_of(path: Path) -> Path:
 
 
 def is_mindrecord(path: Path) -> bool:
-    """Tell a MindRecord file by its first bytes."""
+    """Return whether a file begins as MindRecord files do."""
     return path.is_file() and _opening(path) is not None
 
 
@@ -76,6 +76,7 @@ def read_header(path: Path) -> MindRecordHeader:
     header = _opening(path)
     if header is None:
         raise UserError(f"{path}: not a MindRecord file; `python -m mindrecord write` makes one from conversations")
+    # pages have one size, and only the last ends with its data
     last = max(header["page"], key=lambda page: page["page_id"], default={"page_id": 0, "page_size": 0})
     expected = header["header_size"] + last["page_id"] * header["page_size"] + last["page_size"]
     size = path.stat().st_size
@@ -120,6 +121,7 @@ def _opening(path: Path) -> dict[str, Any] | None:
     """Return a file's header; None if it does not begin with one."""
     with path.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
+        # eight bytes of another format give almost any number; no header is of more than 128 MB
         if not 0 < length <= 1 << 27:
             return None
         try:

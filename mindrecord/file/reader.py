@@ -112,6 +112,7 @@ def read_token_rows(path: Path, start: int = 0, end: int | None = None) -> Token
         raise UsageError(f"{path}: there is no row {start}; it has rows 0 to {header.rows - 1}")
     sidecar = read_sidecar(path)
     pad_id = sidecar.get("pad_id")
+    # page by page, so that the padding of a large file is never in memory at once
     ids, labels = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     lengths = [np.empty(0, np.int64)]
     for page_ids, page_labels in _pages(header, start, end):

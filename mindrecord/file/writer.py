@@ -84,6 +84,7 @@ def _check_rows(rows: TokenRows, path: Path, seq_length: int, pad_id: int) -> No
             f"{path}: {len(over)} rows do not fit seq_length={seq_length}; row {rows.ids[over[0]]} has "
             f"{rows.lengths[over[0]]} ids"
         )
+    # a pad inside a row would be lost on reading, and mindformers would not train on it
     pads = np.flatnonzero(rows.input_ids == pad_id)
     if len(pads):
         row = int(np.searchsorted(rows.offsets, pads[0], side="right")) - 1

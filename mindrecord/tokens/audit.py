@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from converters.common.errors import UserError
 
-_EXAMPLES = 5
-_BARS = 10
-_BAR_WIDTH = 40
+_EXAMPLES = 5  # row ids that are remembered of each sort
+_BARS = 10  # classes of the length histogram, at most
+_BAR_WIDTH = 40  # letters of the longest bar
 
 
 @dataclass
