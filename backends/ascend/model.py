@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.weights.files import ADAPTER_CONFIG, MODEL_CONFIG
+from backends.exchange.adapters import read_adapter_config
+from backends.weights.files import MODEL_CONFIG
 from backends.weights.llama import LlamaShape
-from backends.weights.lora import check_plain_lora
 from backends.weights.names import is_lora, peft_to_mindformers, to_mindformers
 from backends.weights.safetensors_files import Tensors, open_tensors
 from converters.common.console import say
@@ -111,8 +111,7 @@ def lora_config(folder: Path, stored: Tensors) -> Lora:
     Raises:
         UserError: the adapter is of another kind, or names layers that no Llama has.
     """
-    file = folder / ADAPTER_CONFIG
-    config = check_plain_lora(read_json(file), file, NOT_PLAIN)
+    config = read_adapter_config(folder, NOT_PLAIN)
     modules = {peft_to_mindformers(name).split(".")[-2] for name in stored.names()}
     if not modules:
         raise UserError(f"{stored.path}: no LoRA matrices there")

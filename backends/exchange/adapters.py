@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from backends.recipe.types import PetConfig
 
 METADATA_KEY = "adapter_config"
-
 NOT_PLAIN = "mindformers' LoRA has no such thing; merge the adapter instead"
 
 
@@ -157,9 +156,7 @@ def adapter_to_mindformers(
     found = check_matrices(shapes, adapter_folder)
     if found.rank != config["r"]:
         raise UserError(f"{adapter_folder}: its matrices have rank {found.rank}, {ADAPTER_CONFIG} says {config['r']}")
-    _check_base(
-        shapes, found.rank, base or config.get("base_model_name_or_path"), adapter_folder, required=base is not None
-    )
+    _check_base(shapes, found, base or config.get("base_model_name_or_path"), adapter_folder, required=base is not None)
     metadata = {METADATA_KEY: json.dumps(config, sort_keys=True)}
     with writing_weights(out, metadata) as (writer, sidecar):
         copy_companions(adapter_folder, sidecar, without=(MODEL_CONFIG,))
@@ -222,8 +219,10 @@ def recorded_config(
         UnknownScaling: nothing is recorded and no ``alpha`` was given.
         UserError: what is recorded does not fit the matrices, or contradicts what was given.
     """
+    # The file's own metadata and FILE.hf were written by a conversion that knew the scaling. Where there are none, the
+    # recipe tells: the one that was named, else that of the run around the file.
     home, run = sidecar_of(file), run_around(file)
-    # the product of the run that the file lies in says where its base is on this machine
+    # the product of that run says where its base is on this machine, which the recipe may not
     product = run / ADAPTER_CONFIG if run is not None else None
     of_recipe = _config_of_recipe(recipe) if recipe is not None else None
     if recipe is not None and of_recipe is None:
@@ -279,22 +278,26 @@ def _config_of_recipe(file: Path) -> dict[str, Any] | None:
     return peft_config(pet.lora_rank, pet.lora_alpha, pet.lora_dropout, hf_modules(pet), recipe.load_checkpoint)
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
+def read_adapter_config(folder: Path, refusal: str = NOT_PLAIN) -> dict[str, Any]:
     """Read ``adapter_config.json`` and refuse what mindformers' LoRA cannot express.
+
+    Args:
+        folder: of the adapter.
+        refusal: what the error says of a setting that is not taken.
 
     Raises:
         UsageError: there is no adapter.
-        UserError: it is no plain LoRA.
+        UserError: it is no plain LoRA, or rank or alpha are not recorded.
     """
     file = folder / ADAPTER_CONFIG
     if not file.is_file() or not (folder / ADAPTER_WEIGHTS).is_file():
         raise UsageError(f"{folder}: no {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} there; a PEFT adapter is expected")
-    return _plain(read_json(file), str(file))
+    return _plain(read_json(file), str(file), refusal)
 
 
-def _plain(config: Any, where: str) -> dict[str, Any]:
+def _plain(config: Any, where: str, refusal: str = NOT_PLAIN) -> dict[str, Any]:
     """Check that a configuration is of a LoRA that both sides have, and states its scaling."""
-    check_plain_lora(config, where, NOT_PLAIN)
+    check_plain_lora(config, where, refusal)
     for key in ("r", "lora_alpha"):
         if not isinstance(config.get(key), int | float):
             raise UserError(f"{where}: {key}: found {config.get(key)!r}, expected a number")
@@ -302,7 +305,12 @@ def _plain(config: Any, where: str) -> dict[str, Any]:
 
 
 def _check_base(
-    shapes: Mapping[str, tuple[int, ...]], rank: int, base: str | Path | None, adapter: Path, *, required: bool
+    shapes: Mapping[str, tuple[int, ...]],
+    found: LoraMatrices,
+    base: str | Path | None,
+    adapter: Path,
+    *,
+    required: bool,
 ) -> None:
     """Compare an adapter with the model it says it belongs to, where that is on this machine."""
     home = Path(base) if base else None
@@ -312,13 +320,13 @@ def _check_base(
         say(f"note: {adapter}: its base {base or '(not recorded)'} is not here; shapes are not checked against it")
         return
     shape = exchangeable_shape(read_json(home / MODEL_CONFIG), home / MODEL_CONFIG)
-    expected = shape.adapter_shapes(LINEAR_LAYERS, rank)
+    expected = shape.adapter_shapes(LINEAR_LAYERS, found.rank)
     expected = {name: expected[name] for name in shapes if name in expected}
     check_shapes(shapes, expected, adapter, f"its base {home}")
 
 
 def _lora_names(names: Iterable[str]) -> dict[str, str]:
-    """Map PEFT names to mindformers names; the optimizer's copies of LoRA matrices are none."""
+    """Map PEFT names to mindformers names; the optimizer's copies (``adam_m.model.layers…``) are left out."""
     return {mindformers_to_peft(name): name for name in names if is_lora(name) and name.startswith("model.layers.")}
 
 

@@ -68,6 +68,7 @@ def truncate(a: np.ndarray, b: np.ndarray, rank: int) -> Truncated:
         b: float32 [out, r].
         rank: of the result.
     """
+    # float64: the small singular values are what is cut off, and what the error is made of
     q_a, r_a = np.linalg.qr(a.T.astype(np.float64))
     q_b, r_b = np.linalg.qr(b.astype(np.float64))
     left, values, right = np.linalg.svd(r_b @ r_a.T)
@@ -75,6 +76,7 @@ def truncate(a: np.ndarray, b: np.ndarray, rank: int) -> Truncated:
     if len(a) <= rank:
         return Truncated(a, b, norm, 0.0)
     kept = min(rank, len(values))
+    # half of each singular value on either side, so that A and B stay of like size for a type of little range
     root = np.sqrt(values[:kept])
     new_a = (root[:, None] * right[:kept]) @ q_a.T
     new_b = (q_b @ left[:, :kept]) * root

@@ -205,6 +205,7 @@ def _into_base(
     """Write a whole model; ``device`` is None where logits shall not be compared."""
     from backends.merge.verify import check_tensors
 
+    # everything that can be refused is looked at before the first tensor is written
     tokens = tokenizer_home(adapters, base.home)
     untied = unties(base, adapters)
     if untied:
@@ -217,6 +218,7 @@ def _into_base(
             write_model_files(base, folder, dtype, untied=untied)
         tokenizer = copy_tokenizer(tokens, folder)
         write_template(template, tokenizer, folder, served=not base.mindformers)
+        # read back from the disk: what was lost in writing is found before the result gets its name
         part = check_tensors(base, adapters, _written(base, folder, file, form), kinds)
         logits: LogitCheck | str = "not compared (--no-verify)"
         if device is not None:

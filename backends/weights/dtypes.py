@@ -20,7 +20,7 @@ FLOATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 FLOAT_NAMES = {short: name for name, short in FLOATS.items()}
 # unit roundoff: the largest relative error of one rounding to nearest
 ROUNDOFF = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
-BLOCK = 2**22  # numbers that are worked on at a time: 16 MiB in float32
+BLOCK = 2**22  # elements that are converted at a time: 16 MiB in float32, so that memory holds one tensor and no copy
 # exponent bits; all of them set is an infinity or a NaN
 _EXPONENT = {"F32": ("uint32", 0x7F800000), "F16": ("uint16", 0x7C00), "BF16": ("uint16", 0x7F80)}
 

@@ -22,7 +22,7 @@ from converters.common.errors import UserError
 if TYPE_CHECKING:
     from backends.recipe.types import PetConfig
 
-# mindformers → Hugging Face, with the module that holds the layer
+# mindformers → Hugging Face, with the module that holds the layer; the order is mindformers' own, which recipes show
 LINEAR_LAYERS = {
     "wq": "self_attn.q_proj",
     "wk": "self_attn.k_proj",

@@ -164,10 +164,12 @@ def _checked_end(handle: IO[bytes], file: Path) -> int:
     """Return where the values end; a checksum behind them is verified."""
     end = handle.seek(0, os.SEEK_END)
     handle.seek(0)
+    # torch.save writes a zip archive; some share its files under this suffix
     if handle.read(4) == b"PK\x03\x04":
         raise UserError(f"{file}: a PyTorch file, not a MindSpore checkpoint")
     if end < CHECKSUM_BYTES:
         return end
+    # the checksum is outside the protocol buffer: "crc_num" and the CRC-32 of all before it as a ten-byte number
     handle.seek(end - CHECKSUM_BYTES)
     tail = handle.read(CHECKSUM_BYTES)
     if not tail.startswith(CHECKSUM):
