@@ -29,6 +29,7 @@ from mindspore import Tensor
 from mindformers import LlamaConfig, LlamaForCausalLM
 from mindformers.models.build_model import build_model
 from mindformers.dataset.causal_language_model_dataset import get_input_data_batch_slice_map
+from backends.ascend.train import registered  # puts the packed model into the registry
 from backends.ascend.train.config import PACKED_MODEL
 from converters.tokenizers.segments import row_offsets
 from mindrecord.tokens.encode import TokenRows
