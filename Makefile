@@ -4,11 +4,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 OUT := demo
 
-.PHONY: demo test test-newest lint docs env env-all env-docs tiny-base clean
+.PHONY: demo test test-newest lint docs env env-all tiny-base clean
 
 env: $(VENV)/installed
 env-all: $(VENV)/installed-all
-env-docs: $(VENV)/installed-docs
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
@@ -19,10 +18,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 # With MindSpore and mindformers, so that both backends can be compared; they have wheels for Python 3.11 and 3.12.
 $(VENV)/installed-all: $(VENV)/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
-	touch $@
-
-$(VENV)/installed-docs: $(VENV)/installed
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 # Raw problems → worked training rows, a tenth of reading among them → LoRA on the shipped small base → accuracy by kind
@@ -58,8 +53,10 @@ lint: env
 	$(PY) -m mypy
 
 # The documentation site, with an API reference from the docstrings: site/index.html. A broken link is an error.
-docs: env-docs
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+docs:
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs build --strict
 
 # Make models/tiny again: an hour on two cores.
 tiny-base: env
@@ -69,4 +66,4 @@ tiny-base: env
 	cp runs/tiny/run/model.safetensors runs/tiny/run/config.json models/tiny/
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(OUT) build dist site *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-docs $(OUT) build dist site *.egg-info
