@@ -1,95 +1,91 @@
-"""Predictions: one JSON line a row with what was asked, said and expected, so that every figure can be recomputed.
+"""Predictions, one row an answer: what was asked, said and expected, so that every figure can be recomputed.
 
-Fields: ``idx, kind, prompt, predict, label, parsed, correct{rule}, finish_reason, n_tokens``: a superset of the
-``prompt, predict, label`` that other tools write. Files of those are read too.
+Fields of ours: ``idx, prompt, predict, label, finish_reason, n_tokens`` and what the task adds. Other tools' files are
+read too: JSON lines, one JSON array, or a ``.txt`` of one answer a line.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from backends.generation.predictions_log import meta_path
-from converters.arithmetic.problems import parse as parse_problem
-from converters.common.errors import UserError
-from converters.common.reader import read_json, read_rows
-from eval.math.rules import grade, parse
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.reader import read_json, read_lines, read_rows
 
-OTHER = "other"
-
-
-def kind_of(problem: str, solution: str) -> str:
-    """Name the kind of a problem; ``other`` if it is none of the known ones."""
-    known = parse_problem(problem, solution)
-    return known.kind if known else OTHER
+# the names that this project and other tools give to the answer and to the label
+PREDICT = ("predict", "model_output", "pred")
+LABEL = ("label", "expected_output", "output")
 
 
-def graded(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with ``parsed`` and ``correct`` computed from its ``predict`` and ``label``.
+def read_predictions(path: str | Path, *, labelled: bool = True) -> list[dict[str, Any]]:
+    """Read predictions, in the order of the file.
 
-    Raises:
-        UserError: the label has no answer to compare with.
-    """
-    label = parse(row["label"])
-    if label is None:
-        raise UserError(f"row {row['idx']}: there is no answer in the label {row['label'][:60]!r}")
-    answer = parse(row["predict"])
-    return {**row, "parsed": answer.text if answer else None, "correct": grade(answer, label)}
-
-
-def prediction_row(
-    idx: int, kind: str, prompt: str, predict: str, label: str, finish_reason: str, n_tokens: int
-) -> dict[str, Any]:
-    """Make the graded row of one answer.
+    A torn last line, as a kill leaves it, is left out and said, and so are predictions that are not finished.
 
     Args:
-        idx: number of the row in the data, from 0.
-        kind: kind of the problem.
-        prompt: the text the model was given, template and special tokens included.
-        predict: the text it answered.
-        label: the solution as the data has it.
-        finish_reason: ``stop`` or ``length``.
-        n_tokens: tokens of the answer, without the one that ended it.
-    """
-    row = {"idx": idx, "kind": kind, "prompt": prompt, "predict": predict, "label": label}
-    row = graded(row)
-    return {**row, "finish_reason": finish_reason, "n_tokens": n_tokens}
+        path: JSON lines, one JSON array, or a ``.txt`` file of one answer a line.
+        labelled: every row must have a label.
 
-
-def read_predictions(path: str | Path) -> list[dict[str, Any]]:
-    """Read predictions and grade them anew; nothing but ``predict`` and ``label`` is believed.
-
-    JSONL or one JSON array. A torn last line, as a kill leaves it, is left out and said. Rows without ``idx`` are
-    numbered from 0; rows without ``kind`` get it from their ``prompt``, else ``other``.
+    Returns:
+        The rows with ``idx`` (default: the place in the file, from 0), ``predict`` and ``label`` (None without one).
 
     Raises:
         UsageError: the file is missing or empty.
-        UserError: a row lacks ``predict`` or ``label``, or an ``idx`` comes twice.
+        UserError: a row has no answer or lacks its label, an ``idx`` comes twice, or rows went missing.
     """
-    rows = []
+    if Path(path).suffix == ".txt":
+        values: list[tuple[int, Any]] = [(i, {"predict": line}) for i, line in enumerate(read_answer_lines(path), 1)]
+    else:
+        values = list(read_rows(path, torn=True))
+    rows: list[dict[str, Any]] = []
     seen: set[Any] = set()
-    for number, value in enumerate(read_values(path)):
-        for key in ("predict", "label"):
-            if not isinstance(value, dict) or not isinstance(value.get(key), str):
-                found = ", ".join(value) if isinstance(value, dict) else type(value).__name__
-                raise UserError(f"{path}: row {number + 1}: {key!r} must be a text; found {found or 'nothing'}")
-        row = {"idx": number, **value}
-        if row["idx"] in seen:
-            raise UserError(f"{path}: row {number + 1}: idx {row['idx']} is there twice")
-        seen.add(row["idx"])
-        row.setdefault("kind", kind_of(str(row.get("prompt", "")), row["label"]))
-        rows.append(graded(row))
+    for place, (number, value) in enumerate(values):
+        row = value if isinstance(value, dict) else {}
+        predict = next((row[key] for key in PREDICT if isinstance(row.get(key), str)), None)
+        label = next((_label(row[key]) for key in LABEL if _label(row.get(key)) is not None), None)
+        missing = PREDICT if predict is None else LABEL if labelled and not (label or "").strip() else None
+        if missing:
+            found = ", ".join(row) or type(value).__name__
+            raise UserError(f"{path}: row {number}: a text under {' or '.join(missing)} is expected; found {found}")
+        idx = row.get("idx", place)
+        if not isinstance(idx, int | str):
+            raise UserError(f"{path}: row {number}: a number under idx is expected; found {type(idx).__name__}")
+        if idx in seen:
+            raise UserError(f"{path}: row {number}: idx {idx} is there twice")
+        seen.add(idx)
+        rows.append({**row, "idx": idx, "predict": predict, "label": label})
+    _check_whole(path, rows, read_meta(path))
     return rows
 
 
-def read_values(path: str | Path) -> list[Any]:
-    """Read JSONL or one JSON array; a torn last line of JSONL, as a kill leaves it, is left out and said.
+def _label(value: Any) -> str | None:
+    """A label that is a text or a plain number, as text."""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int | float) else None
+
+
+def _check_whole(path: str | Path, rows: Sequence[Any], meta: Mapping[str, Any]) -> None:
+    if not meta.get("complete", True):
+        say(f"{path}: unfinished; the command that made it goes on with it")
+    elif meta.get("rows", len(rows)) != len(rows):
+        raise UserError(f"{path}: {len(rows)} rows, where {meta['rows']} were answered: it was edited")
+
+
+def read_answer_lines(path: str | Path) -> list[str]:
+    r"""Read one answer a line; only ``\n`` ends a line, and an empty line is an empty answer.
 
     Raises:
         UsageError: the file is missing or empty.
-        UserError: another line is not JSON.
+        UserError: a line is not UTF-8.
     """
-    return [value for _, value in read_rows(path, torn=True)]
+    lines = [text for _, text in read_lines(path)]
+    if not any(line.strip() for line in lines):
+        raise UsageError(f"{path}: empty; one label a line is expected")
+    return lines
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:

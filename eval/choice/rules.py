@@ -21,7 +21,6 @@ from functools import cached_property
 from converters.common.errors import UsageError
 
 UNPARSED = "unparsed"
-SCORE_002 = 70  # points that report 002 gives for an accuracy of 1
 
 _CHINESE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _CHINESE_CHAR = re.compile(f"[{_CHINESE}]")

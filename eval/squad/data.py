@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any, TypeVar
 
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
-from converters.common.reader import read_json, read_rows, read_text
+from converters.common.reader import MalformedRow, parse_json, read_json, read_text
 from converters.text.template import get_template
+from eval.predictions import read_predictions
 from eval.squad.rules import first_line
 
 SHIPPED = Path(__file__).parents[1] / "data" / "reading.json"
@@ -147,18 +147,10 @@ def _id_to_text(path: str | Path) -> dict[str, Any] | None:
     text = read_text(path)
     if not text.strip():
         raise UsageError(f"{path}: empty; predictions are expected")
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise UserError(f"{path}: the id {next(key for key in keys if keys.count(key) > 1)} is there twice")
-        return value
-
     try:
-        value = json.loads(text, object_pairs_hook=once)
-    except json.JSONDecodeError:
-        return None  # JSON lines, or torn; reading the rows tells
+        value = parse_json(text)
+    except MalformedRow:
+        return None  # JSON lines, or damaged; reading the rows tells
     return value if isinstance(value, dict) and "label" not in value else None
 
 
@@ -186,13 +178,12 @@ def _join(path: str, texts: Mapping[str, Any], data: str | Path, only_first: boo
 
 def _rows(path: str | Path, only_first: bool) -> Iterator[Answered]:
     seen: set[str] = set()
-    for number, row in read_rows(path):
-        row = row if isinstance(row, dict) else {}
-        predict, label = row.get("predict", row.get("pred")), row.get("label")
-        golds = row.get("labels", [label])
-        if not isinstance(predict, str) or not isinstance(golds, list) or not all(isinstance(g, str) for g in golds):
-            found = ", ".join(row) or "no object"
-            raise UserError(f"{path}: row {number}: texts under 'pred' and 'label' are expected; found {found}")
+    for number, row in enumerate(read_predictions(path, labelled=False), start=1):
+        golds = row.get("labels", [row["label"]])
+        if not isinstance(golds, list) or not golds or not all(isinstance(gold, str) for gold in golds):
+            raise UserError(
+                f"{path}: row {number}: texts under 'pred' and 'label' are expected; found {', '.join(row)}"
+            )
         # a row says by its scores for which protocols it was asked
         if not only_first and ("labels" not in row or "squad_official" not in row.get("scores", {"squad_official": 0})):
             raise UserError(
@@ -203,4 +194,4 @@ def _rows(path: str | Path, only_first: bool) -> Iterator[Answered]:
         if name in seen:
             raise UserError(f"{path}: row {number}: the id {name} is there twice")
         seen.add(name)
-        yield Answered(name, predict, tuple(golds), bool(row.get("first", True)), row.get("finish_reason"))
+        yield Answered(name, row["predict"], tuple(golds), bool(row.get("first", True)), row.get("finish_reason"))

@@ -6,13 +6,14 @@ special tokens written out, so that a difference in figures is one of the models
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from backends.checkpoint.resolve import CheckpointFiles
-    from converters.text.conversation import Turn
+    from eval.task import Task
 
 
 def math_rows(
@@ -26,35 +27,20 @@ def math_rows(
         peft: the adapter on it, if any.
         template: how questions are put; None: as the run was trained.
     """
-    from converters.text.conversation import Turn
-    from eval.math.command import read_problems
+    from eval.math.task import MathTask
 
-    problems = read_problems(data, None)
-    files = _files(pretrained, peft, template)
-    prompts = _prompts([Turn("user", row["problem"]) for row in problems.values()], files)
-    rows = [
-        {"prompt": prompt, "label": row["solution"]} for prompt, row in zip(prompts, problems.values(), strict=True)
-    ]
-    return _split(rows)
+    return _split(MathTask(), Path(data), _files(pretrained, peft, template))
 
 
 def squad_rows(
     data: str | None = None, *, pretrained: str, peft: str | None = None, template: str | None = None, **_: Any
 ) -> dict[str, Dataset]:
     """Read all questions of a data set in SQuAD v1.1's JSON; without ``data``, of the shipped reading set."""
-    from eval.squad.command import reading_turn
-    from eval.squad.data import SHIPPED, read_questions
+    from eval.squad.data import SHIPPED
+    from eval.squad.task import CONTEST_FORM, SquadTask
 
-    questions = read_questions(data or SHIPPED)
-    allow = template == "squad"
-    files = _files(pretrained, peft, template, allow_mismatch=allow)
-    prompts = _prompts([reading_turn(question, files.template) for question in questions], files)
-    return _split(
-        [
-            {"id": one.id, "prompt": prompt, "labels": list(one.golds), "label": one.golds[0]}
-            for prompt, one in zip(prompts, questions, strict=True)
-        ]
-    )
+    files = _files(pretrained, peft, template, allow_mismatch=template == CONTEST_FORM)
+    return _split(SquadTask("official"), Path(data or SHIPPED), files)
 
 
 def grade_math(row: dict[str, Any], results: list[str]) -> dict[str, float]:
@@ -62,7 +48,7 @@ def grade_math(row: dict[str, Any], results: list[str]) -> dict[str, float]:
     from eval.math.rules import grade, parse
 
     label = parse(row["label"])
-    assert label is not None  # read_problems leaves out rows whose solution has no answer
+    assert label is not None  # MathTask leaves out rows whose solution has no answer
     return {rule: float(right) for rule, right in grade(parse(results[0]), label).items()}
 
 
@@ -82,15 +68,20 @@ def _files(pretrained: str, peft: str | None, template: str | None, *, allow_mis
     return open_checkpoint(peft or pretrained, base=base, template=template, allow_mismatch=allow_mismatch)
 
 
-def _prompts(turns: list[Turn], files: CheckpointFiles) -> list[str]:
-    """Write prompts as text, special tokens by name: what a tokenizer reads back as the same tokens."""
-    from mindrecord.tokens.encode import encode_prompts
+def _split(task: Task, data: Path, files: CheckpointFiles) -> dict[str, Dataset]:
+    """Return the rows of a task with their prompts as text, special tokens by name.
 
-    encoded = encode_prompts([[turn] for turn in turns], files.template, files.tokenizer)
-    return [files.tokenizer.decode(ids, skip_special=False) for ids in encoded]
-
-
-def _split(rows: list[dict[str, Any]]) -> dict[str, Dataset]:
+    A tokenizer reads such a text back as the same tokens.
+    """
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(rows)}
+    from mindrecord.tokens.encode import encode_prompts
+
+    rows = task.read_data(data, None)
+    encoded = encode_prompts([task.turns(row, files.template) for row in rows], files.template, files.tokenizer)
+    prompts = [files.tokenizer.decode(ids, skip_special=False) for ids in encoded]
+    found = [
+        {"idx": row.idx, "prompt": prompt, "label": row.label, "labels": list(row.labels)}
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
+    return {"test": Dataset.from_list(found)}

@@ -1,7 +1,7 @@
 """What tuning cost: the same measures before and after, their ratio, and a verdict.
 
 Two ``results.json`` of one evaluation are compared, say of ``eval.squad`` on the base and on the tuned run. Every
-measure they have must keep the threshold's share of what it was; otherwise the command leaves with exit code 3.
+measure they have must keep the threshold's share of what it was.
 
 The interval of a ratio comes from the delta method (van der Vaart 1998, chapter 3): for means a after and b before,
 with r = a / b,
@@ -15,21 +15,19 @@ The covariance needs both models' scores of the same rows. They are read from th
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.common.console import format_table, run_main, say
-from converters.common.errors import GateNotPassed, UsageError, UserError
+from converters.common.console import format_table
+from converters.common.errors import UsageError, UserError
 from converters.common.files import sha256_file, write_json, write_text
 from converters.common.reader import read_json, read_rows
-from eval.markdown import markdown_table
+from eval.results import Z95, markdown_table
 
 THRESHOLD = 0.9
-Z95 = 1.959964
 # what must be equal for a ratio to mean anything, by its name in ``hashes``, and how it is called in the refusal
 SAME = {
     "data": "data",
@@ -39,14 +37,10 @@ SAME = {
     "min_new_tokens": "limits: min_new_tokens",
     "labels": "questions",
 }
-EPILOG = """examples:
-  python -m eval.retention --before runs/eval/tiny/squad-reading --after RUN/eval/squad-reading
-  python -m eval.retention --before before/results.json --after after/results.json --threshold 0.95 --out RUN/eval
-"""
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class SavedResults:
     """One ``results.json`` with the scores of its rows, where they are at hand.
 
     Attributes:
@@ -100,7 +94,76 @@ class Kept:
         return self.low >= threshold or self.high < threshold
 
 
-def read_results(path: str | Path) -> Results:
+@dataclass(frozen=True)
+class Retention:
+    """What two results come to, side by side.
+
+    Attributes:
+        kept: how much of every measure is left.
+        threshold: the share that must be left.
+        before: the results before.
+        after: the results after.
+    """
+
+    kept: list[Kept]
+    threshold: float
+    before: SavedResults
+    after: SavedResults
+
+    @property
+    def passed(self) -> bool:
+        """Whether every measure reaches the threshold's share of what it was."""
+        return all(one.passed(self.threshold) for one in self.kept)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What does not forbid the comparison but makes it less sure."""
+        return doubts(self.before, self.after)
+
+    @property
+    def lines(self) -> list[str]:
+        """How the intervals were made, what is uncertain, and the verdict last."""
+        return verdict_lines(self.kept, self.threshold)
+
+    @property
+    def text(self) -> str:
+        """Table and lines as plain text."""
+        header, rows = table(self.kept, self.threshold)
+        return "\n".join([format_table(header, rows, left=2), "", *self.lines])
+
+
+def retention(
+    before: str | Path | SavedResults,
+    after: str | Path | SavedResults,
+    threshold: float = THRESHOLD,
+    *,
+    out: str | Path | None = None,
+) -> Retention:
+    """Compare every measure of two results.
+
+    Args:
+        before: ``results.json`` of the base, or its directory.
+        after: the same of the tuned model.
+        threshold: least share of every measure that must be left.
+        out: folder for ``retention.json`` and ``retention.md``; None writes nothing.
+
+    Raises:
+        UsageError: a file is missing, or the threshold cannot be meant.
+        UserError: the results were not measured alike, or a measure is missing.
+    """
+    if not threshold > 0:
+        raise UsageError(f"--threshold {threshold:g}: more than 0 is expected")
+    old, new = (one if isinstance(one, SavedResults) else read_results(one) for one in (before, after))
+    found = Retention(measures_kept(old, new), threshold, old, new)
+    if out is not None:
+        header, rows = table(found.kept, threshold)
+        text = ["# Retention", "", markdown_table(header, rows, left=2), *(f"- {line}" for line in found.lines)]
+        write_text(Path(out) / "retention.md", "\n".join(text) + "\n")
+        write_json(Path(out) / "retention.json", to_json(found))
+    return found
+
+
+def read_results(path: str | Path) -> SavedResults:
     """Read a ``results.json``, or the one in a directory.
 
     Raises:
@@ -118,10 +181,10 @@ def read_results(path: str | Path) -> Results:
     if whole:
         found = {str(row.get("id")): row["scores"] for _, row in read_rows(predictions) if "scores" in row}
         rows = found or None
-    return Results(value, rows, file)
+    return SavedResults(value, rows, file)
 
 
-def check_same(before: Results, after: Results) -> None:
+def check_same(before: SavedResults, after: SavedResults) -> None:
     """Refuse to compare what was not measured alike.
 
     Raises:
@@ -138,7 +201,7 @@ def check_same(before: Results, after: Results) -> None:
             )
 
 
-def doubts(before: Results, after: Results) -> list[str]:
+def doubts(before: SavedResults, after: SavedResults) -> list[str]:
     """Say what does not forbid a comparison but makes it less sure."""
     old, new = before.value["hashes"], after.value["hashes"]
     lines = [
@@ -151,8 +214,8 @@ def doubts(before: Results, after: Results) -> list[str]:
     return lines
 
 
-def retention(before: Results, after: Results) -> list[Kept]:
-    """Compare every measure of two results.
+def measures_kept(before: SavedResults, after: SavedResults) -> list[Kept]:
+    """Return how much of every measure is left.
 
     Raises:
         UserError: they were not measured alike, or a measure is missing.
@@ -173,7 +236,7 @@ def retention(before: Results, after: Results) -> list[Kept]:
     return found
 
 
-def _figure(one: Results, task: str, measure: str) -> tuple[float, float | None]:
+def _figure(one: SavedResults, task: str, measure: str) -> tuple[float, float | None]:
     """Return a measure and its standard error."""
     entry = one.value["results"].get(task, {})
     value = entry.get(f"{measure},none")
@@ -197,7 +260,7 @@ def ratio_error(before: float, after: float, before_error: float, after_error: f
     return math.sqrt(max(0.0, variance)) / before  # a perfect correlation may round below 0
 
 
-def _covariance(before: Results, after: Results, task: str, measure: str) -> float | None:
+def _covariance(before: SavedResults, after: SavedResults, task: str, measure: str) -> float | None:
     """Covariance of the two means over the rows both have; None when the rows are not at hand."""
     if before.rows is None or after.rows is None:
         return None
@@ -242,73 +305,25 @@ def verdict_lines(kept: list[Kept], threshold: float) -> list[str]:
     return lines
 
 
-def to_json(kept: list[Kept], threshold: float, before: Results, after: Results) -> dict[str, Any]:
+def to_json(found: Retention) -> dict[str, Any]:
     """Return what ``retention.json`` holds."""
     measures = [
-        {**{name: getattr(one, name) for name in one.__slots__}, "ratio": one.ratio, "passed": one.passed(threshold)}
-        for one in kept
+        {
+            **{name: getattr(one, name) for name in one.__slots__},
+            "ratio": one.ratio,
+            "passed": one.passed(found.threshold),
+        }
+        for one in found.kept
     ]
     return {
-        "threshold": threshold,
-        "passed": all(one.passed(threshold) for one in kept),
+        "threshold": found.threshold,
+        "passed": found.passed,
         "method": "delta method",
         "measures": measures,
-        "before": _source(before),
-        "after": _source(after),
+        "before": _source(found.before),
+        "after": _source(found.after),
     }
 
 
-def _source(one: Results) -> Mapping[str, Any]:
+def _source(one: SavedResults) -> Mapping[str, Any]:
     return {"path": str(one.path), "sha256": sha256_file(one.path), "hashes": one.value["hashes"]}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.retention",
-        description="Compare results before and after tuning; exit 3 when too much was lost.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for when, model in (("before", "base"), ("after", "tuned")):
-        parser.add_argument(
-            f"--{when}", required=True, metavar="RESULTS", help=f"results.json of the {model} model, or its directory"
-        )
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=THRESHOLD,
-        metavar="SHARE",
-        help="least share of every measure that must be left (float, default: %(default)s)",
-    )
-    parser.add_argument("--out", metavar="DIR", help="write retention.json and retention.md there (default: nowhere)")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command.
-
-    Raises:
-        GateNotPassed: a measure kept less than the threshold.
-    """
-    args = _parser().parse_args(argv)
-    if not args.threshold > 0:
-        raise UsageError(f"--threshold {args.threshold:g}: more than 0 is expected")
-    before, after = read_results(args.before), read_results(args.after)
-    kept = retention(before, after)
-    for line in doubts(before, after):
-        say(line)
-    lines = verdict_lines(kept, args.threshold)
-    header, rows = table(kept, args.threshold)
-    print(format_table(header, rows, left=2))
-    print("\n".join(["", *lines]))
-    if args.out:
-        text = ["# Retention", "", markdown_table(header, rows, left=2), *(f"- {line}" for line in lines)]
-        write_text(Path(args.out) / "retention.md", "\n".join(text) + "\n")
-        write_json(Path(args.out) / "retention.json", to_json(kept, args.threshold, before, after))
-    if not all(one.passed(args.threshold) for one in kept):
-        raise GateNotPassed(lines[-1])
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,0 +1,117 @@
+"""What the commands of all tasks share: their options, and the way from options to printed results."""
+
+from __future__ import annotations
+
+import argparse
+
+from backends.cli.model_arguments import (
+    add_checkpoint_arguments,
+    add_device_arguments,
+    add_limit_arguments,
+    runtime_from,
+)
+from converters.common.errors import GateNotPassed, UsageError
+from eval.choice.task import WAYS
+from eval.run import Results, evaluate, grade_predictions
+from eval.task import Task
+
+LIMIT = "the first N rows only (default: all)"
+OVERWRITE = "start over (default: go on with the predictions there)"
+
+
+def build_parser(
+    prog: str,
+    description: str,
+    examples: str,
+    *,
+    data: str,
+    out: str,
+    predictions: str = "grade these again instead of asking a model",
+    max_new_tokens: int | None = None,
+) -> argparse.ArgumentParser:
+    """Return the options that every task's command has.
+
+    Args:
+        prog: how the command is called.
+        description: what it does.
+        examples: lines for the end of its help.
+        data: help of ``--data``.
+        out: help of ``--out``.
+        predictions: help of ``--predictions``.
+        max_new_tokens: the task's limit of an answer.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {prog}",
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_checkpoint_arguments(parser, required=False)
+    parser.add_argument("--data", metavar="FILE", help=data)
+    parser.add_argument("--predictions", metavar="FILE", help=predictions)
+    parser.add_argument("--limit", type=int, metavar="N", help=LIMIT)
+    parser.add_argument("--out", metavar="DIR", help=out)
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
+    add_limit_arguments(parser, max_new_tokens)
+    add_device_arguments(parser)
+    return parser
+
+
+def add_way_argument(parser: argparse.ArgumentParser) -> None:
+    """Add how a choice is found."""
+    parser.add_argument(
+        "--way",
+        choices=list(WAYS),
+        default="generate",
+        help="generate: the first choice that the model writes; loglik: the choice of the highest summed "
+        "log-probability (default: %(default)s)",
+    )
+
+
+def check_source(args: argparse.Namespace, data: str | None = None) -> None:
+    """Refuse a command that names neither or both of model and predictions.
+
+    Args:
+        args: options of :func:`build_parser`.
+        data: what ``--ckpt`` needs besides, if the task has no data of its own.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+    if (args.ckpt is None) == (args.predictions is None):
+        raise UsageError("one of --ckpt and --predictions is needed")
+    if args.ckpt is not None and data is not None and not args.data:
+        raise UsageError(f"--ckpt needs --data FILE of {data}")
+
+
+def results_from(task: Task, args: argparse.Namespace) -> Results:
+    """Ask the checkpoint of ``--ckpt``, or grade the file of ``--predictions``; options of :func:`build_parser`."""
+    if args.predictions:
+        return grade_predictions(task, args.predictions, args.data, limit=args.limit, out=args.out)
+    return evaluate(
+        task,
+        args.ckpt,
+        args.data,
+        limit=args.limit,
+        out=args.out,
+        overwrite=args.overwrite,
+        runtime=runtime_from(args),
+        template=args.template,
+        allow_template_mismatch=args.allow_template_mismatch,
+        base=args.base,
+        max_new_tokens=args.max_new_tokens,
+        min_new_tokens=args.min_new_tokens,
+    )
+
+
+def print_results(results: Results) -> int:
+    """Print table and lines.
+
+    Raises:
+        GateNotPassed: a figure is below the task's gate.
+    """
+    if results.text:
+        print(results.text)
+    if results.passed is False:
+        raise GateNotPassed(results.verdict)
+    return 0

@@ -1,0 +1,279 @@
+"""The one evaluation: ask a checkpoint what it was not asked yet, grade every answer, write figures and rows.
+
+::
+
+    data → rows (the task) → prompts in the run's template → answers (predictions.jsonl, resumable)
+         → graded (the task) → figures, table, results.json
+
+:func:`grade_predictions` starts at the last arrow and needs no framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.checkpoint.resolve import CheckpointFiles, open_checkpoint
+from backends.generation import registry
+from backends.generation.predictions_log import AnswerLog, answer_missing
+from backends.generation.types import DEFAULT_RUNTIME, Answer, Runtime, answer_limits
+from converters.common.console import format_table, progress, say
+from converters.common.errors import UsageError
+from converters.common.files import sha256_file, write_json, write_text
+from eval.predictions import read_meta
+from eval.results import markdown_page, results_json
+from eval.task import Row, Task, get_task
+
+if TYPE_CHECKING:
+    from backends.generation.types import Generator
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an evaluation found.
+
+    Attributes:
+        task: the task's name.
+        rows: the graded rows, as ``predictions.jsonl`` has them.
+        predictions: the file they are in.
+        value: the content of ``results.json``; empty where no row has a label.
+        table: the figures as plain text; empty where no row has a label.
+        lines: what is said under the table.
+        folder: where files were written; None if nowhere.
+        passed: whether the task's gate was passed; None without one.
+        verdict: the gate's verdict in words.
+    """
+
+    task: str
+    rows: list[dict[str, Any]]
+    predictions: Path
+    value: dict[str, Any]
+    table: str = ""
+    lines: tuple[str, ...] = ()
+    folder: Path | None = None
+    passed: bool | None = None
+    verdict: str = ""
+
+    @property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """The figures by part of the task: ``{"math": {"close,none": 0.57, …}, …}``."""
+        return dict(self.value.get("results", {}))
+
+    @property
+    def text(self) -> str:
+        """Table and lines, as the command prints them."""
+        return "\n".join([self.table, "", *self.lines]) if self.table else ""
+
+
+def evaluate(
+    task: Task | str,
+    ckpt: str | Path | CheckpointFiles,
+    data: str | Path | None = None,
+    *,
+    limit: int | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    runtime: Runtime = DEFAULT_RUNTIME,
+    template: str | None = None,
+    allow_template_mismatch: bool = False,
+    base: str | None = None,
+    max_new_tokens: int | None = None,
+    min_new_tokens: int = 0,
+    generator: Generator | Callable[[], Generator] | None = None,
+    **options: Any,
+) -> Results:
+    """Ask a checkpoint every question that is not answered yet, then grade all.
+
+    Args:
+        task: a task, or the name of one: ``math``, ``squad``, ``choice``, ``webqa``, ``my_task.py``.
+        ckpt: run, checkpoint of a run, adapter or model directory.
+        data: what is asked; None takes the task's own data.
+        limit: the first rows only.
+        out: folder of the files; None takes one in the run, for a model one under ``runs/eval``.
+        overwrite: start over instead of going on with the predictions there.
+        runtime: where and in which precision the model runs.
+        template: how questions are put; None asks as the run was trained.
+        allow_template_mismatch: accept a template the run was not trained in.
+        base: the frozen model under an adapter, if it is not where the adapter says.
+        max_new_tokens: an answer is cut after so many; None takes the task's limit.
+        min_new_tokens: no answer ends before so many.
+        generator: the loaded model, or what loads it when the first question needs it; None loads it by ``runtime``.
+        options: options of a task that is given by name.
+
+    Raises:
+        UsageError: the data are missing or empty, or no template is known.
+        UserError: the data have another shape, or predictions there were made with something else.
+    """
+    chosen = get_task(task, **options)
+    _check_limit(limit)
+    source = chosen.default_data if data is None else Path(data)
+    if source is None:
+        raise UsageError(f"{chosen.name}: data are needed to ask a model")
+    rows = chosen.read_data(source, limit)
+    if isinstance(ckpt, CheckpointFiles):
+        files = ckpt
+    else:
+        allowed = allow_template_mismatch or (template is not None and template == chosen.own_template)
+        files = open_checkpoint(ckpt, base=base, template=template, allow_mismatch=allowed)
+    if out is None:
+        name = chosen.folder_name(source, template) + (f"-limit{limit}" if limit is not None else "")
+        # never into a model's directory, which others may share
+        home = files.path / "eval" if files.run is not None else Path("runs") / "eval" / files.path.resolve().name
+        folder = home / name
+    else:
+        folder = Path(out)
+    load = _loader(generator, files, runtime)
+    about = {"ckpt": str(files.path if isinstance(ckpt, CheckpointFiles) else ckpt), "data": str(source)}
+    limits = (chosen.max_new_tokens if max_new_tokens is None else max_new_tokens, min_new_tokens)
+    predictions = _ask(chosen, rows, files, runtime, limits, source, folder, about, overwrite, load)
+    results = _report(chosen, predictions, folder, None, None)
+    chosen.export(results.rows, folder)
+    return results
+
+
+def grade_predictions(
+    task: Task | str,
+    predictions: str | Path,
+    data: str | Path | None = None,
+    *,
+    limit: int | None = None,
+    out: str | Path | None = None,
+    **options: Any,
+) -> Results:
+    """Grade predictions again, ours or another tool's; no framework is needed.
+
+    Args:
+        task: a task, or the name of one.
+        predictions: the file.
+        data: the data they answer, for predictions without labels.
+        limit: the first rows only.
+        out: folder of table and results; None writes nothing.
+        options: options of a task that is given by name.
+
+    Raises:
+        UsageError: a file is missing or empty.
+        UserError: the predictions have another shape or do not fit the data.
+    """
+    chosen = get_task(task, **options)
+    _check_limit(limit)
+    folder = None if out is None else Path(out)
+    return _report(chosen, Path(predictions), folder, limit, None if data is None else Path(data))
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: at least 1 is needed")
+
+
+def _loader(
+    generator: Generator | Callable[[], Generator] | None, files: CheckpointFiles, runtime: Runtime
+) -> Callable[[], Generator]:
+    if generator is None:
+        return lambda: registry.load_generator(files, runtime)
+    if callable(generator):
+        return generator
+    loaded = generator
+    return lambda: loaded
+
+
+def _ask(
+    task: Task,
+    rows: Sequence[Row],
+    files: CheckpointFiles,
+    runtime: Runtime,
+    limits: tuple[int | None, int],
+    data: Path,
+    folder: Path,
+    about: Mapping[str, Any],
+    overwrite: bool,
+    load: Callable[[], Generator],
+) -> Path:
+    """Answer the rows that the predictions in ``folder`` lack; return the file."""
+    from mindrecord.tokens.encode import encode_prompts
+
+    turns = [task.turns(row, files.template) for row in rows]
+    encoded = encode_prompts(turns, files.template, files.tokenizer)
+    prompts = {row.idx: prompt for row, prompt in zip(rows, encoded, strict=True)}
+    asked = {row.idx: row for row in rows}
+    candidates = task.candidates(rows, files)
+    written = None if candidates else answer_limits(files, *limits)
+    identity = {
+        **files.identity,
+        "data": sha256_file(data)[:16],
+        "rows": len(rows),
+        **task.settings(),
+        **({"max_new_tokens": written.max_new, "min_new_tokens": written.min_new} if written else {}),
+        **registry.conditions(runtime),
+    }
+    about = {**about, "parameters": files.parameters, **task.about(files)}
+    log = AnswerLog(folder / "predictions.jsonl", identity, about, overwrite=overwrite)
+
+    def graded(idx: int, predict: str, **more: Any) -> dict[str, Any]:
+        row = asked[idx].answered(files.tokenizer.decode(prompts[idx], skip_special=False), predict)
+        return {**row, **task.grade_row(row), **more}
+
+    def to_row(idx: int, answer: Answer) -> dict[str, Any]:
+        text = files.tokenizer.decode(answer.ids).strip()
+        return graded(idx, text, finish_reason=answer.finish_reason, n_tokens=len(answer.ids))
+
+    if written is not None:
+        answer_missing(log, prompts, load, files.stop_ids, written, to_row)
+    elif candidates:
+        _score_missing(log, prompts, load, candidates, graded)
+    return log.path
+
+
+def _score_missing(
+    log: AnswerLog,
+    prompts: Mapping[int, list[int]],
+    load: Callable[[], Generator],
+    candidates: Mapping[str, list[int]],
+    graded: Callable[..., dict[str, Any]],
+) -> None:
+    """Take the likeliest candidate, by summed log-probability, for the prompts that the log lacks."""
+    missing = {idx: prompt for idx, prompt in prompts.items() if idx not in log.rows}
+    if log.rows:
+        say(f"{log.path}: {len(log.rows)} of {len(prompts)} rows are there already, {len(missing)} to go")
+    if missing:
+        scorer = load().scorer(list(candidates.values()))
+        with log, progress(total=len(missing), desc="scores") as bar:
+            for idx, values in scorer.score(missing):
+                scores = dict(zip(candidates, values, strict=True))
+                log.append(graded(idx, max(scores, key=scores.__getitem__), logprobs=scores))
+                bar.update()
+    log.finish()
+
+
+def _report(task: Task, predictions: Path, folder: Path | None, limit: int | None, data: Path | None) -> Results:
+    """Grade a file of predictions and write table and results where there is a folder."""
+    meta = read_meta(predictions)
+    rows = task.read_predictions(predictions, data=data, limit=limit, meta=meta)
+    if not rows:
+        raise UsageError(f"{predictions}: no prediction in it")
+    identity = task.graded_identity(rows, meta.get("identity", {}), data)
+    digest = sha256_file(predictions) if predictions.is_file() else None
+    source = str(meta.get("data") or predictions.name)
+    meta = {**meta, "identity": identity, "sha256": digest}
+    figures = task.figures(rows, meta, source)
+    if figures is None:
+        return Results(task.name, rows, predictions, {})
+    value = results_json(figures, meta, packages=task.packages, not_in_config=task.not_in_config)
+    if folder is not None:
+        if figures.title is not None:
+            page = markdown_page(figures.title, figures.header, figures.table, figures.lines)
+            write_text(folder / "table.md", page)
+        write_json(folder / "results.json", value)
+        say(f"{folder}/results.json; every row in {predictions}")
+    return Results(
+        task=task.name,
+        rows=rows,
+        predictions=predictions,
+        value=value,
+        table=format_table(figures.header, figures.table),
+        lines=tuple(figures.lines),
+        folder=folder,
+        passed=figures.passed,
+        verdict=figures.verdict,
+    )

@@ -1,0 +1,342 @@
+"""Reading comprehension under a named protocol: what a model still knows of what it could do before.
+
+``--template squad`` asks in the contest's own form: the reading prompt alone, without BOS, whatever the run was trained
+in. The first line of an answer is scored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.common.console import say
+from converters.common.errors import UsageError, UserError
+from converters.common.files import sha256_file, sha256_text, write_json
+from converters.text.conversation import Turn
+from eval.results import LLAMA3_8B, Z95, Figures, percent, wilson
+from eval.squad.data import SHIPPED, Answered, Question, choose, read_answers, read_questions
+from eval.squad.rules import PROTOCOLS, Scores, load_jieba, mindformers_scores, official_scores
+from eval.task import Row, Task
+
+if TYPE_CHECKING:
+    from converters.text.template import Template
+
+BOTH = "both"
+CONTEST_FORM = "squad"
+MAX_NEW_TOKENS = 20
+MEASURES = ("f1", "em")
+# The contest's gate: 0.9 of what Llama-3-8B has untuned, 59.87023775108988 and 44.17029511369134
+CONTEST_GATE = (53.88321397598089, 39.75326560232221)
+CONTEST_LABELS = "9ec24da1cde8d188"  # labels_hash of dev-v1.1.json's first questions
+
+
+class SquadTask(Task):
+    """Questions on passages, in SQuAD v1.1's JSON.
+
+    Args:
+        protocol: ``mindformers`` (the contest's), ``official`` (SQuAD v1.1's own) or ``both``.
+        gate: least F1 and exact match of the first protocol, in percent; None takes the contest's where it holds.
+    """
+
+    name = "squad"
+    default_data = SHIPPED
+    max_new_tokens = MAX_NEW_TOKENS
+    own_template = CONTEST_FORM
+    packages = ("jieba",)
+    not_in_config = ("identity", "complete", "rows", "sha256")
+
+    def __init__(self, protocol: str = "mindformers", gate: Sequence[float] | None = None) -> None:
+        if protocol not in (*PROTOCOLS, BOTH):
+            raise UsageError(f"--protocol {protocol}: {', '.join(PROTOCOLS)} or {BOTH} is expected")
+        self.protocol = protocol
+        self.protocols = list(PROTOCOLS) if protocol == BOTH else [protocol]
+        self.only_first = protocol == "mindformers"
+        self.gate = gate
+        self._questions: dict[str, Question] = {}
+
+    def read_data(self, path: Path, limit: int | None) -> list[Row]:
+        """Read the questions that the protocol asks."""
+        if path == SHIPPED:
+            say(f"data: {SHIPPED.name}, the shipped reading set; --data FILE takes SQuAD's own")
+        questions = choose(read_questions(path), only_first=self.only_first, limit=limit)
+        if "mindformers" in self.protocols:
+            load_jieba()  # if it is missing, that is said before a model is loaded
+        self._questions = {question.id: question for question in questions}
+        return [
+            Row(idx, (Turn("user", one.prompt),), one.golds[0], {"id": one.id, "first": one.first}, one.golds)
+            for idx, one in enumerate(questions)
+        ]
+
+    def turns(self, row: Row, template: Template) -> Sequence[Turn]:
+        """Return the contest's reading prompt, as text in any template but its own."""
+        return [reading_turn(self._questions[row.fields["id"]], template)]
+
+    def grade_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the scores of an answer under each protocol, in percent."""
+        return {"scores": scores_by_task(_answered(row), self.protocols)}
+
+    def read_predictions(
+        self, path: Path, *, data: Path | None, limit: int | None, meta: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Read answers in any of three forms: see :func:`eval.squad.data.read_answers`."""
+        rows = []
+        for idx, one in enumerate(read_answers(path, data, only_first=self.only_first, limit=limit)):
+            row = {"idx": idx, "id": one.id, "first": one.first, "predict": one.predict, "label": one.golds[0]}
+            row |= {"labels": list(one.golds), "finish_reason": one.finish_reason}
+            rows.append({**row, **self.grade_row(row)})
+        return rows
+
+    def figures(self, rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any], source: str) -> Figures:
+        """Return F1 and exact match in percent under each protocol, and the verdict of the gate."""
+        answers = [_answered(row) for row in rows]
+        tallies = {protocol: tally(answers, protocol) for protocol in self.protocols}
+        gate, why_not = None, "the contest's is for the mindformers protocol"
+        if self.gate is not None:
+            gate = Gate(self.protocols[0], self.gate[0], self.gate[1], "--gate")
+        elif "mindformers" in tallies:
+            gate, why_not = contest_gate(labels_hash(choose(answers, only_first=True, limit=None)), meta)
+        passed = None if gate is None else gate.passed(tallies[gate.protocol])
+        verdict = gate_line(gate, why_not, tallies)
+        header, table = table_rows(tallies)
+        return Figures(
+            header=header,
+            table=table,
+            lines=[*summary_lines(tallies, meta), verdict],
+            results={f"squad_{protocol}": _entry(protocol, one) for protocol, one in tallies.items()},
+            configs={
+                f"squad_{protocol}": {"protocol": protocol, "protocol_is": PROTOCOLS[protocol], "unit": "percent"}
+                for protocol in tallies
+            },
+            higher_is_better={f"squad_{protocol}": dict.fromkeys(MEASURES, True) for protocol in tallies},
+            samples={f"squad_{protocol}": (one.n, one.n) for protocol, one in tallies.items()},
+            extra={"gate": None if gate is None else {**vars(gate), "passed": passed}},
+            title=f"Reading, {self.protocol} protocol{'s' if self.protocol == BOTH else ''}",
+            passed=passed,
+            verdict=verdict,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the protocol: it decides which questions are asked."""
+        return {"protocol": self.protocol}
+
+    def graded_identity(
+        self, rows: Sequence[Mapping[str, Any]], identity: Mapping[str, Any], data: Path | None
+    ) -> dict[str, Any]:
+        """Add what is graded: protocol, number of answers and the hash of their labels."""
+        known = {"data": sha256_file(data)[:16]} if data is not None and data.is_file() else {}
+        graded = {"protocol": self.protocol, "rows": len(rows), "labels": labels_hash([_answered(row) for row in rows])}
+        return {**known, **identity, **graded}
+
+    def folder_name(self, data: Path, template: str | None) -> str:
+        """Return ``squad-DATA``, with the protocol and the template where they were chosen."""
+        parts = [super().folder_name(data, template)]
+        parts += [self.protocol] if not self.only_first else []
+        parts += [template] if template else []
+        return "-".join(parts)
+
+    def export(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """Write ``answers.json``, the form that SQuAD's own script reads."""
+        write_json(folder / "answers.json", {one.id: one.text for one in map(_answered, rows)})
+
+
+def _answered(row: Mapping[str, Any]) -> Answered:
+    return Answered(row["id"], row["predict"], tuple(row["labels"]), row["first"], row.get("finish_reason"))
+
+
+def reading_turn(question: Question, template: Template) -> Turn:
+    """Return the user turn that asks a question: the contest's reading prompt, as text in any template but its own.
+
+    Raises:
+        UserError: the question has an empty line, where the contest's own template parts passage and question.
+    """
+    if template.name != CONTEST_FORM:
+        return Turn("user", question.prompt)
+    turn = Turn("user", f"{question.context}\n\n{question.text}")
+    if "".join(segment.text for segment in template.prompt([turn])) != question.prompt:
+        raise UserError(f"question {question.id} has an empty line in it; --template {CONTEST_FORM} cannot hold that")
+    return turn
+
+
+@dataclass
+class Tally:
+    """Scores of one protocol's questions, and how many answers were empty or cut at the limit.
+
+    Attributes:
+        f1: F1 of every answer, 0 to 1.
+        em: exact match of every answer, 0 or 1.
+        empty: answers without a text in their first line.
+        cut: answers that the limit ended; None where the predictions do not say.
+    """
+
+    f1: list[float] = field(default_factory=list)
+    em: list[float] = field(default_factory=list)
+    empty: int = 0
+    cut: int | None = 0
+
+    @property
+    def n(self) -> int:
+        """Questions graded."""
+        return len(self.f1)
+
+    def mean(self, measure: str) -> float:
+        """Mean of ``f1`` or ``em``, in percent."""
+        values = getattr(self, measure)
+        return 100 * (sum(values) / len(values))
+
+    def stderr(self, measure: str) -> float | None:
+        """Standard error of that mean, in percent; None for a single question."""
+        values = getattr(self, measure)
+        return 100 * statistics.stdev(values) / math.sqrt(self.n) if self.n > 1 else None
+
+    def interval(self, measure: str) -> tuple[float, float]:
+        """95 % interval of the mean: Wilson's for exact match, a normal one within 0…100 for F1."""
+        if measure == "em":
+            low, high = wilson(int(sum(self.em)), self.n)
+            return 100 * low, 100 * high
+        spread = Z95 * (self.stderr("f1") or 100.0)
+        return max(0.0, self.mean("f1") - spread), min(100.0, self.mean("f1") + spread)
+
+
+def score(answer: Answered, protocol: str) -> Scores:
+    """Score one answer under a protocol."""
+    if protocol == "mindformers":
+        return mindformers_scores(answer.text, answer.golds[0])
+    return official_scores(answer.text, answer.golds)
+
+
+def scores_by_task(answer: Answered, protocols: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return a row's scores in percent, as prediction files keep them: ``{"squad_official": {"f1": …, "em": …}}``."""
+    return {
+        f"squad_{protocol}": {name: 100 * value for name, value in score(answer, protocol)._asdict().items()}
+        for protocol in protocols
+        if answer.first or protocol != "mindformers"
+    }
+
+
+def tally(answers: Sequence[Answered], protocol: str) -> Tally:
+    """Score the answers that a protocol counts."""
+    counted = [answer for answer in answers if answer.first or protocol != "mindformers"]
+    found = Tally()
+    for answer in counted:
+        f1, em = score(answer, protocol)
+        found.f1.append(f1)
+        found.em.append(em)
+    found.empty = sum(not answer.text for answer in counted)
+    known = all(answer.finish_reason for answer in counted)
+    found.cut = sum(answer.finish_reason == "length" for answer in counted) if known else None
+    return found
+
+
+def labels_hash(answers: Sequence[Answered]) -> str:
+    """Identify what was asked by the first gold answer of every question, whatever file they came in."""
+    return sha256_text(json.dumps([answer.golds[0] for answer in answers], ensure_ascii=False))[:16]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Thresholds that both measures of a protocol must reach.
+
+    Attributes:
+        protocol: whose figures are compared.
+        f1: in percent.
+        em: in percent.
+        source: where the thresholds come from.
+    """
+
+    protocol: str
+    f1: float
+    em: float
+    source: str
+
+    def passed(self, tally: Tally) -> bool:
+        """Whether both measures reach their threshold."""
+        return tally.mean("f1") >= self.f1 and tally.mean("em") >= self.em
+
+
+def contest_gate(labels: str, meta: Mapping[str, Any]) -> tuple[Gate | None, str]:
+    """Return the contest's gate where its thresholds mean something, else None, and why.
+
+    They hold for Llama-3-8B asked in the contest's own form: its 2,067 questions, the reading prompt without BOS, 20
+    new tokens.
+
+    Args:
+        labels: :func:`labels_hash` of the mindformers protocol's questions.
+        meta: what the predictions were made with, as :class:`backends.generation.predictions_log.AnswerLog` keeps it.
+    """
+    identity = meta.get("identity", {})
+    base = meta.get("parameters", {}).get("base")
+    if base != LLAMA3_8B:
+        what = f"this one has {base:,} parameters" if base else "nothing says which model this is"
+        return None, f"the contest's is for Llama-3-8B and {what}; eval.retention compares with the model's own before"
+    if labels != CONTEST_LABELS:
+        return None, "the contest's is for all 2,067 first questions of dev-v1.1.json"
+    if (template := str(identity.get("template"))).split()[0] != "squad":
+        return None, f"the contest's is for its own form, --template squad; this was asked in {template.split()[0]}"
+    if (limit := identity.get("max_new_tokens")) != MAX_NEW_TOKENS:
+        return None, f"the contest's is for {MAX_NEW_TOKENS} new tokens, not {limit}"
+    note = "; the base was measured with min_new_tokens off" if identity.get("min_new_tokens") else ""
+    return Gate("mindformers", *CONTEST_GATE, f"the contest's for Llama-3-8B{note}"), ""
+
+
+def table_rows(tallies: Mapping[str, Tally]) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows of the table: means in percent, ``empty`` and ``cut`` as shares of the answers."""
+    rows = []
+    for protocol, one in tallies.items():
+        cut = "-" if one.cut is None else percent(one.cut / one.n)
+        figures = [f"{one.mean(measure):.2f}" for measure in MEASURES]
+        rows.append([protocol, one.n, *figures, percent(one.empty / one.n), cut])
+    return ["protocol", "n", "F1", "EM", "empty %", "cut %"], rows
+
+
+def summary_lines(tallies: Mapping[str, Tally], meta: Mapping[str, Any]) -> list[str]:
+    """Say each protocol's exact figures, in the line that the contest's log has, and how the model was asked."""
+    lines = []
+    for protocol, one in tallies.items():
+        f1, em = ("{:.2f} to {:.2f}".format(*one.interval(measure)) for measure in MEASURES)
+        lines += [
+            f"{protocol}: F1 score: {one.mean('f1')}, Em score: {one.mean('em')}, total_count: {one.n}",
+            f"{protocol}: 95 %: F1 {f1}, EM {em}; {PROTOCOLS[protocol]}",
+        ]
+    return [*lines, f"asked: {how_asked(meta.get('identity', {}))}"]
+
+
+def how_asked(identity: Mapping[str, Any]) -> str:
+    """Say in which template and within which limits the model was asked."""
+    if "template" not in identity:
+        return "not known, the predictions do not say"
+    name = str(identity["template"]).split()[0]
+    form = "the contest's own form, no BOS" if name == "squad" else "around the contest's reading prompt"
+    minimum = identity.get("min_new_tokens")
+    return (
+        f"template {name} ({form}), greedy, at most {identity.get('max_new_tokens')} new tokens, "
+        f"min_new_tokens {minimum if minimum else 'off'}, first line graded"
+    )
+
+
+def gate_line(gate: Gate | None, why_not: str, tallies: Mapping[str, Tally]) -> str:
+    """Say the verdict, or why there is none."""
+    if gate is None:
+        return f"gate: none; {why_not}"
+    one = tallies[gate.protocol]
+    parts = [
+        f"{name.upper()} {one.mean(name):.4f} {'>=' if one.mean(name) >= least else '<'} {least:.4f}"
+        for name, least in (("f1", gate.f1), ("em", gate.em))
+    ]
+    return f"gate ({gate.protocol}, {gate.source}): {', '.join(parts)}: {'' if gate.passed(one) else 'NOT '}passed"
+
+
+def _entry(protocol: str, one: Tally) -> dict[str, Any]:
+    """The figures of one protocol, as ``results.json`` has them."""
+    entry: dict[str, Any] = {"alias": f"squad ({protocol})"}
+    for measure in MEASURES:
+        entry[f"{measure},none"] = one.mean(measure)
+        entry[f"{measure}_stderr,none"] = one.stderr(measure)
+        entry[f"{measure}_95,none"] = list(one.interval(measure))
+    entry["empty,none"] = one.empty / one.n
+    entry["cut,none"] = None if one.cut is None else one.cut / one.n
+    return entry

@@ -1,0 +1,272 @@
+"""Every checkpoint of a run: what it has learned, what it has forgotten by then, and which to take.
+
+::
+
+    base (step 0) and checkpoints → eval.math → accuracy ┐
+                                  → eval.squad → F1, EM  ┴→ score, share kept → the best, sweep.json, sweep.png
+
+The best checkpoint has the highest contest score ``(1 − ratio)·0.3 + accuracy·0.7`` of those that keep enough of the
+base's reading. Each evaluation lies in its own directory and is gone on with, so a kill loses nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from backends.checkpoint.resolve import open_checkpoint
+from backends.generation import registry
+from backends.generation.types import DEFAULT_RUNTIME, MAX_NEW_TOKENS, Runtime
+from backends.run.directory import Run
+from backends.weights.files import ADAPTER_CONFIG
+from converters.common.console import format_table, say
+from converters.common.errors import UsageError
+from converters.common.files import atomic, write_json, write_text
+from converters.common.reader import read_json
+from eval.math.task import MathTask, contest_score
+from eval.results import markdown_table
+from eval.retention import THRESHOLD, measures_kept, read_results
+from eval.run import Results, evaluate
+from eval.squad.data import SHIPPED
+from eval.squad.task import SquadTask
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One checkpoint's figures; shares from 0 to 1, F1 and EM in percent.
+
+    Attributes:
+        step: optimizer steps done; 0 is the base.
+        accuracy: share of the problems that are right.
+        f1: of the reading questions.
+        em: exact match of the reading questions.
+        f1_kept: F1 over the base's; None without a base, or where it had none.
+        em_kept: the same of exact match.
+        passed: whether enough is kept; None for the base and where there is none to compare with.
+        score: the contest's score; None for the base, where nothing was trained.
+    """
+
+    step: int
+    accuracy: float
+    f1: float
+    em: float
+    f1_kept: float | None = None
+    em_kept: float | None = None
+    passed: bool | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All checkpoints of a run.
+
+    Attributes:
+        points: their figures, the base first.
+        best: the checkpoint to take; None where none keeps enough.
+        threshold: the share of the base's reading that must be left.
+        folder: where ``sweep.json``, ``sweep.md``, ``sweep.png`` and every evaluation are.
+    """
+
+    points: list[Point]
+    best: Point | None
+    threshold: float
+    folder: Path
+
+    @property
+    def verdict(self) -> str:
+        """The best checkpoint, or that none keeps enough, in words."""
+        return verdict_line(self.points, self.best, self.threshold)
+
+    @property
+    def text(self) -> str:
+        """Table and verdict as plain text."""
+        return f"{format_table(*table(self.points))}\n\n{self.verdict}"
+
+
+def sweep(
+    run: str | Path | Run,
+    math: str | Path,
+    squad: str | Path | None = None,
+    *,
+    base: str | None = None,
+    protocol: str = "mindformers",
+    squad_template: str | None = None,
+    rule: str = "close",
+    threshold: float = THRESHOLD,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    runtime: Runtime = DEFAULT_RUNTIME,
+) -> Sweep:
+    """Evaluate every checkpoint of a run, each loaded once, and name the best.
+
+    Args:
+        run: run directory with checkpoints.
+        math: problems, one ``{"problem", "solution"}`` a line.
+        squad: reading questions; None takes the shipped set.
+        base: the frozen model, if it is not where the adapters say.
+        protocol: the reading protocol.
+        squad_template: how reading questions are put; None asks as the run was trained.
+        rule: the grading rule of the problems.
+        threshold: least share of the base's reading that must be left.
+        limit: the first problems and questions only.
+        max_new_tokens: limit of a solution; None takes the longest row that the run was trained on.
+        out: folder of everything; None takes ``eval/sweep`` in the run.
+        overwrite: start over instead of going on with what is there.
+        runtime: where and in which precision the models run.
+
+    Raises:
+        UsageError: the run has no checkpoints, or data are missing or empty.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: at least 1 is needed")
+    run = run if isinstance(run, Run) else Run.open(run)
+    weights = places(run, base)
+    questions = SHIPPED if squad is None else Path(squad)
+    # what is wrong with the data is said before hours of work
+    MathTask(rule).read_data(Path(math), limit)
+    SquadTask(protocol).read_data(questions, limit)
+    if max_new_tokens is None:
+        # of the run, for the base too: all checkpoints are asked alike
+        max_new_tokens = max(MAX_NEW_TOKENS, open_checkpoint(weights[-1][1], base=base).longest_row or 0)
+        say(f"solutions may have {max_new_tokens} tokens (--max-new-tokens)")
+    folder = Path(out) if out else run.path / "eval" / "sweep"
+    points: list[Point] = []
+    for number, (step, place) in enumerate(weights, start=1):
+        say(f"step {step:,} ({number} of {len(weights)}): {place}")
+        home = folder / f"step-{step:06d}"
+        # the base is asked as the run was trained: otherwise the template's effect would pass for learning
+        trained = None if step else run.template.name
+        opened = functools.partial(open_checkpoint, place, base=base if step else None, allow_mismatch=True)
+        files = opened(template=trained)
+        # the template may differ between the two evaluations, the weights do not
+        load = functools.cache(functools.partial(registry.load_generator, files, runtime))
+        ask = functools.partial(evaluate, limit=limit, overwrite=overwrite, runtime=runtime, generator=load)
+        solved = ask(MathTask(rule), files, math, out=home / "math", max_new_tokens=max_new_tokens)
+        files = opened(template=squad_template) if squad_template else files
+        read = ask(SquadTask(protocol), files, questions, out=home / "squad")
+        for results in (solved, read):
+            write_text(home / f"{results.task}.txt", f"{results.text}\n")
+        points.append(_point(step, solved, read, folder / "step-000000", rule, protocol, threshold))
+    found = Sweep(points, choose_best(points), threshold, folder)
+    conditions = {
+        "math": str(math),
+        "squad": None if squad is None else str(squad),
+        "protocol": protocol,
+        "squad_template": squad_template,
+        "rule": rule,
+        "limit": limit,
+        "threshold": threshold,
+        "max_new_tokens": max_new_tokens,
+    }
+    best = found.best.step if found.best else None
+    write_json(folder / "sweep.json", {"points": [asdict(point) for point in points], "best": best, **conditions})
+    page = f"# Sweep of {run.path.name}\n\n{markdown_table(*table(points))}\n{found.verdict}\n"
+    write_text(folder / "sweep.md", page)
+    plot(points, found.best, folder / "sweep.png", run.path.resolve().name, threshold)
+    say(f"{folder}/sweep.json, sweep.md, sweep.png; every row in {folder}/step-…/")
+    return found
+
+
+def places(run: Run, base: str | None) -> list[tuple[int, str]]:
+    """Return ``(step, directory of the weights)``: the base as step 0, if there is one, and every checkpoint.
+
+    Raises:
+        UsageError: the run has no checkpoints.
+    """
+    checkpoints = run.checkpoints()
+    if not checkpoints:
+        raise UsageError(f"{run.path}: no checkpoints there; callbacks.CheckpointMonitor in the recipe writes them")
+    found = [(checkpoint.step, str(checkpoint.path)) for checkpoint in checkpoints]
+    adapter = checkpoints[0].path / ADAPTER_CONFIG
+    if not adapter.is_file():
+        say(f"{run.path}: no frozen base under these weights, so there is no before to hold reading against")
+        return found
+    below = base or read_json(adapter).get("base_model_name_or_path") or run.recipe.load_checkpoint
+    return [(0, str(below)), *found]
+
+
+def _point(step: int, solved: Results, read: Results, base: Path, rule: str, protocol: str, threshold: float) -> Point:
+    """Return one checkpoint's figures, and what it kept of the base's.
+
+    Raises:
+        UserError: the base was not measured alike.
+    """
+    accuracy = solved.figures["math"][f"{rule},none"]
+    reading = read.figures[f"squad_{protocol}"]
+    contest = contest_score(solved.value["config"].get("parameters", {}), accuracy)
+    point = Point(step, accuracy, reading["f1,none"], reading["em,none"], score=contest["score"] if contest else None)
+    if step == 0 or not base.is_dir() or read.folder is None:
+        return point
+    kept = {one.measure: one for one in measures_kept(read_results(base / "squad"), read_results(read.folder))}
+    passed = all(one.passed(threshold) for one in kept.values())
+    return replace(point, f1_kept=kept["f1"].ratio, em_kept=kept["em"].ratio, passed=passed)
+
+
+def choose_best(points: Sequence[Point]) -> Point | None:
+    """Return the checkpoint of the highest score among those not below the gate; the earlier of equals."""
+    able = [point for point in points if point.step and point.passed is not False]
+    return max(able, key=lambda point: (point.score or 0.0, -point.step), default=None)
+
+
+def table(points: Sequence[Point]) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows, shares in percent."""
+
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f}"
+
+    rows: list[list[Any]] = []
+    for point in points:
+        gate = "-" if point.passed is None else "passed" if point.passed else "NOT passed"
+        figures = [share(point.accuracy), f"{point.f1:.2f}", f"{point.em:.2f}"]
+        score = "-" if point.score is None else f"{point.score:.6f}"
+        step = f"{point.step:,}" if point.step else "0 (base)"
+        rows.append([step, *figures, share(point.f1_kept), share(point.em_kept), gate, score])
+    return ["step", "accuracy %", "F1", "EM", "F1 kept %", "EM kept %", "gate", "score"], rows
+
+
+def verdict_line(points: Sequence[Point], best: Point | None, threshold: float) -> str:
+    """Name the best checkpoint, or say that none keeps enough."""
+    if best is None:
+        return f"NOT passed: no checkpoint keeps {threshold:g} of the base's F1 and EM"
+    out = [f"{point.step:,}" for point in points if point.passed is False]
+    left_out = f"; below the gate of {threshold:g}: {', '.join(out)}" if out else ""
+    score = "" if best.score is None else f", score {best.score:.6f}"
+    return f"best: step {best.step:,}, accuracy {100 * best.accuracy:.1f} %{score}{left_out}"
+
+
+def plot(points: Sequence[Point], best: Point | None, path: Path, title: str, threshold: float) -> None:
+    """Draw accuracy and what is kept of the base's reading over steps; without a base, F1 and EM themselves."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    steps = [point.step for point in points]
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    axes.plot(steps, [100 * point.accuracy for point in points], "o-", color="tab:blue", label="learned: accuracy")
+    if any(point.f1_kept is not None for point in points):
+        for measure, style in (("f1", "s-"), ("em", "^--")):
+            # the base keeps all of itself
+            kept = [1.0 if point.step == 0 else getattr(point, f"{measure}_kept") for point in points]
+            shown = [float("nan") if share is None else 100 * share for share in kept]
+            axes.plot(steps, shown, style, color="tab:orange", label=f"kept: {measure.upper()} of the base's")
+        axes.axhline(100 * threshold, color="tab:red", linewidth=1, linestyle=":", label=f"gate: {threshold:g}")
+    else:
+        for measure, style in (("f1", "s-"), ("em", "^--")):
+            axes.plot(steps, [getattr(p, measure) for p in points], style, color="tab:orange", label=measure.upper())
+    if best is not None:
+        axes.plot(
+            best.step, 100 * best.accuracy, "*", color="tab:blue", markersize=17, label=f"best: step {best.step:,}"
+        )
+    axes.set(xlabel="step", ylabel="percent", title=f"{title}: learning and forgetting", ylim=(0, None))
+    axes.set_xticks(steps)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)

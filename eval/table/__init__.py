@@ -1,0 +1,168 @@
+"""Adapters × data sets: the accuracy of every checkpoint on every task with few answers, and its mean, as one table.
+
+Each cell is an evaluation of :mod:`eval.choice`, with predictions, table and results of its own in ``OUT/ROW/DATA``; a
+model is loaded once for all its cells, and not at all where every answer is there already.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.checkpoint.resolve import open_checkpoint
+from backends.generation import registry
+from backends.generation.types import DEFAULT_RUNTIME, Runtime
+from converters.common.console import format_table, say
+from converters.common.errors import UsageError
+from converters.common.files import write_json, write_text
+from eval.choice.rules import Scores
+from eval.choice.task import ChoiceTask
+from eval.results import markdown_table, percent, wilson
+from eval.run import evaluate
+
+OUT = "runs/eval/table"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Accuracies of several checkpoints on several data sets.
+
+    Attributes:
+        cells: counts by checkpoint and data set.
+        folder: where ``table.md``, ``table.json`` and the cells are.
+    """
+
+    cells: dict[str, dict[str, Scores]]
+    folder: Path
+
+    @property
+    def text(self) -> str:
+        """Table and notes as plain text."""
+        return "\n".join([format_table(*table(self.cells)), "", *note_lines(self.cells)])
+
+
+def tabulate(
+    rows: Mapping[str, str | Path],
+    data: Mapping[str, str | Path],
+    *,
+    choices: str | None = None,
+    way: str = "generate",
+    base: str | None = None,
+    template: str | None = None,
+    allow_template_mismatch: bool = False,
+    limit: int | None = None,
+    out: str | Path = OUT,
+    overwrite: bool = False,
+    max_new_tokens: int | None = None,
+    min_new_tokens: int = 0,
+    runtime: Runtime = DEFAULT_RUNTIME,
+) -> Table:
+    """Grade several checkpoints on several data sets.
+
+    Args:
+        rows: runs, adapters or models by the name of their row.
+        data: conversations with a label by the name of their column.
+        choices: the possible answers of all data sets, with commas; None takes each one's labels.
+        way: how a choice is found, ``generate`` or ``loglik``.
+        base: the frozen model under the adapters, if it is not where they say.
+        template: how questions are put; None asks as each run was trained.
+        allow_template_mismatch: accept a template a run was not trained in.
+        limit: the first rows of each data set only.
+        out: folder of the table and the cells.
+        overwrite: start over instead of going on with what is there.
+        max_new_tokens: limit of a written answer.
+        min_new_tokens: no written answer ends before so many.
+        runtime: where and in which precision the models run.
+
+    Raises:
+        UsageError: a file or a checkpoint is missing, or a data set has no labels.
+        UserError: a template is not the trained one, or predictions there were made with something else.
+    """
+    tasks = {name: ChoiceTask(choices, way=way) for name in data}
+    # everything is opened before the first is asked anything: a wrong name should not cost an hour
+    for name, task in tasks.items():
+        if all(row.label is None for row in task.read_data(Path(data[name]), limit)):
+            raise UsageError(f"--data {name}: {data[name]} has no labels to grade by")
+    checkpoints = {
+        name: open_checkpoint(path, base=base, template=template, allow_mismatch=allow_template_mismatch)
+        for name, path in rows.items()
+    }
+    found: dict[str, dict[str, Scores]] = {}
+    for name, files in checkpoints.items():
+        say(f"{name}: {files.path}")
+        load = functools.cache(functools.partial(registry.load_generator, files, runtime))
+        found[name] = {}
+        for column, task in tasks.items():
+            results = evaluate(
+                task,
+                files,
+                data[column],
+                limit=limit,
+                out=Path(out) / name / column,
+                overwrite=overwrite,
+                runtime=runtime,
+                max_new_tokens=max_new_tokens,
+                min_new_tokens=min_new_tokens,
+                generator=load,
+            )
+            found[name][column] = task.scores(results.rows)
+    header, lines = table(found)
+    write_text(Path(out) / "table.md", markdown(header, lines, note_lines(found)))
+    write_json(Path(out) / "table.json", to_json(found, rows, data))
+    say(f"{out}/table.md, table.json; every cell in {out}/ROW/DATA")
+    return Table(found, Path(out))
+
+
+def mean(accuracies: Mapping[str, float]) -> float:
+    """Mean over data sets, each counting the same whatever its size."""
+    return sum(accuracies.values()) / len(accuracies)
+
+
+def table(found: Mapping[str, Mapping[str, Scores]]) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines: accuracies in percent with half their 95 % interval, and the mean last."""
+    data = list(next(iter(found.values())))
+    lines = [
+        [name, *(_cell(cells[one]) for one in data), f"{100 * mean({one: cells[one].accuracy for one in data}):.2f}"]
+        for name, cells in found.items()
+    ]
+    return ["accuracy %", *data, "mean"], lines
+
+
+def _cell(scores: Scores) -> str:
+    low, high = wilson(scores.right, scores.n)
+    return f"{percent(scores.accuracy)} ±{percent((high - low) / 2)}"
+
+
+def note_lines(found: Mapping[str, Mapping[str, Scores]]) -> list[str]:
+    """Say how many rows each data set has, what always giving its commonest label is, and what was unparsed."""
+    notes = []
+    for data, scores in next(iter(found.values())).items():
+        label, share = scores.commonest
+        lost = {name: cells[data].unparsed for name, cells in found.items() if cells[data].unparsed}
+        unparsed = (
+            "; unparsed, counted as wrong: " + ", ".join(f"{name} {n}" for name, n in lost.items()) if lost else ""
+        )
+        notes.append(f"{data}: {scores.n} rows, always {label!r} would be {percent(share)} %{unparsed}")
+    return notes
+
+
+def markdown(header: list[str], lines: list[list[str]], notes: list[str]) -> str:
+    """Return table and notes as Markdown."""
+    return "\n".join([markdown_table(header, lines), *(f"- {note}" for note in notes)]) + "\n"
+
+
+def to_json(
+    found: Mapping[str, Mapping[str, Scores]], rows: Mapping[str, str | Path], data: Mapping[str, str | Path]
+) -> dict[str, Any]:
+    """Return what ``table.json`` holds: accuracies, means and where everything came from."""
+    accuracy = {name: {one: scores.accuracy for one, scores in cells.items()} for name, cells in found.items()}
+    return {
+        "rows": {name: str(path) for name, path in rows.items()},
+        "data": {name: str(path) for name, path in data.items()},
+        "accuracy": accuracy,
+        "mean": {name: mean(cells) for name, cells in accuracy.items()},
+        "n": {name: {one: scores.n for one, scores in cells.items()} for name, cells in found.items()},
+    }

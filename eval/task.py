@@ -1,0 +1,229 @@
+"""What a task is: the rows it asks, what counts as right, and the figures its graded rows come to.
+
+:func:`eval.run.evaluate` does the rest for every task: prompts, the resumable log of answers, files. A new task is one
+file with a subclass of :class:`Task` that has a ``name``, :meth:`Task.read_data` and :meth:`Task.grade`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from converters.common.errors import UsageError, UserError, did_you_mean
+from eval.predictions import read_predictions
+from eval.results import Figures, mean_and_interval
+
+if TYPE_CHECKING:
+    from backends.checkpoint.resolve import CheckpointFiles
+    from converters.text.conversation import Turn
+    from converters.text.template import Template
+
+TASKS = {
+    "math": "eval.math.task:MathTask",
+    "squad": "eval.squad.task:SquadTask",
+    "choice": "eval.choice.task:ChoiceTask",
+    "webqa": "eval.webqa.task:WebqaTask",
+}
+"""The tasks that come with the project, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a task's data.
+
+    Attributes:
+        idx: its number in the data, from 0.
+        turns: what is asked, the question last.
+        label: the right answer; None where nobody knows it.
+        fields: what the row of predictions says before the prompt, for instance ``id`` or ``kind``.
+        labels: all right answers, where a question has several.
+    """
+
+    idx: int
+    turns: tuple[Turn, ...]
+    label: str | None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+    def answered(self, prompt: str, predict: str) -> dict[str, Any]:
+        """Return the row of predictions with this answer, not graded yet."""
+        row = {"idx": self.idx, **self.fields, "prompt": prompt, "predict": predict, "label": self.label}
+        return {**row, "labels": list(self.labels)} if self.labels else row
+
+
+class Task:
+    """Base class of all tasks; one object is for one data set.
+
+    Attributes:
+        name: how files and commands call it.
+        default_data: what is asked where no data are named; None if they must be.
+        max_new_tokens: limit of an answer; None takes the longest row that the run was trained on.
+        own_template: a template that is the task's own form, which a model may be asked in whatever it was trained in.
+        packages: packages whose versions the figures depend on.
+        not_in_config: what the ``config`` of ``results.json`` leaves out of the predictions' description.
+    """
+
+    name: str = ""
+    default_data: Path | None = None
+    max_new_tokens: int | None = None
+    own_template: str | None = None
+    packages: tuple[str, ...] = ()
+    not_in_config: tuple[str, ...] = ("identity", "complete", "rows")
+
+    def read_data(self, path: Path, limit: int | None) -> list[Row]:
+        """Read the rows to ask, the first ``limit`` only.
+
+        Raises:
+            UsageError: the file is missing or empty.
+            UserError: a row has another shape.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.read_data")
+
+    def turns(self, row: Row, template: Template) -> Sequence[Turn]:
+        """Return what is asked, in the form that suits a template."""
+        return row.turns
+
+    def candidates(self, rows: Sequence[Row], files: CheckpointFiles) -> dict[str, list[int]] | None:
+        """Return tokens by answer where the likeliest of a few answers is taken; None lets the model write."""
+        return None
+
+    def grade(self, predict: str, label: str) -> Mapping[str, float]:
+        """Return each measure of one answer, from 0 to 1."""
+        raise NotImplementedError(f"{type(self).__name__}.grade")
+
+    def grade_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a row of predictions gains by grading: by default ``scores`` by measure."""
+        measures = self.grade(row["predict"], row["label"])
+        return {"scores": {self.name: {name: float(value) for name, value in measures.items()}}}
+
+    def read_predictions(
+        self, path: Path, *, data: Path | None, limit: int | None, meta: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Read answers and grade them anew; nothing but the answer and its label is believed.
+
+        Args:
+            path: predictions of this project or of another tool.
+            data: the data they answer, for predictions without labels.
+            limit: the first rows only.
+            meta: what the predictions were made with, as the file beside them says.
+
+        Raises:
+            UsageError: the file is missing or empty.
+            UserError: a row lacks the answer or the label.
+        """
+        if data is not None:
+            raise UsageError("--data goes with --ckpt; predictions have their labels beside them")
+        return [{**row, **self.grade_row(row)} for row in read_predictions(path)[:limit]]
+
+    def figures(self, rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any], source: str) -> Figures | None:
+        """Return the figures of graded rows: by default the mean of every measure with its 95 % interval.
+
+        Args:
+            rows: graded rows, at least one.
+            meta: what the predictions were made with.
+            source: name of the data, or of the predictions where nothing says which data they answer.
+
+        Returns:
+            The figures; None where no row has a label.
+        """
+        measures = list(rows[0]["scores"][self.name])
+        entry: dict[str, Any] = {"alias": self.name}
+        table, lines = [], []
+        for measure in measures:
+            mean, error, (low, high) = mean_and_interval([row["scores"][self.name][measure] for row in rows])
+            entry |= {f"{measure},none": mean, f"{measure}_stderr,none": error, f"{measure}_95,none": [low, high]}
+            table.append([measure, len(rows), f"{100 * mean:.1f}"])
+            lines.append(f"{measure}: {100 * mean:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})")
+        return Figures(
+            header=["measure", "n", "%"],
+            table=table,
+            lines=lines,
+            results={self.name: entry},
+            configs={self.name: {}},
+            higher_is_better={self.name: dict.fromkeys(measures, True)},
+            samples={self.name: (len(rows), len(rows))},
+            title=f"{self.name}: {Path(source).name}",
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options that answers depend on, for the identity of an answer file."""
+        return {}
+
+    def about(self, files: CheckpointFiles) -> dict[str, Any]:
+        """Return what else is worth keeping of a checkpoint beside its answers."""
+        return {}
+
+    def graded_identity(
+        self, rows: Sequence[Mapping[str, Any]], identity: Mapping[str, Any], data: Path | None
+    ) -> dict[str, Any]:
+        """Return what ``results.json`` names under ``hashes``: by default what the predictions were made with."""
+        return dict(identity)
+
+    def folder_name(self, data: Path, template: str | None) -> str:
+        """Return the name of the folder where results go if nobody says where."""
+        return f"{self.name}-{data.name.split('.')[0]}"
+
+    def export(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """Write what other tools read, beside the predictions: by default nothing."""
+
+
+def get_task(task: str | Task, **options: Any) -> Task:
+    """Return a task by its name: ``math``, a file ``my_task.py``, or ``module:Class``.
+
+    Raises:
+        UsageError: there is no such task, or it has no such option.
+    """
+    if isinstance(task, Task):
+        if options:
+            raise UsageError(f"{task.name}: options go to the task itself where it is made: {', '.join(options)}")
+        return task
+    found = _find_class(TASKS.get(task, task))
+    known = inspect.signature(found).parameters
+    for option in options:
+        if option not in known:
+            raise UsageError(f"the task {found.name} has no option {option!r}{did_you_mean(option, known)}")
+    return found(**options)
+
+
+def _find_class(name: str) -> type[Task]:
+    place, _, wanted = name.partition(":")
+    try:
+        module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name != place.partition(".")[0]:
+            raise
+        names = ", ".join(TASKS)
+        raise UsageError(
+            f"no task {name!r}{did_you_mean(name, TASKS)}; {names}, FILE.py or MODULE:CLASS is expected"
+        ) from None
+    here = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
+    }
+    if wanted:
+        here = {key: value for key, value in here.items() if key == wanted}
+    if len(here) != 1:
+        said = f"has {len(here)} classes of tasks ({', '.join(here)})" if here else f"has no task {wanted}".rstrip()
+        raise UsageError(f"{place} {said}; name one as {place}:CLASS")
+    return next(iter(here.values()))
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file of a task")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{path}:{error.lineno}: {error.msg}") from error
+    return module
