@@ -202,8 +202,8 @@ def _ask(
     identity = {
         **files.identity,
         "data": sha256_file(data)[:16],
-        "rows": len(rows),
         **task.settings(),
+        "rows": len(rows),
         **({"max_new_tokens": written.max_new, "min_new_tokens": written.min_new} if written else {}),
         **registry.conditions(runtime),
     }

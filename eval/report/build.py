@@ -205,13 +205,13 @@ def _retention(one: Compared, threshold: float) -> dict[str, Any]:
         ``one``, the ``doubts`` about the comparison, the measures ``kept`` (empty where there is nothing to compare
         with), whether all of them ``passed``, and whether that is ``certain``.
     """
-    from eval.retention import read_results, retention
+    from eval.retention import measures_kept, read_results
 
     found: dict[str, Any] = {"one": one, "kept": [], "doubts": one.doubts}
     if one.before is None:
         return found
     try:
-        found["kept"] = retention(read_results(one.before.path), read_results(one.after.path))
+        found["kept"] = measures_kept(read_results(one.before.path), read_results(one.after.path))
     except UserError as error:
         found["doubts"] = [str(error)]
     found["passed"] = all(each.passed(threshold) for each in found["kept"])

@@ -220,16 +220,16 @@ class Evaluation:
 
 def read_graded(file: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Read ``predictions.jsonl`` by the configuration that its results state for the task."""
-    from eval import predictions
-    from eval.choice import files as choice_files
     from eval.choice.rules import Choices
+    from eval.choice.task import ChoiceTask
+    from eval.math.task import MathTask
+    from eval.predictions import read_predictions
 
     if choices := config.get("doc_to_choice"):
-        return choice_files.read_predictions(file, Choices(tuple(choices)))[1]
-    if "rule" in config:
-        return predictions.read_predictions(file)
-    rows = [row for row in predictions.read_values(file) if isinstance(row, dict)]
-    return [row for row in rows if "predict" in row or "pred" in row]
+        return ChoiceTask(Choices(tuple(choices))).read_predictions(file, data=None, limit=None, meta={})
+    if rule := config.get("rule"):
+        return MathTask(rule).read_predictions(file, data=None, limit=None, meta={})
+    return read_predictions(file, labelled=False)
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -75,7 +75,7 @@ def test_packed_rows_are_separate_rows(case, train):
 
 
 def graded(run, rows, out, way):
-    from eval.choice import command as choice
+    from eval.choice import __main__ as choice
 
     words = ["--ckpt", run, "--data", rows, "--choices", "yes,no", "--way", way, "--out", out, "--device", "cpu"]
     assert choice.main([str(word) for word in words]) == 0
@@ -114,7 +114,7 @@ def test_the_merged_model_answers_as_the_adapter_does(case, train, rows, models,
 def test_report_002_from_tsv_to_its_score(models, tmp_path, monkeypatch, capsys):
     """QQP with a tiny Gemma: rows of the report's form, its file of answers, its score."""
     from converters.glue import __main__ as glue
-    from eval.choice import command as choice
+    from eval.choice import __main__ as choice
 
     monkeypatch.chdir(tmp_path)
     header, lines = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", []

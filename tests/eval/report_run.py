@@ -2,13 +2,14 @@
 
 import json
 
+from graded_rows import prediction_row
+
 from converters.text.conversation import Turn
 from converters.text.template import get_template
-from eval.choice import command as choice
-from eval.math import command as eval_math
-from eval.predictions import prediction_row
+from eval.choice import __main__ as choice
+from eval.math import __main__ as eval_math
 from eval.report import cli as report
-from eval.squad import command as squad
+from eval.squad import __main__ as squad
 
 HOSTILE = '<script>document.title="hit"</script><img src=x onerror=alert(1)>&amp;'
 RECIPE = """seed: 0

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval import sweep
-from eval.choice import command as choice
-from eval.math import command as eval_math
-from eval.squad import command as squad
+from eval.choice import __main__ as choice
+from eval.math import __main__ as eval_math
+from eval.squad import __main__ as squad
+from eval.sweep import __main__ as sweep
 
 pytestmark = pytest.mark.backend
 pytest.importorskip("mindspore")
@@ -72,7 +72,7 @@ def test_math_tables_are_identical(trained, tmp_path, capsys):
     evaluate(eval_math, capsys, "ascend", *options, "--out", out["ascend"])
     with pytest.raises(Exception, match="was made with backend cuda, not ascend"):
         evaluate(eval_math, capsys, "ascend", *options, "--out", out["cuda"])
-    eval_math.compare(str(out["cuda"]), str(out["ascend"]))
+    eval_math.main(["--compare", str(out["cuda"]), str(out["ascend"])])
     assert "note: backend was cuda before and ascend after" in capsys.readouterr().out
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from converters.common.errors import UsageError, UserError
-from eval.choice import command as choice
-from eval.choice.files import read_task
+from eval.choice import __main__ as choice
+from eval.choice.task import ChoiceTask
 
 # report 000's own scorer looked for "no" anywhere in the answer, before "maybe"
 REPORT_000 = [
@@ -123,7 +123,7 @@ def test_rows_that_went_missing_are_no_result(predictions):
         (["--predictions", "nothing.jsonl"], "nothing.jsonl: no such file"),
         (["--predictions", "nothing.txt"], "nothing.txt: no such file"),
         (["--ckpt", "a", "--data", "nothing.jsonl"], "nothing.jsonl: no such file"),
-        (["--ckpt", "a", "--data", "b", "--limit", "0"], "--limit is 0; 1 or more"),
+        (["--ckpt", "a", "--data", "b", "--limit", "0"], "--limit 0: at least 1"),
         (["--predictions", "PREDICTIONS", "--choices", "yes"], "at least two choices"),
         (["--predictions", "PREDICTIONS", "--choices", "yes,no,maybe", "--positive", "1"], "--positive '1' is none of"),
         (["--predictions", "PREDICTIONS", "--out", "a.txt"], "--out FILE.txt goes with --ckpt"),
@@ -197,7 +197,7 @@ def test_bytes_that_are_no_text(tmp_path):
 def test_bad_data_says_where_and_what(tmp_path, row, message):
     data = write_jsonl(tmp_path / "d.jsonl", [{"instruction": "q", "output": "yes"}, row])
     with pytest.raises(UserError, match=message):
-        read_task(str(data), "yes,no", None)
+        ChoiceTask("yes,no").read_data(data, None)
 
 
 def test_rows_with_and_without_a_label(tmp_path):
@@ -209,12 +209,14 @@ def test_rows_with_and_without_a_label(tmp_path):
         {"instruction": "q", "input": "x"},
         {"instruction": "q", "output": "no"},
     ]
-    task = read_task(str(write_jsonl(tmp_path / "d.jsonl", rows)), None, 4)
-    assert [question.label for question in task.questions] == ["Yes", None, None, None]
+    task = ChoiceTask()
+    questions = task.read_data(write_jsonl(tmp_path / "d.jsonl", rows), 4)
+    assert [question.label for question in questions] == ["Yes", None, None, None]
     assert task.choices.names == ("Yes", "no")  # of the whole file, not of its first rows
-    assert [question.id for question in task.questions] == ["1", "b", "3", "4"]
-    assert task.questions[3].turns[-1].text == "q\nx"
-    assert task.name == "choice_d"
+    assert [question.fields["id"] for question in questions] == ["1", "b", "3", "4"]
+    assert questions[3].turns[-1].text == "q\nx"
+    graded = [{**row.answered("?", "no"), **task.grade_row(row.answered("?", "no"))} for row in questions]
+    assert list(task.figures(graded, {}, "folder/d.jsonl").results) == ["choice_d"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--predictions", "PREDICTIONS", "--choices", "yes,no,maybe"]])

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from graded_rows import prediction_row
 
 from converters.common.errors import UsageError, UserError
-from eval.math import command as eval_math
-from eval.predictions import prediction_row
+from eval.math import __main__ as eval_math
+from eval.math.task import MathTask
 
 PROBLEMS = [
     {"problem": f"解方程 {m}x + {n} = 0", "solution": f"方程的解为：{-n / m}"}
@@ -102,15 +103,15 @@ def test_bad_data_says_where_and_what(tmp_path, text, error, message):
     data = tmp_path / "data.jsonl"
     data.write_text(text)
     with pytest.raises(error, match=message):
-        eval_math.read_problems(str(data), None)
+        MathTask().read_data(data, None)
 
 
 def test_problems_keep_their_numbers_when_one_has_no_answer(tmp_path, capsys):
     data = write_jsonl(
         tmp_path / "d.jsonl", [PROBLEMS[0], {"problem": "?", "solution": "无"}, PROBLEMS[-1], PROBLEMS[1]]
     )
-    problems = eval_math.read_problems(str(data), 3)
-    assert {index: row["kind"] for index, row in problems.items()} == {0: "eq solve", 2: "area computation"}
+    problems = MathTask().read_data(data, 3)
+    assert {row.idx: row.fields["kind"] for row in problems} == {0: "eq solve", 2: "area computation"}
     assert "1 rows have no answer in their solution and are left out (row 2 first)" in capsys.readouterr().err
 
 

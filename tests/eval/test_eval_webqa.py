@@ -9,7 +9,7 @@ import pytest
 
 from converters.common.errors import UserError
 from converters.webqa import __main__ as converter
-from eval.webqa import command as webqa
+from eval.webqa import __main__ as webqa
 
 pytestmark = pytest.mark.backend
 

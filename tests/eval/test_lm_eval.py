@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from converters.common.reader import read_json
-from eval.math import command as eval_math
+from eval.math import __main__ as eval_math
 from eval.math.rules import parse
-from eval.squad import command as squad
+from eval.squad import __main__ as squad
 from eval.tasks import functions
 
 ROWS = 50

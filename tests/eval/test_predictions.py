@@ -1,9 +1,14 @@
 import json
 
 import pytest
+from graded_rows import prediction_row
 
 from converters.common.errors import UsageError, UserError
-from eval.predictions import kind_of, prediction_row, read_predictions
+from eval.math.task import MathTask, kind_of
+
+
+def read_predictions(path):
+    return MathTask().read_predictions(path, data=None, limit=None, meta={})
 
 
 def write(path, *values, end="\n"):
@@ -59,9 +64,17 @@ def test_a_torn_last_line_is_left_out_and_said(tmp_path, capsys):
         ("nonsense", UserError, r"p.jsonl:1: not JSON"),
         ('{"predict": "1", "label": "1"}\nnonsense\n', UserError, r"p.jsonl:2: not JSON"),
         ("[1, 2", UserError, "JSON array"),
-        ("[1, 2]", UserError, "row 1: 'predict' must be a text; found int"),
-        ('{"predict": "1"}\n', UserError, "row 1: 'label' must be a text; found predict"),
-        ('{"predict": 1, "label": "1"}\n', UserError, "row 1: 'predict' must be a text; found predict, label"),
+        ("[1, 2]", UserError, "row 1: a text under predict or model_output or pred is expected; found int"),
+        (
+            '{"predict": "1"}\n',
+            UserError,
+            "row 1: a text under label or .* is expected; found predict",
+        ),
+        (
+            '{"predict": 1, "label": "1"}\n',
+            UserError,
+            "row 1: a text under .* found predict, label",
+        ),
         ('{"idx": 1, "predict": "1", "label": "1"}\n' * 2, UserError, "row 2: idx 1 is there twice"),
         ('{"predict": "1", "label": "?"}\n', UserError, "no answer in the label '\\?'"),
     ],

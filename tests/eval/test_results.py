@@ -1,11 +1,13 @@
 import pytest
+from graded_rows import prediction_row
 from hypothesis import given
 from hypothesis import strategies as st
 
+from converters.common.console import format_table
 from converters.common.errors import UserError
-from eval.math.results import compare_table, contest_score, math_table, results_json, summary_lines, tally
-from eval.predictions import prediction_row
-from eval.results import wilson
+from eval.math.compare import compare_results
+from eval.math.task import MathTask, contest_score, summary_lines, table_rows, tally
+from eval.results import results_json, wilson
 
 ROWS = [
     prediction_row(0, "other", "p", "答案：7", "7", "stop", 3),
@@ -22,9 +24,15 @@ META = {
 
 
 def results(rows=ROWS, meta=META, rule="close"):
-    tallies = tally(rows)
-    contest = contest_score(meta.get("parameters", {}), tallies["total"].share(rule))
-    return results_json(tallies, contest=contest, rule=rule, meta=meta)
+    return results_json(MathTask(rule).figures(rows, meta, "d1.jsonl"), meta)
+
+
+def math_table(tallies):
+    return format_table(*table_rows(tallies))
+
+
+def compare_table(before, after, rule):
+    return compare_results(before, after, rule).text.splitlines()
 
 
 def test_kinds_come_in_the_data_sets_order_and_the_total_last():

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from converters.common.errors import GateNotPassed, UsageError, UserError
 from converters.common.files import sha256_file
-from eval import retention as command
 from eval.retention import Kept, ratio_error, read_results, retention
+from eval.retention import __main__ as command
 
 IDENTITY = {
     "data": "d1",
@@ -131,9 +131,9 @@ def test_it_says_what_makes_a_comparison_less_sure(before, tmp_path, capsys):
 
 def test_without_the_rows_the_interval_is_wider_and_said(before, tmp_path, capsys):
     scores = [100.0, 40.0, 0.0, 100.0], [100.0, 0.0, 0.0, 100.0]
-    paired = retention(read_results(before), read_results(results(tmp_path / "a", *scores)))
+    paired = retention(read_results(before), read_results(results(tmp_path / "a", *scores))).kept
     after = results(tmp_path / "b", *scores, keep_rows=False)
-    loose = retention(read_results(before), read_results(after))
+    loose = retention(read_results(before), read_results(after)).kept
     assert all(one.paired for one in paired)
     assert not any(one.paired for one in loose)
     assert all(one.high - one.low < other.high - other.low for one, other in zip(paired, loose, strict=True))

@@ -10,9 +10,9 @@ import pytest
 
 from converters.common.errors import GateNotPassed, UsageError, UserError
 from converters.text.template import get_template
-from eval.squad import command as squad
+from eval.squad import __main__ as squad
 from eval.squad.data import Question
-from eval.squad.results import CONTEST_LABELS, Tally, contest_gate, labels_hash
+from eval.squad.task import CONTEST_LABELS, Tally, contest_gate, labels_hash, reading_turn
 
 LOG = (
     '{"pred": "Ann", "label": "Ann"}\n{"pred": "", "label": "May"}\n{"pred": "the Alder\\n\\n###", "label": "Alder"}\n'
@@ -179,8 +179,8 @@ def test_neither_help_nor_scoring_imports_anything_heavy(log, module, arguments)
 def test_an_empty_line_in_a_question_is_refused_where_it_would_move_the_passage():
     question = Question("q7", "a passage", "one\n\ntwo", ("x",), True)
     with pytest.raises(UserError, match="question q7 has an empty line"):
-        squad.reading_turn(question, get_template("squad"))
-    assert squad.reading_turn(question, get_template("bare")).text == question.prompt
+        reading_turn(question, get_template("squad"))
+    assert reading_turn(question, get_template("bare")).text == question.prompt
 
 
 def test_the_published_questions_all_fit_the_contests_form(squad_files):
@@ -188,7 +188,7 @@ def test_the_published_questions_all_fit_the_contests_form(squad_files):
 
     template = get_template("squad")
     for question in read_questions(squad_files / "dev-v1.1.json"):
-        squad.reading_turn(question, template)
+        reading_turn(question, template)
 
 
 def test_llama_3_reads_the_contests_tokens_in_the_contests_form(squad_files):
@@ -201,7 +201,7 @@ def test_llama_3_reads_the_contests_tokens_in_the_contests_form(squad_files):
         pytest.skip(f"no genuine Llama-3 tokenizer at {model}")
     tokenizer, template = load_tokenizer(model), get_template("squad")
     questions = choose(read_questions(squad_files / "dev-v1.1.json"), only_first=True, limit=None)[::20]
-    asked = encode_prompts([[squad.reading_turn(question, template)] for question in questions], template, tokenizer)
+    asked = encode_prompts([[reading_turn(question, template)] for question in questions], template, tokenizer)
     assert asked == tokenizer.encode_batch([question.prompt for question in questions])  # no BOS, nothing added
 
 

@@ -121,13 +121,13 @@ class TestPredictions:
             ("", UsageError, "p.json: empty"),
             ('{"a1": "Ann", "a2": "B', UserError, "p.json:1: not JSON"),
             ('{\n  "a1": "Ann",\n  "a2": "B', UserError, "p.json:1: not JSON"),
-            ('{"a1": "Ann", "a1": "Ben"}', UserError, "the id a1 is there twice"),
+            ('{"a1": "Ann", "a1": "Ben"}', UserError, "p.json:1: the key 'a1' stands twice in one object"),
             ({**TEXTS, "z": ""}, UserError, r"1 of 6 ids are not in .*small.json \(z first\); is --data theirs"),
             ({**TEXTS, "a2": 3}, UserError, "the prediction of a2 is not a text but int"),
             ([], UserError, "no prediction in it"),
-            ("[1]", UserError, "row 1: texts under 'pred' and 'label' are expected; found no object"),
+            ("[1]", UserError, "row 1: a text under predict or model_output or pred is expected; found int"),
             ('{"pred": "a"}\n{"pred": "b"}\n', UserError, "row 1: texts under 'pred' and 'label' .* found pred"),
-            ('{"pred": "a", "label": "a"}\n{"pred": "b", "lab', UserError, "p.json:2: not JSON"),
+            ('{"pred": "a", "label": "a"}\n{"pred": "b", "lab\n', UserError, "p.json:2: not JSON"),
             ('{"id": 1, "pred": "a", "label": "a"}\n' * 2, UserError, "row 2: the id 1 is there twice"),
         ],
     )
@@ -135,6 +135,11 @@ class TestPredictions:
         with pytest.raises(error, match=message) as caught:
             read_answers(write(tmp_path / "p.json", value), small, only_first=True)
         assert "\n" not in str(caught.value)
+
+    def test_a_torn_last_line_is_left_out_and_said(self, tmp_path, capsys):
+        path = write(tmp_path / "p.jsonl", '{"pred": "a", "label": "a"}\n{"pred": "b", "lab')
+        assert [one.text for one in read_answers(path, None, only_first=True)] == ["a"]
+        assert "left out a torn last line; 1 rows are whole" in capsys.readouterr().err
 
     def test_rows_of_pred_and_label_need_no_data_and_are_for_one_protocol(self, tmp_path):
         path = write(tmp_path / "p.jsonl", '{"pred": "a\\nb", "label": "a"}\n{"pred": "", "label": "b"}\n')

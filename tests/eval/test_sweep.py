@@ -11,6 +11,7 @@ from converters.common.errors import GateNotPassed, UsageError
 from converters.text.template import get_template
 from eval import sweep
 from eval.sweep import Point, choose_best, places, table, verdict_line
+from eval.sweep import __main__ as command
 
 BASE = Point(0, 0.1, 60.0, 40.0)
 EARLY = Point(100, 0.5, 59.0, 39.0, 59 / 60, 39 / 40, True, 0.6499)
@@ -60,12 +61,12 @@ def test_a_run_without_checkpoints(empty_run, tmp_path):
     problems = tmp_path / "math.jsonl"
     problems.write_text('{"problem": "1 + 1", "solution": "2"}\n')
     with pytest.raises(UsageError, match="no checkpoints there"):
-        sweep.main(["--ckpt", str(empty_run), "--math", str(problems)])
+        command.main(["--ckpt", str(empty_run), "--math", str(problems)])
 
 
 def test_not_a_run(tmp_path):
     with pytest.raises(UsageError, match="not a run directory"):
-        sweep.main(["--ckpt", str(tmp_path), "--math", "x"])
+        command.main(["--ckpt", str(tmp_path), "--math", "x"])
 
 
 def checkpoint(run, step):
@@ -122,12 +123,12 @@ class TestWithAModel:
 
     def sweep(self, run, problems, data, *more):
         words = ["--ckpt", run, "--math", problems, "--squad", data, "--max-new-tokens", 6, "--device", "cpu", *more]
-        return sweep.main([str(word) for word in words])
+        return command.main([str(word) for word in words])
 
     @pytest.fixture
     def answerable(self, run, problems, small, tmp_path):
         """The small reading set with the base's own answers as the right ones: it keeps all, a changed model less."""
-        from eval.squad import command as squad
+        from eval.squad import __main__ as squad
 
         out = tmp_path / "ask"
         base = json.loads((run / "checkpoints" / "step-000002" / "adapter_config.json").read_text())
@@ -176,7 +177,7 @@ class TestWithAModel:
         (run / "data.json").write_text(json.dumps({"audit": {"longest": 140, "seq_length": 256}}))
         words = ["--ckpt", run, "--math", problems, "--squad", small, "--limit", 1, "--device", "cpu"]
         with contextlib.suppress(GateNotPassed):
-            sweep.main([str(word) for word in words])
+            command.main([str(word) for word in words])
         assert json.loads((run / "eval/sweep/sweep.json").read_text())["max_new_tokens"] == 140
 
     def test_when_none_keeps_enough_it_leaves_with_3(self, run, problems, answerable):

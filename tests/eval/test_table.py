@@ -9,6 +9,7 @@ import pytest
 from converters.common.errors import UsageError, UserError
 from eval import table
 from eval.choice.rules import Choices, Scores
+from eval.table import __main__ as command
 
 BINARY = Choices.of("yes,no")
 
@@ -63,8 +64,8 @@ def test_markdown():
 
 
 def test_names():
-    assert table.named("runs/rte, base=models/x ,", "--rows") == {"rte": "runs/rte", "base": "models/x"}
-    assert table.named("a/rte_dev.jsonl,b=c.json.gz", "--data") == {"rte_dev": "a/rte_dev.jsonl", "b": "c.json.gz"}
+    assert command.named("runs/rte, base=models/x ,", "--rows") == {"rte": "runs/rte", "base": "models/x"}
+    assert command.named("a/rte_dev.jsonl,b=c.json.gz", "--data") == {"rte_dev": "a/rte_dev.jsonl", "b": "c.json.gz"}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_names():
 )
 def test_names_that_cannot_be(text, message):
     with pytest.raises(UsageError, match=message):
-        table.named(text, "--rows")
+        command.named(text, "--rows")
 
 
 def test_help_is_light():
@@ -121,7 +122,7 @@ class TestWithModels:
         rows = f"base={tiny_llama},tuned={adapter}"
         sets = f"{data / 'rte.jsonl'},{data / 'mnli.jsonl'}"
         basis = ["--rows", rows, "--data", sets, "--template", "vicuna", "--way", "loglik", "--device", "cpu"]
-        return table.main([*basis, "--out", str(data / "out"), *more])
+        return command.main([*basis, "--out", str(data / "out"), *more])
 
     def test_the_table_is_its_cells(self, adapter, tiny_llama, data, capsys, monkeypatch):
         from backends.generation import registry

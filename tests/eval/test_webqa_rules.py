@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from converters.common.errors import UsageError, UserError
 from converters.webqa import REFUSALS
-from eval.webqa import command as webqa
+from eval.webqa import __main__ as webqa
 from eval.webqa.rules import Counts, grade, is_refusal, side_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,7 +151,7 @@ def test_a_side_without_rows_has_no_figure(tmp_path: Path, capsys: pytest.Captur
     ("content", "error", "message"),
     [
         ("", UsageError, "empty"),
-        ('{"predict": "a"}', UserError, "row 1: texts under predict and label are expected; found predict"),
+        ('{"predict": "a"}', UserError, "row 1: a text under label or .* is expected; found predict"),
         ('{"predict": "a", "label": ""}', UserError, "found predict, label"),
         ('{"idx": 1, "predict": "a", "label": "b"}\n' * 2, UserError, "idx 1 is there twice"),
         ("[1]", UserError, "found int"),
