@@ -176,7 +176,13 @@ def run(words: list[str], codes: tuple[int, ...] = (), *, separate: bool = False
 
 
 def run_python(block: Block, names: dict[str, object]) -> str:
-    """Run a Python block in this process and return what it printed; ``names`` goes from one block to the next."""
+    """Run a Python block in this process and return what it printed; ``names`` goes from one block to the next.
+
+    A block whose first line is ``# FILE.py`` is that file: it is written and not run.
+    """
+    if name := re.match(r"# (\w+\.py)\n", block.text):
+        Path(name[1]).write_text(block.text, encoding="utf-8")
+        return ""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         exec(compile(block.text, f"{block.page}:{block.line}", "exec"), names)

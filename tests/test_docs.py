@@ -42,6 +42,9 @@ BASE = str(ROOT / "models/tiny")
 SETTINGS = {
     # the quick start runs as it stands
     "README.md": Setting(separate=True),
+    "docs/adding_a_task.md": Setting(
+        runs=("RUN",), more={"eval": ["--max-new-tokens", "8", "--device", "cpu"]}, codes={"eval.retention": (3,)}
+    ),
     "docs/ascend.md": Setting(more={"backends.ascend": ["runner_config.batch_size=8"]}),
     # at small size; what forgets how much in five steps is not this test's matter, so the gate may stay shut
     "docs/contest.md": Setting(
