@@ -106,9 +106,12 @@ def _cell(value: Any) -> str:
     return " ".join(str(value).replace("|", "\\|").split())
 
 
-def markdown_page(title: str, header: Sequence[Any], rows: Iterable[Sequence[Any]], lines: Iterable[str]) -> str:
+def markdown_page(
+    title: str, header: Sequence[Any], rows: Iterable[Sequence[Any]], lines: Iterable[str], *, left: int = 1
+) -> str:
     """Return a page of a title, a table and a list."""
-    return "\n".join([f"# {title}", "", markdown_table(header, rows), *(f"- {line}" for line in lines)]) + "\n"
+    table = markdown_table(header, rows, left=left)
+    return "\n".join([f"# {title}", "", table, *(f"- {line}" for line in lines)]) + "\n"
 
 
 def git_hash() -> str | None:

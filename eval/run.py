@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from converters.common.errors import UsageError
 from converters.common.files import sha256_file, write_json, write_text
 from eval.predictions import read_meta
 from eval.results import markdown_page, results_json
-from eval.task import Row, Task, get_task
+from eval.task import Task, get_task
 
 if TYPE_CHECKING:
     from backends.generation.types import Generator
@@ -106,6 +107,8 @@ def evaluate(
         UsageError: the data are missing or empty, or no template is known.
         UserError: the data have another shape, or predictions there were made with something else.
     """
+    from mindrecord.tokens.encode import encode_prompts
+
     chosen = get_task(task, **options)
     _check_limit(limit)
     source = chosen.default_data if data is None else Path(data)
@@ -121,15 +124,47 @@ def evaluate(
         name = chosen.folder_name(source, template) + (f"-limit{limit}" if limit is not None else "")
         # never into a model's directory, which others may share
         home = files.path / "eval" if files.run is not None else Path("runs") / "eval" / files.path.resolve().name
-        folder = home / name
-    else:
-        folder = Path(out)
-    load = _loader(generator, files, runtime)
-    about = {"ckpt": str(files.path if isinstance(ckpt, CheckpointFiles) else ckpt), "data": str(source)}
-    limits = (chosen.max_new_tokens if max_new_tokens is None else max_new_tokens, min_new_tokens)
-    predictions = _ask(chosen, rows, files, runtime, limits, source, folder, about, overwrite, load)
-    results = _report(chosen, predictions, folder, None, None)
-    chosen.export(results.rows, folder)
+        out = home / name
+    turns = [chosen.turns(row, files.template) for row in rows]
+    encoded = encode_prompts(turns, files.template, files.tokenizer)
+    prompts = {row.idx: ids for row, ids in zip(rows, encoded, strict=True)}
+    candidates = chosen.candidates(rows, files)
+    most = chosen.max_new_tokens if max_new_tokens is None else max_new_tokens
+    limits = None if candidates else answer_limits(files, most, min_new_tokens)
+    identity = {
+        **files.identity,
+        "data": sha256_file(source)[:16],
+        **chosen.settings(),
+        "rows": len(rows),
+        **({"max_new_tokens": limits.max_new, "min_new_tokens": limits.min_new} if limits else {}),
+        **registry.conditions(runtime),
+    }
+    about = {
+        "ckpt": str(files.path if isinstance(ckpt, CheckpointFiles) else ckpt),
+        "data": str(source),
+        "parameters": files.parameters,
+        **chosen.about(files),
+    }
+    log = AnswerLog(Path(out) / "predictions.jsonl", identity, about, overwrite=overwrite)
+    if generator is None:
+        generator = partial(registry.load_generator, files, runtime)
+    load = generator if callable(generator) else lambda: generator
+    asked = {row.idx: row for row in rows}
+
+    def graded(idx: int, predict: str, **more: Any) -> dict[str, Any]:
+        row = asked[idx].answered(files.tokenizer.decode(prompts[idx], skip_special=False), predict)
+        return {**row, **chosen.grade_row(row), **more}
+
+    def written(idx: int, answer: Answer) -> dict[str, Any]:
+        text = files.tokenizer.decode(answer.ids).strip()
+        return graded(idx, text, finish_reason=answer.finish_reason, n_tokens=len(answer.ids))
+
+    if limits is not None:
+        answer_missing(log, prompts, load, files.stop_ids, limits, written)
+    elif candidates is not None:
+        _score_missing(log, prompts, load, candidates, graded)
+    results = _report(chosen, log.path, Path(out), None, None)
+    chosen.export(results.rows, Path(out))
     return results
 
 
@@ -165,64 +200,6 @@ def grade_predictions(
 def _check_limit(limit: int | None) -> None:
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: at least 1 is needed")
-
-
-def _loader(
-    generator: Generator | Callable[[], Generator] | None, files: CheckpointFiles, runtime: Runtime
-) -> Callable[[], Generator]:
-    if generator is None:
-        return lambda: registry.load_generator(files, runtime)
-    if callable(generator):
-        return generator
-    loaded = generator
-    return lambda: loaded
-
-
-def _ask(
-    task: Task,
-    rows: Sequence[Row],
-    files: CheckpointFiles,
-    runtime: Runtime,
-    limits: tuple[int | None, int],
-    data: Path,
-    folder: Path,
-    about: Mapping[str, Any],
-    overwrite: bool,
-    load: Callable[[], Generator],
-) -> Path:
-    """Answer the rows that the predictions in ``folder`` lack; return the file."""
-    from mindrecord.tokens.encode import encode_prompts
-
-    turns = [task.turns(row, files.template) for row in rows]
-    encoded = encode_prompts(turns, files.template, files.tokenizer)
-    prompts = {row.idx: prompt for row, prompt in zip(rows, encoded, strict=True)}
-    asked = {row.idx: row for row in rows}
-    candidates = task.candidates(rows, files)
-    written = None if candidates else answer_limits(files, *limits)
-    identity = {
-        **files.identity,
-        "data": sha256_file(data)[:16],
-        **task.settings(),
-        "rows": len(rows),
-        **({"max_new_tokens": written.max_new, "min_new_tokens": written.min_new} if written else {}),
-        **registry.conditions(runtime),
-    }
-    about = {**about, "parameters": files.parameters, **task.about(files)}
-    log = AnswerLog(folder / "predictions.jsonl", identity, about, overwrite=overwrite)
-
-    def graded(idx: int, predict: str, **more: Any) -> dict[str, Any]:
-        row = asked[idx].answered(files.tokenizer.decode(prompts[idx], skip_special=False), predict)
-        return {**row, **task.grade_row(row), **more}
-
-    def to_row(idx: int, answer: Answer) -> dict[str, Any]:
-        text = files.tokenizer.decode(answer.ids).strip()
-        return graded(idx, text, finish_reason=answer.finish_reason, n_tokens=len(answer.ids))
-
-    if written is not None:
-        answer_missing(log, prompts, load, files.stop_ids, written, to_row)
-    elif candidates:
-        _score_missing(log, prompts, load, candidates, graded)
-    return log.path
 
 
 def _score_missing(

@@ -16,8 +16,7 @@ The covariance needs both models' scores of the same rows. They are read from th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from converters.common.console import format_table
 from converters.common.errors import UsageError, UserError
 from converters.common.files import sha256_file, write_json, write_text
 from converters.common.reader import read_json, read_rows
-from eval.results import Z95, markdown_table
+from eval.results import Z95, markdown_page
 
 THRESHOLD = 0.9
 # what must be equal for a ratio to mean anything, by its name in ``hashes``, and how it is called in the refusal
@@ -52,6 +51,11 @@ class SavedResults:
     value: dict[str, Any]
     rows: dict[str, dict[str, dict[str, float]]] | None
     path: Path
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the results came from, as ``retention.json`` says it."""
+        return {"path": str(self.path), "sha256": sha256_file(self.path), "hashes": self.value["hashes"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +122,64 @@ class Retention:
     @property
     def doubts(self) -> list[str]:
         """What does not forbid the comparison but makes it less sure."""
-        return doubts(self.before, self.after)
+        old, new = self.before.value["hashes"], self.after.value["hashes"]
+        lines = [
+            f"note: {key} was {old.get(key)} before and {new.get(key)} after"
+            for key in ("backend", "dtype", "tokenizer")
+            if old.get(key) != new.get(key)
+        ]
+        if new.get("base") and not old.get("base") and old.get("checkpoint") not in (None, new["base"]):
+            lines.append(f"note: the weights of {self.before.path} are not the base of {self.after.path}")
+        return lines
 
     @property
     def lines(self) -> list[str]:
         """How the intervals were made, what is uncertain, and the verdict last."""
-        return verdict_lines(self.kept, self.threshold)
+        pairing = "rows paired" if all(one.paired for one in self.kept) else "rows not paired, so wider than need be"
+        lines = [f"intervals: delta method, {pairing}"]
+        for one in self.kept:
+            if one.ratio is None:
+                lines.append(f"{one.task} {one.measure}: {one.before:g} before, so there was nothing to lose")
+            elif one.low is not None and not one.certain(self.threshold):
+                undecided = f"{self.threshold:g} lies in the interval; more rows would settle it"
+                lines.append(f"{one.task} {one.measure}: {undecided}")
+        failed = [
+            f"{one.task} {one.measure} {one.after:.4f} < {self.threshold * one.before:.4f}"
+            for one in self.kept
+            if not one.passed(self.threshold)
+        ]
+        verdict = f"NOT passed: {', '.join(failed)}" if failed else "passed"
+        return [*lines, f"retention at {self.threshold:g}: {verdict}"]
+
+    @property
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """Header and rows: before, after, ratio with interval, and whether each measure passed."""
+        rows: list[list[Any]] = []
+        for one in self.kept:
+            ratio = "-" if one.ratio is None else f"{one.ratio:.4f}"
+            interval = "-" if one.low is None else f"{one.low:.4f} to {one.high:.4f}"
+            said = "passed" if one.passed(self.threshold) else "NOT passed"
+            rows.append([one.task, one.measure, one.n, f"{one.before:.4g}", f"{one.after:.4g}", ratio, interval, said])
+        return ["task", "measure", "n", "before", "after", "ratio", "95 %", f"at {self.threshold:g}"], rows
 
     @property
     def text(self) -> str:
         """Table and lines as plain text."""
-        header, rows = table(self.kept, self.threshold)
-        return "\n".join([format_table(header, rows, left=2), "", *self.lines])
+        return "\n".join([format_table(*self.table, left=2), "", *self.lines])
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """What ``retention.json`` holds."""
+        return {
+            "threshold": self.threshold,
+            "passed": self.passed,
+            "method": "delta method",
+            "measures": [
+                {**asdict(one), "ratio": one.ratio, "passed": one.passed(self.threshold)} for one in self.kept
+            ],
+            "before": self.before.source,
+            "after": self.after.source,
+        }
 
 
 def retention(
@@ -156,10 +206,8 @@ def retention(
     old, new = (one if isinstance(one, SavedResults) else read_results(one) for one in (before, after))
     found = Retention(measures_kept(old, new), threshold, old, new)
     if out is not None:
-        header, rows = table(found.kept, threshold)
-        text = ["# Retention", "", markdown_table(header, rows, left=2), *(f"- {line}" for line in found.lines)]
-        write_text(Path(out) / "retention.md", "\n".join(text) + "\n")
-        write_json(Path(out) / "retention.json", to_json(found))
+        write_text(Path(out) / "retention.md", markdown_page("Retention", *found.table, found.lines, left=2))
+        write_json(Path(out) / "retention.json", found.value)
     return found
 
 
@@ -199,19 +247,6 @@ def check_same(before: SavedResults, after: SavedResults) -> None:
             raise UserError(
                 f"the results differ in {name}: {old.get(key)} in {before.path}, {new.get(key)} in {after.path}"
             )
-
-
-def doubts(before: SavedResults, after: SavedResults) -> list[str]:
-    """Say what does not forbid a comparison but makes it less sure."""
-    old, new = before.value["hashes"], after.value["hashes"]
-    lines = [
-        f"note: {key} was {old.get(key)} before and {new.get(key)} after"
-        for key in ("backend", "dtype", "tokenizer")
-        if old.get(key) != new.get(key)
-    ]
-    if new.get("base") and not old.get("base") and old.get("checkpoint") not in (None, new["base"]):
-        lines.append(f"note: the weights of {before.path} are not the base of {after.path}")
-    return lines
 
 
 def measures_kept(before: SavedResults, after: SavedResults) -> list[Kept]:
@@ -274,56 +309,3 @@ def _covariance(before: SavedResults, after: SavedResults, task: str, measure: s
         return None
     old_mean, new_mean = (sum(column) / n for column in zip(*pairs, strict=True))
     return sum((old - old_mean) * (new - new_mean) for old, new in pairs) / (n - 1) / n
-
-
-def table(kept: list[Kept], threshold: float) -> tuple[list[str], list[list[Any]]]:
-    """Return header and rows: before, after, ratio with interval, and whether each measure passed."""
-    rows: list[list[Any]] = []
-    for one in kept:
-        ratio = "-" if one.ratio is None else f"{one.ratio:.4f}"
-        interval = "-" if one.low is None else f"{one.low:.4f} to {one.high:.4f}"
-        said = "passed" if one.passed(threshold) else "NOT passed"
-        rows.append([one.task, one.measure, one.n, f"{one.before:.4g}", f"{one.after:.4g}", ratio, interval, said])
-    return ["task", "measure", "n", "before", "after", "ratio", "95 %", f"at {threshold:g}"], rows
-
-
-def verdict_lines(kept: list[Kept], threshold: float) -> list[str]:
-    """Say how the intervals were made, what is uncertain, and the verdict."""
-    pairing = "rows paired" if all(one.paired for one in kept) else "rows not paired, so wider than need be"
-    lines = [f"intervals: delta method, {pairing}"]
-    for one in kept:
-        if one.ratio is None:
-            lines.append(f"{one.task} {one.measure}: {one.before:g} before, so there was nothing to lose")
-        elif one.low is not None and not one.certain(threshold):
-            lines.append(f"{one.task} {one.measure}: {threshold:g} lies in the interval; more rows would settle it")
-    failed = [
-        f"{one.task} {one.measure} {one.after:.4f} < {threshold * one.before:.4f}"
-        for one in kept
-        if not one.passed(threshold)
-    ]
-    lines.append(f"retention at {threshold:g}: " + (f"NOT passed: {', '.join(failed)}" if failed else "passed"))
-    return lines
-
-
-def to_json(found: Retention) -> dict[str, Any]:
-    """Return what ``retention.json`` holds."""
-    measures = [
-        {
-            **{name: getattr(one, name) for name in one.__slots__},
-            "ratio": one.ratio,
-            "passed": one.passed(found.threshold),
-        }
-        for one in found.kept
-    ]
-    return {
-        "threshold": found.threshold,
-        "passed": found.passed,
-        "method": "delta method",
-        "measures": measures,
-        "before": _source(found.before),
-        "after": _source(found.after),
-    }
-
-
-def _source(one: SavedResults) -> Mapping[str, Any]:
-    return {"path": str(one.path), "sha256": sha256_file(one.path), "hashes": one.value["hashes"]}
