@@ -41,7 +41,7 @@ LIMITS = ["--limit", "4", "--max-new-tokens", "8", "--device", "cpu"]
 BASE = str(ROOT / "models/tiny")
 SETTINGS = {
     # the quick start runs as it stands
-    "README.md": Setting(separate=True),
+    "README.md": Setting(),
     "docs/adding_a_task.md": Setting(
         runs=("RUN",), more={"eval": ["--max-new-tokens", "8", "--device", "cpu"]}, codes={"eval.retention": (3,)}
     ),
