@@ -90,7 +90,7 @@ class Summed:
 
     Attributes:
         ranks: rank by layer.
-        errors: part of the update that truncation left out by layer, 0 to 1 in the Frobenius norm.
+        errors: by layer, the part of the update that truncation left out, 0 to 1 in the Frobenius norm.
         error: the same over all layers together.
     """
 
@@ -173,7 +173,8 @@ def target_modules(adapters: Sequence[Adapter]) -> list[str]:
 def _short(adapter: Adapter) -> bool:
     """Say whether this adapter names its layers by their last part, and everywhere in the model."""
     chosen = adapter.config.get("target_modules")
-    narrowed = any(adapter.config.get(key) for key in ("layers_to_transform", "exclude_modules"))
+    # 0 is the first layer alone
+    narrowed = any(adapter.config.get(key) not in (None, []) for key in ("layers_to_transform", "exclude_modules"))
     return isinstance(chosen, list) and not narrowed and {m.rpartition(".")[2] for m in adapter.modules} == set(chosen)
 
 

@@ -9,6 +9,8 @@ import pytest
 from merge_files import SHAPES, base_tensors, write_adapter, write_base
 
 from backends.merge.__main__ import main, split_weight
+from backends.merge.adapters import open_adapter
+from backends.merge.combine import target_modules
 from backends.weights.mindspore_ckpt import CkptWriter, open_weights
 from backends.weights.names import peft_to_mindformers, to_mindformers
 from backends.weights.safetensors_files import ShardWriter, open_tensors
@@ -270,6 +272,13 @@ def test_the_template_and_the_tokenizer_go_along(tmp_path, tiny_tokenizer):
     merge("--base", base, "--adapter", adapter, "--out", tmp_path / "plain")
     assert not (tmp_path / "plain" / "template.json").exists()
     assert "chat_template" in json.loads((tmp_path / "plain" / "tokenizer_config.json").read_text())
+
+
+@pytest.mark.parametrize("chosen", [0, [0, 1]])
+def test_an_adapter_of_some_layers_names_every_layer_in_a_sum(tmp_path, chosen):
+    adapter = open_adapter(write_adapter(tmp_path / "some", layers_to_transform=chosen))
+    assert target_modules([adapter]) == sorted(adapter.modules)
+    assert target_modules([open_adapter(write_adapter(tmp_path / "all"))]) == ["q_proj", "v_proj"]
 
 
 def test_called_from_python_it_returns_what_it_wrote(tmp_path):
