@@ -34,6 +34,7 @@ def fingerprint(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
+        # name and size as well: shards that were swapped or cut are another model
         digest.update(f"{file.name}:{size}\n".encode())
         with file.open("rb") as handle:
             if size <= WHOLE_FILE_BYTES:

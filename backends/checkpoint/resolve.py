@@ -147,6 +147,7 @@ def open_checkpoint(
             raise UsageError(f"{folder}: this run has no weights yet; its checkpoints are under {folder}/checkpoints")
         raise UsageError(f"{folder}: neither {ADAPTER_CONFIG} nor {MODEL_CONFIG} there; a run or a model is expected")
     below = _find_base(folder, base, run) if adapter else None
+    # a run's template and tokenizer before the base's: the model answers in the form it was trained in
     homes = [home for home in (folder, run, below) if home is not None]
     chosen = _choose_template(homes[:2] if run else homes[:1], template, allow_mismatch)
     home = next((home for home in homes if has_tokenizer(home)), None)

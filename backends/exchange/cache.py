@@ -49,6 +49,7 @@ def _convert_once(file: Path, home: Path) -> None:
     """Convert unless what is in ``home`` came from this very file; errors are those of ``hf_directory``."""
     status = file.stat()
     stamp = {"file": file.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    # size and time of change instead of a hash: reading billions of weights would take as long as converting them
     if (home / STAMP).is_file() and read_json(home / STAMP) == stamp:
         return
     kind = kind_of(file)

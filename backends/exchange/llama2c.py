@@ -39,6 +39,7 @@ def llama2c_source(file: Path) -> Source:
     if len(header) < 7 or header[0] == MAGIC or not all(0 < abs(number) < 2**24 for number in header):
         raise UserError(f"{file}: not a llama2.c model of its first format (seven numbers, then float32)")
     dim, hidden, layers, heads, kv_heads, vocab, context = header
+    # llama2.c says by a negative vocabulary that the output has weights of its own
     tied, vocab = vocab > 0, abs(vocab)
     if dim % heads or heads % kv_heads:
         raise UserError(f"{file}: {dim} wide with {heads} and {kv_heads} heads cannot be")
@@ -60,6 +61,7 @@ def llama2c_source(file: Path) -> Source:
             place += one.nbytes
     if place != file.stat().st_size:
         raise UserError(f"{file}: {file.stat().st_size:,} bytes, where its header's sizes make {place:,}")
+    # computed from rope_theta everywhere else
     del entries["rotary tables"]
     tensors = Tensors(file, entries, {})
     config = shape.to_config() | {
@@ -108,6 +110,7 @@ def write_tokenizer(file: Path, folder: Path) -> None:
     if tuple(names[:3]) != SPECIALS or names[BYTES_FROM:BYTES_TO] != [f"<0x{byte:02X}>" for byte in range(256)]:
         raise UserError(f"{file}: not a vocabulary of llama2.c (<unk>, <s>, </s> and 256 bytes come first)")
     vocab = dict(zip([*SPECIALS, *(piece for piece, _ in pieces[3:])], range(len(pieces)), strict=True))
+    # every split of a piece into two known ones is a merge; the best score joins first
     merges = [
         (-score, left, right)
         for piece, score in pieces[BYTES_TO:]

@@ -117,6 +117,7 @@ def _open_shards(folder: Path) -> list[dict[str, Any]]:
     shards = []
     for file in files:
         try:
+            # weights_only: a pickle must not run code; mmap: a shard's pages are read when its tensors are
             shards.append(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
         except Exception as error:  # torch raises whatever the damaged byte leads to
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -160,6 +161,7 @@ def _read_joined(name: str, shards: list[dict[str, Any]], axis: int | None) -> n
     import torch
 
     parts = [shard[name].contiguous() for shard in (shards if axis is not None else shards[:1])]
+    # numpy has no bfloat16: the bytes are taken and named anew
     arrays = [
         part.reshape(-1).view(torch.uint8).numpy().view(_numpy_type(part)).reshape(tuple(part.shape)) for part in parts
     ]

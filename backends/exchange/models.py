@@ -156,6 +156,7 @@ def make_source(
     shape = exchangeable_shape(config, config_path)
     if shape.tied and HEAD in items:
         head = items.pop(HEAD)
+        # a head that was trained apart would be lost in silence
         if EMBEDDING not in items or head.read().tobytes() != items[EMBEDDING].read().tobytes():
             raise UserError(f"{path}: {HEAD} is not the embedding, although {config_path} ties them")
         say(f"{path}: {HEAD} is the embedding once more and was left out (tie_word_embeddings)")
@@ -333,5 +334,6 @@ def _with_dtype(source: Source, dtype: str | None) -> dict[str, Any]:
     """Return the configuration with the type that the weights are written in."""
     kinds = Counter(item.dtype for item in source.items.values())
     written = dtype or FLOAT_NAMES.get(kinds.most_common(1)[0][0])
+    # transformers 5 writes dtype, before it was torch_dtype: whichever the model has stays
     key = "dtype" if "dtype" in source.config else "torch_dtype"
     return {**source.config, key: written} if written else dict(source.config)

@@ -120,6 +120,7 @@ def check_fit(base: Base, adapters: Sequence[Adapter]) -> None:
             if base.tensors.dtype(name) not in ROUNDOFF:
                 kinds = ", ".join(ROUNDOFF)
                 raise UserError(f"{base.path}: {name} is {base.tensors.dtype(name)}; merging needs one of {kinds}")
+        # peft stores the weight of a tied head beside the adapter: it tells whether the base is the same
         for module, copy in adapter.copies.items():
             stored = adapter.tensors.read(copy).astype(np.float32)
             if not np.array_equal(stored, base.tensors.read(source_of(base, module)).astype(np.float32)):

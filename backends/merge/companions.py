@@ -124,6 +124,7 @@ def write_template(template: Template | None, tokenizer: Tokenizer | None, folde
     config = folder / TOKENIZER_CONFIG
     if config.is_file():
         content = read_json(config)
+        # older tokenizers keep the base's template here: two in one directory would contradict each other
         if content.pop("chat_template", None) is not None:
             write_json(config, content)
     write_text(folder / CHAT_TEMPLATE, jinja(template))

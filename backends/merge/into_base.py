@@ -120,6 +120,7 @@ def write_merged(
     Raises:
         UserError: a value in the base or a result is not finite, or the disk is full.
     """
+    # adapters name layers as Hugging Face does, a mindformers base names its weights otherwise
     modules = {base.weight_name(module): module for module in all_modules(adapters)}
     head = base.weight_name(HEAD)
     changes: dict[str, Change] = {}

@@ -70,6 +70,7 @@ def to_meta(folder: Path) -> None:
 
     config = read_json(folder / MODEL_CONFIG)
     source, shape, params = open_tensors(folder), LlamaShape.from_config(config, folder), meta_params(config)
+    # rows of q and k are put in another order, so the mapped pages cannot be those of the merged file
     stage = folder / "meta"
     stage.mkdir()
     with ShardWriter(stage, max_shard_bytes=None) as writer:
@@ -124,6 +125,7 @@ def meta_params(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("rope_scaling"):
         params["use_scaled_rope"] = True
     plain = int(8 * dim / 3)
+    # Meta's own models first (256, 1024, 4096, with 1.3 in Llama 2 70B and 3), then whatever gives the width
     multiple = width & -width  # the largest power of two in it
     for unit in (256, 1024, 4096, multiple):
         for multiplier in (None, 1.3, (width - unit / 2) / plain):

@@ -78,6 +78,7 @@ def check_tensors(base: Base, adapters: Sequence[Adapter], read: Callable[[str],
             continue
         matrix = before.reshape(len(before), -1) if before.ndim else before.reshape(1, 1)
         written = after.reshape(matrix.shape)
+        # a random vector meets every wrong row almost surely, at the cost of one product
         x = random.standard_normal(matrix.shape[1]).astype(np.float32)
         update, size = np.zeros(len(matrix), np.float32), np.zeros(len(matrix), np.float32)
         for adapter in adapters:
@@ -152,6 +153,7 @@ def compare_logits(
     beside = _logits(model, rows, target)
     with model.disable_adapter():
         plain = _logits(model, rows, target)
+    # how much rounding may move the logits depends on the model: measured here, with noise of its size on this one
     noisy = beside
     if kinds != {"F32"}:
         _disturb(model, max(ROUNDOFF[kind] for kind in kinds))

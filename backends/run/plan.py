@@ -146,6 +146,7 @@ def make_plan(recipe: Recipe, shape: LlamaShape, rows: int | None = None, data: 
         rows = len(data.rows)
         micro = min(micro, round(float(data.tokens.mean()) * batch))
         share = int(data.supervised.sum()) / int(data.tokens.sum())
+    # rows that do not fill a step are left over (drop_remainder), as in training
     steps_per_epoch = None if rows is None else rows // batch
     steps = None if steps_per_epoch is None else steps_per_epoch * epochs
     real = None
@@ -223,7 +224,7 @@ def cpu_rate(shape: LlamaShape, seconds: float = 0.3) -> float:
     inner, width = min(shape.hidden, 2048), min(shape.intermediate, 2048)
     left = np.ones((256, inner), dtype=np.float32)
     right = np.ones((inner, width), dtype=np.float32)
-    left @ right
+    left @ right  # the first product starts the threads
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
         began = time.perf_counter()

@@ -133,7 +133,7 @@ def open_ckpt(file: str | Path) -> Tensors:
                     # older versions wrote a single number as [0]
                     shape = () if value.dims == (0,) and value.count else value.dims
                     entries[value.name] = Entry(source, TYPES[value.kind], shape, (piece,))
-                elif value.name == last:
+                elif value.name == last:  # the next piece of a tensor over 512 MiB
                     entries[value.name] = Entry(source, known.dtype, known.shape, (*known.pieces, piece))
                 else:
                     raise UserError(f"{source}: holds {value.name} twice")
@@ -234,6 +234,7 @@ def _fields(handle: IO[bytes], end: int, varint_field: int | None = None) -> Ite
     while handle.tell() < end:
         tag = _varint(handle)
         field, wire = tag >> 3, tag & 7
+        # the messages have no other wire types: what looks like one is damage
         if wire not in (_VARINT, _BYTES):
             raise EOFError
         number = _varint(handle)

@@ -24,6 +24,7 @@ LAYER_MODULES = {
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
+# those that may have a bias or a LoRA
 LINEAR_MODULES = {module: hf for module, hf in LAYER_MODULES.items() if hf.split(".")[-1].endswith("_proj")}
 
 _OUTSIDE_TO_MF = {hf: mf for mf, hf in OUTSIDE_LAYERS.items()}

@@ -165,6 +165,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _indexed(index: Path) -> list[Path]:
     names = sorted(set(_weight_map(index).values()))
+    # a downloaded index must not make us read a file elsewhere on this machine
     odd = [name for name in names if Path(name).name != name]
     if odd:
         raise UserError(f"{index}: names {odd[0]}, a file outside its own directory")
@@ -200,6 +201,7 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
             total = handle.seek(0, 2)
             handle.seek(0)
             length = int.from_bytes(handle.read(8), "little")
+            # any file has a first eight bytes: only a sane length and a JSON object behind it make it safetensors
             if total < 8 or length > HEADER_LIMIT or handle.read(1) != b"{":
                 raise UserError(f"{file}: not a safetensors file")
             if 8 + length > total:
@@ -212,7 +214,8 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         raise UserError(f"{file}: could not be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file}: not a safetensors file (its header cannot be read: {error})") from error
-    # in the order of the data; an empty tensor stands before the one that starts where it does
+    # Gaps and overlaps are refused, as the reference implementation does: they would hide or alias bytes.
+    # In the order of the data; an empty tensor stands before the one that starts where it does
     ordered = dict(sorted(entries.items(), key=lambda item: (item[1].pieces[0][0], item[1].nbytes)))
     end = 8 + length
     for name, entry in ordered.items():
@@ -289,9 +292,11 @@ class ShardWriter:
         if name in self._weight_map:
             raise UserError(f"{self.folder}: {name} was written twice")
         kind = type_name(array.dtype)
+        # a tensor larger than a shard gets one of its own
         if self._handle is not None and self._bytes and self._full(array.nbytes):
             self._finish_shard()
         if self._handle is None:
+            # the final name holds the number of shards, which is known at the end
             file = self.folder / f".{self.stem}-{len(self._shards) + 1:05d}.part"
             self._handle = file.open("wb+")
             self._handle.seek(HEADER_ROOM)
