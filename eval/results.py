@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from backends.run.environment import package_versions
+from converters.common.errors import UserError
+from converters.common.reader import read_json
 
 Z95 = 1.959964
 """Quantile of the normal distribution for an interval of 95 %."""
@@ -139,6 +141,20 @@ def environment(*more: str) -> dict[str, str | None]:
         "machine": platform.machine(),
         **package_versions((*PACKAGES, *more)),
     }
+
+
+def read_results_json(path: str | Path) -> dict[str, Any]:
+    """Read a ``results.json``.
+
+    Raises:
+        UsageError: there is none.
+        UserError: it is not one of an evaluation.
+    """
+    value = read_json(path)
+    parts = ("results", "higher_is_better", "n-samples", "hashes")
+    if not isinstance(value, dict) or not all(isinstance(value.get(part), dict) for part in parts):
+        raise UserError(f"{path}: not a results.json of an evaluation ({', '.join(parts)} are expected)")
+    return value
 
 
 def results_json(

@@ -202,21 +202,17 @@ def _retention(one: Compared, threshold: float) -> dict[str, Any]:
     """Compare reading before and after.
 
     Returns:
-        ``one``, the ``doubts`` about the comparison, the measures ``kept`` (empty where there is nothing to compare
-        with), whether all of them ``passed``, and whether that is ``certain``.
+        ``one``, its ``retention`` (None where there is nothing to compare with) and the ``doubts`` about it.
     """
-    from eval.retention import measures_kept, read_results
+    from eval.retention import retention
 
-    found: dict[str, Any] = {"one": one, "kept": [], "doubts": one.doubts}
     if one.before is None:
-        return found
+        return {"one": one, "retention": None, "doubts": []}
     try:
-        found["kept"] = measures_kept(read_results(one.before.path), read_results(one.after.path))
+        found = retention(one.before.path, one.after.path, threshold)
     except UserError as error:
-        found["doubts"] = [str(error)]
-    found["passed"] = all(each.passed(threshold) for each in found["kept"])
-    found["certain"] = all(each.certain(threshold) for each in found["kept"])
-    return found
+        return {"one": one, "retention": None, "doubts": [str(error)]}
+    return {"one": one, "retention": found, "doubts": one.doubts}
 
 
 def _sweep(run: Run) -> dict[str, Any]:

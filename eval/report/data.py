@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import sha256_file
-from converters.common.reader import read_json
+from eval.results import read_results_json
 
 if TYPE_CHECKING:
     from backends.run.directory import Run
     from converters.text.template import Template
 
-_PARTS = ("results", "higher_is_better", "n-samples", "hashes")
 # two evaluations are of the same rows when these are equal; how the rows were asked may differ, and is then said
 _SAME_ROWS = ("data", "rows", "labels", "choices", "protocol")
 _ASKED = ("template", "max_new_tokens", "min_new_tokens", "way", "dtype")
@@ -232,19 +231,6 @@ def read_graded(file: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return read_predictions(file, labelled=False)
 
 
-def read_evaluation(path: Path) -> Evaluation:
-    """Read a ``results.json``.
-
-    Raises:
-        UsageError: there is none.
-        UserError: it is not one of an evaluation.
-    """
-    value = read_json(path)
-    if not isinstance(value, dict) or not all(isinstance(value.get(part), dict) for part in _PARTS):
-        raise UserError(f"{path}: not a results.json of an evaluation ({', '.join(_PARTS)} are expected)")
-    return Evaluation(path, value)
-
-
 def find_evaluations(places: Iterable[str | Path]) -> list[Evaluation]:
     """Read every ``results.json`` at or under these places.
 
@@ -258,7 +244,7 @@ def find_evaluations(places: Iterable[str | Path]) -> list[Evaluation]:
         if not files:
             raise UsageError(f"{place}: no results.json there or below")
         for file in files:
-            found.setdefault(file.resolve(), read_evaluation(file))
+            found.setdefault(file.resolve(), Evaluation(file, read_results_json(file)))
     return list(found.values())
 
 
@@ -267,7 +253,7 @@ def find_readable(place: Path) -> list[Evaluation]:
     found = []
     for file in sorted(place.rglob("results.json")):
         try:
-            found.append(read_evaluation(file))
+            found.append(Evaluation(file, read_results_json(file)))
         except UserError as error:
             say(f"left out: {error}")
     return found

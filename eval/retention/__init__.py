@@ -23,8 +23,8 @@ from typing import Any
 from converters.common.console import format_table
 from converters.common.errors import UsageError, UserError
 from converters.common.files import sha256_file, write_json, write_text
-from converters.common.reader import read_json, read_rows
-from eval.results import Z95, markdown_page
+from converters.common.reader import read_rows
+from eval.results import Z95, markdown_page, read_results_json
 
 THRESHOLD = 0.9
 # what must be equal for a ratio to mean anything, by its name in ``hashes``, and how it is called in the refusal
@@ -118,6 +118,11 @@ class Retention:
     def passed(self) -> bool:
         """Whether every measure reaches the threshold's share of what it was."""
         return all(one.passed(self.threshold) for one in self.kept)
+
+    @property
+    def certain(self) -> bool:
+        """Whether no interval holds the threshold."""
+        return all(one.certain(self.threshold) for one in self.kept)
 
     @property
     def doubts(self) -> list[str]:
@@ -219,10 +224,7 @@ def read_results(path: str | Path) -> SavedResults:
         UserError: it is not one of this project's.
     """
     file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
-    value = read_json(file)
-    parts = ("results", "higher_is_better", "n-samples", "hashes")
-    if not isinstance(value, dict) or not all(isinstance(value.get(part), dict) for part in parts):
-        raise UserError(f"{file}: not a results.json of an evaluation ({', '.join(parts)} are expected)")
+    value = read_results_json(file)
     predictions = file.parent / "predictions.jsonl"
     whole = predictions.is_file() and sha256_file(predictions) == value["hashes"].get("predictions")
     rows = None
