@@ -15,16 +15,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converters.arithmetic.problems import CONTEST_ROWS
 from converters.pipeline.output import OutputOptions
 
 if TYPE_CHECKING:
     from converters.arithmetic.reports import Report, SurveyReport
     from converters.tokenizers.segments import TokenLimit
 
-__all__ = ["OutputOptions", "convert", "report", "synthesize"]
-
-CONTEST_ROWS = 809_993
-"""Rows of the contest's file, English ones included."""
+__all__ = ["CONTEST_ROWS", "OutputOptions", "convert", "report", "synthesize"]
 
 
 def synthesize(out: str | Path, rows: int = CONTEST_ROWS, seed: int = 0) -> dict[str, int]:

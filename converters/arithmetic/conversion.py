@@ -117,6 +117,7 @@ class Conversion:
         bar = progress(total=len(order), desc="writing") if len(order) >= LONG else None
         for chunk, tails in zip(chunks, self.make(writing, self.source.lines, offsets), strict=True):
             yield from tails.records
+            # known only now: the first reading checks to twelve digits, and a style may not fit a right row
             for index, error in tails.refused:
                 self.failed[chunk[index]] = True
                 self.rejected.add(int(self.rows.lines[chunk[index]]), error)

@@ -15,6 +15,8 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, DecimalException
 from typing import Any, NamedTuple
 
 ENGLISH = "english"
+CONTEST_ROWS = 809_993
+"""Rows of the contest's file, English ones included."""
 CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
 """What every value is computed in; the operations on it raise on overflow and division by zero."""
 

@@ -1,8 +1,9 @@
 """One line of the raw file to one record of the output: parse, check exactly, write the steps, lay out as JSON.
 
 Worker processes do this side by side, so that nothing here imports more than the standard library. They are forked
-before anything starts threads (Polars does at its import), so that there is no lock to inherit. Where forking is not
-possible, or there is one core, the records are made in this process: the same bytes, later.
+before anything starts threads (Polars does at its import), so that there is no lock to inherit. Where threads run
+already, as in a notebook, forking is not possible, or there is one core, the records are made in this process: the
+same bytes, later.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -201,7 +203,8 @@ def make_here(writing: Writing, path: Path, chunks: Iterable[list[int]]) -> Iter
 def record_workers() -> Iterator[MakeRecords]:
     """Start the workers, one a core; call before importing Polars."""
     cores = min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-    if cores < 2 or threading.active_count() > 1 or "fork" not in multiprocessing.get_all_start_methods():
+    threads = threading.active_count() > 1 or "polars" in sys.modules
+    if cores < 2 or threads or "fork" not in multiprocessing.get_all_start_methods():
         yield make_here
         return
     style_names()  # imports every style once, before the fork

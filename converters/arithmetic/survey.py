@@ -76,10 +76,12 @@ class Survey:
 def survey(source: Source, rejected: Rejected) -> Survey:
     """Scan a raw file and deduplicate it by problem, keeping the first accepted row of each."""
     found = _scan(source, rejected)
+    # a pair that is new while its problem is not: the same problem with another solution
     first = found.rows.select(pl.col("problem", "pair").is_first_distinct())
     conflicts = found.rows.filter(first["pair"] & ~first["problem"])
     accepted, is_first = found.rows, first["problem"]
     if found.refused:
+        # a refused row may stand in a conflict, but it must not keep a right one of the same problem out
         accepted = found.rows.filter(pl.col("kind") != REFUSED)
         is_first = accepted["problem"].is_first_distinct()
     unique = accepted.select("line", "offset", "kind").filter(is_first)
@@ -163,6 +165,7 @@ def _scan_block(block: Block) -> tuple[pl.DataFrame, int, list[tuple[int, RowErr
             refused.append((block.line + place, RowError(kind.reason, kind.detail, text)))
             kind = REFUSED
         exact += kind not in (REFUSED, KINDS.index(ENGLISH))
+        # hashed as the bulk check does, in the canonical form, so that other spellings are found to be the same row
         slow.append((place, kind, quoted(problem)[1:-1], row_line(problem, solution)))
     if slow:
         columns = [("place", pl.UInt32), ("kind", pl.UInt8), "problem", "pair"]
@@ -190,6 +193,7 @@ def _lines(block: Block) -> tuple[pl.Series, np.ndarray]:
     try:
         texts = pl.read_lines(block.data)
     except pl.exceptions.ComputeError:
+        # one bad byte refuses the whole block: look at its lines one by one
         texts = pl.read_lines(b"\n".join(map(_marked, block.data.split(b"\n"))))
     return texts.to_series(), (starts + block.offset).astype(np.uint64)
 

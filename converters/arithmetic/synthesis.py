@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.arithmetic import CONTEST_ROWS
-from converters.arithmetic.problems import problem_text, solution_text
+from converters.arithmetic.problems import CONTEST_ROWS, problem_text, solution_text
 from converters.common.errors import UsageError
 from converters.common.files import atomic
 

@@ -146,6 +146,7 @@ def _tsv_rows(
         fields = text.split("\t")
         if columns is None:
             columns = _columns(task, name, fields)
+            # a header, and not raw CoLA's first row
             if any(column in fields for column in task.texts[0]):
                 intake.rows_in -= 1
                 continue
@@ -218,6 +219,7 @@ def ask_rows(task: Task, instruction: str, rows: Iterable[tuple[int, dict[str, A
             labelled = label is not None
             if not labelled:
                 intake.notes.append("the data has no labels: its rows are written without answers, for prediction")
+        # MNLI writes this where its annotators did not agree
         if label == "-":
             intake.dropped["annotators did not agree (label -)"] += 1
             continue

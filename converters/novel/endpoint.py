@@ -129,6 +129,7 @@ class Endpoint:
                     raise EndpointError(f"{self.url}: {error}, {attempt} times over") from None
                 wait = self.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
                 self._count(retries=1)
+                # not a sleep: when the run ends, nobody waits for this
                 self.stop.wait(min(LONGEST_WAIT, max(wait, error.wait or 0.0)))
         raise AssertionError("no try was made")
 

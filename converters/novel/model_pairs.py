@@ -73,6 +73,7 @@ def filled(prompt: str, texts: Mapping[str, str]) -> str:
 
 def find_pair(reply: str) -> tuple[str, str] | None:
     """The first JSON object with the texts ``prompt`` and ``completion`` in a reply."""
+    # models break lines inside texts, which strict JSON forbids
     decoder = json.JSONDecoder(strict=False)
     for match in re.finditer(r"\{", reply):
         try:

@@ -115,6 +115,7 @@ def chapters(text: str) -> list[Chapter]:
     """Cut a tidied text at its headings; without headings it is one chapter. Empty chapters are left out."""
     found: list[tuple[str, list[str]]] = [("", [])]
     for line in text.split("\n"):
+        # a sentence may begin as headings do, but no heading ends as sentences do
         if _HEADING.fullmatch(line) and line[-1] not in "。！？，,":
             found.append((line, []))
         else:
@@ -134,6 +135,7 @@ def sentences(text: str) -> list[str]:
         if start < len(line) or not line:
             cut.append(line[start:])
         cut[-1] += "\n"
+    # the last line has no line break
     cut[-1] = cut[-1][:-1]
     return [sentence for sentence in cut if sentence]
 

@@ -146,11 +146,13 @@ def choose(
             quota = sampling.plan(available, options.holdout, PROPORTIONAL, multiple)
         else:
             quota = quota_rule(available, options.holdout, multiple)
+        # from what rows may be held out: all of them, or the fewest whole groups that have enough
         drawn = rest if groups is None else _whole_groups(groups, kinds, names, quota, seed)
         (held,) = sampling.pick(kinds, names, np.where(drawn, keys, np.inf), [quota])
         if groups is None:
             rest[held] = False
         else:
+            # a row that shares text with a held-out one would give its answer away, so that it is not trained on either
             rest &= ~drawn
             beside = int(drawn.sum()) - len(held)
         held = held[sampling.shuffled(len(held), seed)]
@@ -183,6 +185,7 @@ def _whole_groups(
     order = sampling.shuffled(len(numbers), seed)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
+    # groups are taken in their random order up to the one with which every kind has enough rows
     last = -1
     for number, name in enumerate(names):
         if quota.get(name, 0):
@@ -267,6 +270,7 @@ def convert(
     with open_source(str(data), expected, array=array) as source:
         with intake.rejected.saved_to(options.rejected_out):
             rows = _lay_out(read(source, intake), str(options.layout), kinds, id_key)
+            # counted only now: the rows are read, and refused, while they are laid out
             intake.rejected.refuse_if_too_many(source.name, intake.rows_in, options.max_rejected, options.rejected_out)
             if not rows.tails:
                 raise UserError(f"{source.name}: no row to convert is left{_reasons(intake)}")

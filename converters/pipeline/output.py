@@ -151,6 +151,7 @@ def write_records(
     opening, between, closing = (b"[\n", b",\n", b"\n]\n") if layout in _ARRAYS else (b"", b"\n", b"\n")
     head = record_head(layout) if numbered else b"{"
     has_number = b"%d" in head
+    # whole groups of ``multiple`` at a time, so that only the last portion can have some left over
     size = multiple * -(-_RECORDS_AT_A_TIME // multiple)
     written, left_over, rest = 0, 0, iter(tails)
     with open(path, "wb") as handle:

@@ -139,6 +139,7 @@ def text_lines(source: Source, intake: Intake) -> Iterator[tuple[int, str]]:
     for block in source.blocks():
         for number, data in enumerate(block.data.split(b"\n"), start=block.line):
             if not data.strip():
+                # blank lines are no rows, but they count as lines: an editor must find the row under its number
                 continue
             intake.rows_in += 1
             try:

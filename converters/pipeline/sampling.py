@@ -22,6 +22,7 @@ def largest_remainder(weights: Mapping[str, int], total: int) -> dict[str, int]:
     whole = sum(weights.values())
     shares, fractions = {}, {}
     for name, weight in weights.items():
+        # in integers, so that equal fractions are equal on every machine
         shares[name], fractions[name] = divmod(total * weight, whole)
     left = total - sum(shares.values())
     for name in sorted(fractions, key=lambda name: -fractions[name])[:left]:
@@ -44,6 +45,7 @@ def level(available: Mapping[str, int], total: int, balance: str = UNIFORM) -> d
         short = [name for name in open_kinds if available[name] <= even[name]]
         if not short:
             return {**dict.fromkeys(available, 0), **shares, **even}
+        # what these lack makes the others' shares larger, which may leave further kinds short: so once more
         for name in short:
             shares[name] = available[name]
             del open_kinds[name]
@@ -114,6 +116,7 @@ def random_keys(rows: int, seed: int) -> np.ndarray:
     """One random number a row; a kind's rows in the order of their keys are its random order. Float64 [rows]."""
     import numpy as np
 
+    # the second number keeps this draw apart from the one of the order
     return np.random.default_rng([seed, 0]).random(rows)
 
 
@@ -145,6 +148,7 @@ def pick(
         wanted = [quota.get(name, 0) for quota in quotas]
         if not sum(wanted):
             continue
+        # the sets are consecutive pieces of the kind's random order, so that no row is in two of them
         ends = np.cumsum(wanted)
         places = np.flatnonzero(kinds == number)
         # only the smallest keys have to be in order

@@ -69,6 +69,7 @@ class Source:
         with self.lines.open("rb") as handle:
             handle.seek(offset)
             while data := handle.read(BLOCK_BYTES):
+                # up to the end of the line that the block would cut
                 data += handle.readline()
                 yield Block(line, offset, data)
                 line += data.count(b"\n")
@@ -91,6 +92,7 @@ def open_source(name: str, expected: str = "one JSON object a line", *, array: b
     with tempfile.TemporaryDirectory(prefix="convert-") as folder, ThreadPoolExecutor(1) as hashing:
         path, shown = Path(name), name
         if name == "-":
+            # it can be read but once, and a conversion comes back to the rows that it has chosen
             path, shown = Path(folder) / "stdin", "stdin"
             with path.open("wb") as copy:
                 shutil.copyfileobj(sys.stdin.buffer, copy)

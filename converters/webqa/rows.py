@@ -234,6 +234,7 @@ def unanswerable(evidences: list[Evidence], seed: int, intake: Intake) -> Iterat
     for one in evidences:
         if not one.answers:
             continue
+        # of its own for each row, so that a row's pair does not depend on which others are in the file
         draw = random.Random(f"{seed}:{one.id}")
         wanted, best, most = _pairs(plain(one.question)), None, -1
         for place in draw.sample(range(len(texts)), min(CANDIDATES, len(texts))):
