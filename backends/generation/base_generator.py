@@ -26,7 +26,7 @@ Array = Any
 """An array of the backend: ``numpy.ndarray`` or ``torch.Tensor``; only what both can do is asked of it here."""
 
 
-class BaseBatch(ABC):
+class Batch(ABC):
     """Rows being answered together, one token a :meth:`step`.
 
     Args:
@@ -152,8 +152,8 @@ class BaseBatch(ABC):
         return answers
 
 
-class BaseGenerator(ABC):
-    """Answers prompts and scores texts with a loaded model; see :class:`backends.generation.types.Generator`.
+class Generator(ABC):
+    """A loaded model: it answers prompts, and says how likely given texts are.
 
     Args:
         pad_id: token that fills shorter prompts; it is masked.
@@ -175,7 +175,7 @@ class BaseGenerator(ABC):
         """Tokens of prompt and answer that the model was made for; None where it does not say."""
 
     @abstractmethod
-    def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> BaseBatch:
+    def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> Batch:
         """Begin one batch, to be stepped by the caller."""
 
     @abstractmethod
@@ -209,6 +209,11 @@ class BaseGenerator(ABC):
         self, prompts: Mapping[int, list[int]], stop_ids: Iterable[int], limits: Limits
     ) -> Iterator[tuple[int, Answer]]:
         """Yield ``(number of the prompt, its answer)`` as answers are finished, every prompt once.
+
+        Args:
+            prompts: token ids by number, each at least one; the rows that a resumed job still lacks keep their numbers.
+            stop_ids: tokens that end an answer.
+            limits: how long answers may and must be.
 
         Raises:
             UsageError: a prompt is empty.
@@ -283,7 +288,7 @@ class ChoiceScorer:
         UsageError: a choice has no tokens.
     """
 
-    def __init__(self, generator: BaseGenerator, choices: Sequence[list[int]]) -> None:
+    def __init__(self, generator: Generator, choices: Sequence[list[int]]) -> None:
         self.generator = generator
         self.layout = ChoiceLayout(choices)
 

@@ -6,13 +6,14 @@ from collections.abc import Generator as PieceGenerator
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from backends.generation.types import Generator, Limits
+from backends.generation.types import Limits
 from converters.common.console import say
 from converters.common.errors import UserError
 from converters.text.conversation import Turn
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
+    from backends.generation.base_generator import Generator
 
 
 class Chat:

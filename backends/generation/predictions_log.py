@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from backends.generation.types import Answer, Generator, Limits
+from backends.generation.types import Answer, Limits
 from converters.common.console import progress, say
 from converters.common.errors import UserError
 from converters.common.files import sha256_file, write_json, write_jsonl
 from converters.common.reader import read_json, read_log
+
+if TYPE_CHECKING:
+    from backends.generation.base_generator import Generator
 
 
 def meta_path(path: Path) -> Path:

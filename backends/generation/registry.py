@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from backends.generation.types import DEFAULT_RUNTIME, GREEDY, Generator, Runtime, Sampling
+from backends.generation.types import DEFAULT_RUNTIME, GREEDY, Runtime, Sampling
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
+    from backends.generation.base_generator import Generator
     from backends.recipe.types import Recipe
     from backends.run.directory import Run
     from backends.run.doctor import DoctorReport

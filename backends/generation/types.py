@@ -8,16 +8,13 @@ unfinished rows are done again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from converters.common.console import say
 from converters.common.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from backends.checkpoint.resolve import CheckpointFiles
 
 BATCH_TOKENS = 16_384
@@ -124,61 +121,3 @@ class Runtime:
 
 
 DEFAULT_RUNTIME = Runtime()
-
-
-class Batch(Protocol):
-    """Rows being answered together, one token a :meth:`step`.
-
-    Attributes:
-        indices: the caller's numbers of the rows still without a whole answer.
-    """
-
-    indices: list[int]
-
-    def step(self) -> list[tuple[int, Answer]]:
-        """Choose one more token in every row; return the rows whose answer that finished."""
-        ...
-
-    def said(self, index: int) -> list[int]:
-        """Return the tokens so far of a row that is not finished."""
-        ...
-
-
-class Scorer(Protocol):
-    """A model that scores the same few choices after many prompts."""
-
-    def score(self, prompts: Mapping[int, list[int]]) -> Iterator[tuple[int, list[float]]]:
-        """Yield ``(number of the prompt, summed log-probability of each choice)``, every prompt once."""
-        ...
-
-
-class Generator(Protocol):
-    """A loaded model of either backend: it answers prompts, and says how likely given text is."""
-
-    def generate(
-        self, prompts: Mapping[int, list[int]], stop_ids: Iterable[int], limits: Limits
-    ) -> Iterator[tuple[int, Answer]]:
-        """Yield ``(number of the prompt, its answer)`` as answers are finished, every prompt once.
-
-        Args:
-            prompts: token ids by number, each at least one; the rows that a resumed job still lacks keep their numbers.
-            stop_ids: tokens that end an answer.
-            limits: how long answers may and must be.
-        """
-        ...
-
-    def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> Batch:
-        """Begin one batch, to be stepped by the caller."""
-        ...
-
-    def scorer(self, choices: Sequence[list[int]]) -> Scorer:
-        """Return what scores these choices, each of at least one token."""
-        ...
-
-    def losses(self, rows: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[int, float]]:
-        """Yield ``(number of the row, Σ −log p of its supervised tokens, in nats)``, every row once.
-
-        Args:
-            rows: ``(input_ids, labels)`` by number, int32 [s] each; labels are not shifted, and −100 is not counted.
-        """
-        ...

@@ -11,11 +11,11 @@ from typing import ClassVar
 import numpy as np
 
 from backends.ascend.generate.cached_forward import CachedForward
-from backends.generation.base_generator import BaseBatch
+from backends.generation.base_generator import Batch
 from backends.generation.types import Limits, Sampling
 
 
-class MindSporeBatch(BaseBatch):
+class MindSporeBatch(Batch):
     """Rows being answered together by mindformers' Llama; all but the forward pass is numpy.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 from backends.ascend.generate.cached_forward import CachedForward, DeviceFull, full
 from backends.ascend.generate.decode import MindSporeBatch
 from backends.ascend.generate.score import LOGITS_AT_ONCE, choice_scores, row_losses
-from backends.generation.base_generator import BaseGenerator
+from backends.generation.base_generator import Generator
 from backends.generation.batching import check_prompts
 from backends.generation.choice_layout import ChoiceLayout
 from backends.generation.types import BATCH_TOKENS, GREEDY, Answer, Limits, Sampling
@@ -26,7 +26,7 @@ BLOCK = 16  # tokens of a page
 LONGEST = 4096  # prompt and answer; the cache's table has a place for each
 
 
-class MindSporeGenerator(BaseGenerator):
+class MindSporeGenerator(Generator):
     """Answers prompts with mindformers' Llama.
 
     Args:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from backends.cuda.attention import obstacle_to_packing
 from backends.cuda.generate.kv_cache import roomy_cache
-from backends.generation.base_generator import BaseBatch
+from backends.generation.base_generator import Batch
 from backends.generation.types import Answer, Limits, Sampling
 
 
-class TorchBatch(BaseBatch):
+class TorchBatch(Batch):
     """Rows being answered together by a Hugging Face causal model.
 
     Args:
@@ -40,7 +40,7 @@ class TorchBatch(BaseBatch):
 
     library = torch
     mask_type = np.int64
-    row_fields = (*BaseBatch.row_fields, "bias")
+    row_fields = (*Batch.row_fields, "bias")
 
     def __init__(
         self,

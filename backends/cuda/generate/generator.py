@@ -12,12 +12,12 @@ from backends.cuda.attention import obstacle_to_packing
 from backends.cuda.generate.decode import TorchBatch
 from backends.cuda.generate.grouped_attention import use_grouped_attention
 from backends.cuda.generate.score import choice_scores, row_losses
-from backends.generation.base_generator import BaseGenerator
+from backends.generation.base_generator import Generator
 from backends.generation.choice_layout import ChoiceLayout
 from backends.generation.types import BATCH_TOKENS, GREEDY, Limits, Sampling
 
 
-class TorchGenerator(BaseGenerator):
+class TorchGenerator(Generator):
     """Answers prompts with a Hugging Face causal model.
 
     Args:
