@@ -28,7 +28,7 @@ from eval.results import markdown_page, results_json
 from eval.task import Task, get_task
 
 if TYPE_CHECKING:
-    from backends.generation.types import Generator
+    from backends.generation.base_generator import Generator
 
 
 @dataclass(frozen=True)

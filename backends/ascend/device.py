@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.common.console import say
-from converters.common.errors import UserError
+from converters.common.errors import UserError, first_line
 
 # what runs besides the weights: activations of a small batch, the compiled graph, MindSpore itself
 CPU_SAFETY = 1.5
@@ -161,8 +161,3 @@ def free_memory() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a framework's error that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip(" -")), type(error).__name__)

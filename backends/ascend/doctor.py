@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from backends.ascend.device import cards, choose, first_line, looked_for, start
+from backends.ascend.device import cards, choose, looked_for, start
 from backends.run.doctor import DoctorReport, check_step
 from backends.run.environment import code_version, package_versions
 from converters.common.console import format_table
-from converters.common.errors import UserError
+from converters.common.errors import UserError, first_line
 
 # mindformers' own table of releases that go together (VERSION_MAP.json of 1.9.0), from cards back to packages
 SUPPORTED = {"mindspore": "2.9.0", "mindformers": "1.9.0", "mindpet": "1.0.4"}

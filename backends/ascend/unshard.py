@@ -12,11 +12,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.ascend.device import first_line, silence
+from backends.ascend.device import silence
 from backends.ascend.train.start_weights import NO_WEIGHTS
 from backends.weights.files import check_output_file
 from backends.weights.mindspore_ckpt import open_weights, weights_writer
-from converters.common.errors import UsageError, UserError
+from converters.common.errors import UsageError, UserError, first_line
 from converters.common.files import atomic
 
 FORMATS = ("safetensors", "ckpt")

@@ -29,7 +29,13 @@ def doctor(device_name: str, show: Callable[[str], None]) -> DoctorReport:
     rows = []
     for name, version in found.items():
         least = NEEDED.get(name)
-        state = "" if least is None else "ok" if version and _numbers(version) >= least else f"needs ≥ {_dotted(least)}"
+        state = (
+            ""
+            if least is None
+            else "ok"
+            if version and _version_numbers(version) >= least
+            else f"needs ≥ {_dotted(least)}"
+        )
         rows.append([name, version or "not installed", state])
     rows.append(["code", code_version() or "not a git checkout", ""])
     show(format_table(["package", "version", ""], rows, left=3))
@@ -108,7 +114,7 @@ def _two_steps(device: Any) -> tuple[float, float, float]:
     return losses[0], losses[-1], time.perf_counter() - began
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
 
 

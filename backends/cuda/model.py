@@ -16,7 +16,7 @@ from backends.recipe.types import ModelConfig, PetConfig, Recipe
 from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
 from backends.weights.llama import LlamaShape
 from backends.weights.lora import LINEAR_LAYERS, hf_modules, initial_lora_a
-from converters.common.errors import UsageError, UserError
+from converters.common.errors import UsageError, UserError, first_line
 from converters.common.reader import read_json
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def read_config(path: str | Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{folder / MODEL_CONFIG}: {_first_line(error)}") from error
+        raise UserError(f"{folder / MODEL_CONFIG}: {first_line(error)}") from error
 
 
 def read_model(path: str | Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
@@ -136,7 +136,7 @@ def read_model(path: str | Path, dtype: torch.dtype, attention: str) -> PreTrain
             output_loading_info=True,
         )
     except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"{path}: the weights cannot be read ({_first_line(error)})") from error
+        raise UserError(f"{path}: the weights cannot be read ({first_line(error)})") from error
     missing = report["missing_keys"]
     if missing:
         raise UserError(f"{path}: {len(missing)} tensors are missing, {sorted(missing)[0]} first")
@@ -168,7 +168,7 @@ def add_lora(model: PreTrainedModel, pet: PetConfig, seed: int, base: str) -> An
     try:
         tuned = get_peft_model(model, config)
     except ValueError as error:
-        raise UserError(f"pet_config.target_modules: {pet.target_modules!r}: {_first_line(error)}") from error
+        raise UserError(f"pet_config.target_modules: {pet.target_modules!r}: {first_line(error)}") from error
     mindformers_name = {module.split(".")[1]: name for name, module in LINEAR_LAYERS.items()}
     for name, parameter in tuned.named_parameters():
         found = re.search(r"layers\.(\d+)\..*?(\w+)\.lora_A\.", name)
@@ -236,7 +236,3 @@ def load_model(
         odd = sorted(stored ^ held)
         raise UserError(f"{folder}: {len(odd)} adapter tensors do not match the base {below}, {odd[0]} first")
     return model.to(device).eval(), Loaded(below, len(stored))
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -29,3 +29,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a framework's error that says something; rules of dashes do not."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip(" -")), type(error).__name__)

@@ -178,7 +178,7 @@ def test_repetition_penalty_equals_transformers(model, reference, prompts):
 
 
 def test_grouped_attention_equals_attention_with_repeated_keys(model):
-    from backends.cuda.generate.grouped_attention import grouped_attention
+    from backends.cuda.generate.one_token import grouped_attention
 
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 6, 1, 8), torch.randn(3, 2, 20, 8), torch.randn(3, 2, 20, 8)

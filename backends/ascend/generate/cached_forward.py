@@ -11,6 +11,8 @@ m positions whose logits are wanted, v vocabulary.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,7 +173,7 @@ class CachedForward:
             self._extend(int(positions.max()) + 1)
         mask = np.full((*sees.shape[:2], sees.shape[2] + 1), HIDDEN, dtype=np.float32)
         mask[:, :, 1:][sees] = 0
-        try:
+        with naming_a_full_device():
             logits, keys, values = self._pass(
                 Tensor(ids.astype(np.int32)),
                 Tensor(self._cos[positions][:, None]),
@@ -182,10 +184,6 @@ class CachedForward:
                 ms.mutable(cache.values),
             )
             return logits.asnumpy(), Cache(keys, values)
-        except (RuntimeError, MemoryError) as error:
-            if full(error):
-                raise DeviceFull("the device has no memory left") from None
-            raise
 
     def keep(self, cache: Cache, rows: np.ndarray) -> Cache:
         """Return the cache of these rows only.
@@ -193,13 +191,9 @@ class CachedForward:
         Raises:
             DeviceFull: the memory does not suffice.
         """
-        try:
+        with naming_a_full_device():
             chosen = Tensor(rows.astype(np.int32))
             return Cache(*self._keep(chosen, ms.mutable(cache.keys), ms.mutable(cache.values)))
-        except (RuntimeError, MemoryError) as error:
-            if full(error):
-                raise DeviceFull("the device has no memory left") from None
-            raise
 
     def _set_tables(self, frequencies: Any) -> None:
         """Take cosines and sines from mindformers' own manager, float32 [positions, d]."""
@@ -222,6 +216,12 @@ class CachedForward:
         return Tensor(shape=list(shape), dtype=dtype)
 
 
-def full(error: BaseException) -> bool:
-    """Whether this is how MindSpore says that the memory does not suffice."""
-    return isinstance(error, MemoryError) or FULL.search(str(error)) is not None
+@contextmanager
+def naming_a_full_device() -> Iterator[None]:
+    """Turn what MindSpore raises when the memory does not suffice into :class:`DeviceFull`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or FULL.search(str(error)):
+            raise DeviceFull("the device has no memory left") from None
+        raise

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.ascend.generate.cached_forward import CachedForward, DeviceFull, full
+from backends.ascend.generate.cached_forward import CachedForward, DeviceFull, naming_a_full_device
 from backends.ascend.generate.decode import MindSporeBatch
 from backends.ascend.generate.score import LOGITS_AT_ONCE, choice_scores, row_losses
 from backends.generation.base_generator import Generator
@@ -143,7 +143,7 @@ class PagedGenerator(MindSporeGenerator):
         ids = np.full((len(prompts), longest), self.pad_id, dtype=np.int32)
         for row, prompt in zip(ids, prompts, strict=True):
             row[: len(prompt)] = prompt
-        try:
+        with naming_a_full_device():
             whole = self.network.generate(
                 ids.tolist(),
                 do_sample=False,
@@ -151,10 +151,6 @@ class PagedGenerator(MindSporeGenerator):
                 eos_token_id=stop or [-1],
                 pad_token_id=self.pad_id,
             )
-        except (RuntimeError, MemoryError) as error:
-            if full(error):
-                raise DeviceFull("the device has no memory left") from None
-            raise
         return [_answer(ids[len(prompt) :].tolist(), stop) for prompt, ids in zip(prompts, whole, strict=True)]
 
 

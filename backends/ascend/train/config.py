@@ -67,16 +67,6 @@ class ReplacedSettings:
             self.changed.append(f"{path.removeprefix('model.model_config.')} {place} → {value}")
         self.set(path, value)
 
-    def drop(self, path: str) -> None:
-        """Remove one key; a line tells if the recipe has it."""
-        *sections, key = path.split(".")
-        place: Any = self.raw
-        for section in sections:
-            place = (place or {}).get(section)
-        if isinstance(place, dict) and key in place:
-            del place[key]
-            self.changed.append(f"{path} left out")
-
     def say(self, line: str) -> None:
         """Remember a line of its own."""
         self.said.append(line)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mindspore.train.callback import Callback
 
-from backends.ascend.train.saving import restore
-from backends.run.directory import Checkpoint
+from backends.ascend.train.job import Job, RowFigures
+from backends.ascend.train.parallel import is_cut
+from backends.ascend.train.saving import restore, save_checkpoint
+from backends.run.directory import Run
 from backends.run.log import TrainLog
+from backends.run.resume import checkpoint_steps
 from backends.run.rows import row_names
 from converters.common.errors import UserError
 from mindrecord.tokens.order import rows_of_step
@@ -21,40 +24,26 @@ class RunMonitor(Callback):
     """Sees every optimizer step of mindformers' training.
 
     Args:
-        data: lengths, supervised tokens and names of the rows.
-        batch: rows of a step, over all workers.
-        seed: of the order.
-        shuffle: whether an epoch has an order of its own.
-        resumed: the checkpoint to go on from, or None.
+        run: where checkpoints are written.
+        job: of the run.
+        figures: of its rows.
         log: where the steps are written; None in all workers but the first.
-        saving: steps after which ``save`` is called.
-        save: writes a checkpoint of an optimizer after a step.
     """
 
-    def __init__(
-        self,
-        data: Any,
-        *,
-        batch: int,
-        seed: int,
-        shuffle: bool,
-        resumed: Checkpoint | None,
-        log: TrainLog | None,
-        saving: set[int],
-        save: Callable[[Any, int], None],
-    ) -> None:
+    def __init__(self, run: Run, job: Job, figures: RowFigures, log: TrainLog | None) -> None:
         super().__init__()
-        self.data, self.log, self.resumed, self.save, self.saving = data, log, resumed, save, saving
-        self.batch, self.seed, self.shuffle = batch, seed, shuffle
-        self.step = resumed.step if resumed else 0
+        self.run, self.recipe, self.job, self.figures, self.log = run, run.recipe, job, figures, log
+        # of a model in pieces, mindformers writes the checkpoints
+        self.saving = set() if is_cut(run.recipe, job.workers) else checkpoint_steps(run.recipe, job.steps)
+        self.step = job.first_step
         self.optimizer: Any = None
         self._began = 0.0
 
     def on_train_begin(self, run_context: Any) -> None:
         """Put back what a checkpoint holds, before the first step is compiled."""
         self.optimizer = run_context.original_args().train_network.optimizer
-        if self.resumed is not None:
-            restore(self.optimizer, self.resumed.path)
+        if self.job.checkpoint is not None:
+            restore(self.optimizer, Path(self.job.checkpoint))
         self._began = time.perf_counter()
 
     def on_train_step_end(self, run_context: Any) -> None:
@@ -66,12 +55,13 @@ class RunMonitor(Callback):
         loss, overflow, _, rate, norm = run_context.original_args().net_outputs[:5]
         loss, rate, norm = _number(loss), _number(rate), _number(norm)
         self.step += 1
-        rows = rows_of_step(len(self.data.tokens), self.batch, self.step - 1, self.seed, self.shuffle)
+        batch, seed = self.recipe.runner_config.batch_size, self.recipe.seed
+        rows = rows_of_step(len(self.figures.tokens), batch, self.step - 1, seed, self.recipe.shuffle)
         if not np.isfinite(loss):
-            raise UserError(f"step {self.step}: the loss is {loss}; {row_names(self.data.names, rows)}")
+            raise UserError(f"step {self.step}: the loss is {loss}; {row_names(self.figures.names, rows)}")
         if not np.isfinite(norm) or bool(np.asarray(overflow.asnumpy()).any()):
             raise UserError(
-                f"step {self.step}: the gradient is not finite (loss {loss:.4g}); {row_names(self.data.names, rows)}"
+                f"step {self.step}: the gradient is not finite (loss {loss:.4g}); {row_names(self.figures.names, rows)}"
             )
         now = time.perf_counter()
         seconds, self._began = now - self._began, now
@@ -81,13 +71,13 @@ class RunMonitor(Callback):
                 loss=loss,
                 rate=rate,
                 norm=norm,
-                tokens=int(self.data.tokens[rows].sum()),
-                supervised=int(self.data.supervised[rows].sum()),
+                tokens=int(self.figures.tokens[rows].sum()),
+                supervised=int(self.figures.supervised[rows].sum()),
                 seconds=seconds,
             )
         if self.step in self.saving and self.log is not None:
             self.log.sync()
-            self.save(self.optimizer, self.step)
+            save_checkpoint(self.run, self.recipe, self.job, self.optimizer, self.step)
             self._began = time.perf_counter()  # writing is not part of the next step
 
 

@@ -68,6 +68,11 @@ def parallel_layout(recipe: Recipe, workers: int) -> str:
     return "recipe" if shards(recipe) > 1 else "data"
 
 
+def is_cut(recipe: Recipe, workers: int) -> bool:
+    """Whether the model lies in pieces on several cards, so that no worker can write a product."""
+    return parallel_layout(recipe, workers) == "recipe"
+
+
 def share_of_worker(recipe: Recipe, workers: int) -> int:
     """Rows that one worker's copy of the model takes of a step.
 

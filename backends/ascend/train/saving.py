@@ -104,7 +104,7 @@ def model_config(recipe: Recipe, job: Job) -> dict[str, Any]:
     return config_from_recipe(ModelConfig(**fields), recipe.path)
 
 
-def save_product(values: dict[str, np.ndarray], recipe: Recipe, job: Job, folder: Path) -> None:
+def save_final_weights(values: dict[str, np.ndarray], recipe: Recipe, job: Job, folder: Path) -> None:
     """Put the trained weights at the top of the run directory, each file whole or absent."""
     with adding_files(folder) as temporary:
         save_weights(values, recipe, job, temporary, recipe.model.model_config.param_init_type)
@@ -133,6 +133,6 @@ def save_checkpoint(run: Run, recipe: Recipe, job: Job, optimizer: Any, step: in
 
 def finish(run: Run, recipe: Recipe, job: Job, values: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> None:
     """Write the product, then the result, which says that the run is finished."""
-    save_product(values, recipe, job, run.path)
+    save_final_weights(values, recipe, job, run.path)
     write_result(run, recipe, rows, sum(value.size for value in values.values()), speak)
     remove_start(run)

@@ -15,13 +15,11 @@ from typing import Any
 
 from backends.ascend.device import rank, silence, speak, start
 from backends.ascend.train.config import mindformers_config
-from backends.ascend.train.job import Job, RowFigures, read_job
-from backends.ascend.train.parallel import parallel_layout
-from backends.ascend.train.saving import finish, save_checkpoint, trained_values
-from backends.recipe.types import Recipe
-from backends.run.directory import Checkpoint, Run, read_log
+from backends.ascend.train.job import Job, read_job
+from backends.ascend.train.parallel import is_cut
+from backends.ascend.train.saving import finish, trained_values
+from backends.run.directory import Run, read_log
 from backends.run.log import TrainLog
-from backends.run.resume import checkpoint_steps
 from converters.common.console import run_main
 from converters.common.errors import UserError
 from converters.common.files import write_text
@@ -40,19 +38,17 @@ def work(file: Path) -> None:
     for note in notes:
         speak(note)
     start(job.device, threads=job.threads, log_folder=job.folder / "log")
-    monitor, log = _monitor(run, recipe, job, figures)
+    from backends.ascend.train.monitor import RunMonitor  # imports MindSpore, so it waits for the start
+
+    log = TrainLog(run.log, read_log(run.log)[: job.first_step], job.steps, job.steps_per_epoch) if not rank() else None
+    monitor = RunMonitor(run, job, figures, log)
     try:
         _train(config, monitor, job)
     finally:
         if log is not None:
             log.close()
-    if log is not None and not is_cut(recipe, job):
+    if log is not None and not is_cut(recipe, job.workers):
         finish(run, recipe, job, trained_values(monitor.optimizer), log.rows)
-
-
-def is_cut(recipe: Recipe, job: Job) -> bool:
-    """Whether the model lies in pieces on several cards, so that no worker can write a product."""
-    return parallel_layout(recipe, job.workers) == "recipe"
 
 
 def _train(config: dict[str, Any], monitor: Any, job: Job) -> None:
@@ -87,31 +83,6 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line.strip("- ")][:2]
     return f"{type(error).__name__}: {' '.join(kept)[:400]}" if kept else type(error).__name__
-
-
-def _monitor(run: Run, recipe: Recipe, job: Job, figures: RowFigures) -> tuple[Any, TrainLog | None]:
-    from backends.ascend.train.monitor import RunMonitor
-
-    checkpoint = Checkpoint(Path(job.checkpoint), job.first_step) if job.checkpoint else None
-    log = (
-        TrainLog(run.log, read_log(run.log)[: job.first_step], job.steps, job.steps_per_epoch) if rank() == 0 else None
-    )
-
-    def save(optimizer: Any, step: int) -> None:
-        save_checkpoint(run, recipe, job, optimizer, step)
-
-    monitor = RunMonitor(
-        figures,
-        batch=recipe.runner_config.batch_size,
-        seed=recipe.seed,
-        shuffle=recipe.shuffle,
-        resumed=checkpoint,
-        log=log,
-        # of a model in pieces, mindformers writes the checkpoints
-        saving=set() if is_cut(recipe, job) else checkpoint_steps(recipe, job.steps),
-        save=save,
-    )
-    return monitor, log
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from backends.cuda.attention import obstacle_to_packing
-from backends.cuda.generate.kv_cache import roomy_cache
+from backends.cuda.generate.one_token import roomy_cache
 from backends.generation.base_generator import Batch
 from backends.generation.types import Answer, Limits, Sampling
 

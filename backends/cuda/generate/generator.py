@@ -10,7 +10,7 @@ import torch
 
 from backends.cuda.attention import obstacle_to_packing
 from backends.cuda.generate.decode import TorchBatch
-from backends.cuda.generate.grouped_attention import use_grouped_attention
+from backends.cuda.generate.one_token import use_grouped_attention
 from backends.cuda.generate.score import choice_scores, row_losses
 from backends.generation.base_generator import Generator
 from backends.generation.choice_layout import ChoiceLayout

@@ -32,7 +32,7 @@ from backends.cuda.model import (
 )
 from backends.cuda.processes import Processes, joined, speak
 from backends.cuda.train.optimizer import Optimizer
-from backends.cuda.train.saving import load_weights, save_product, save_weights
+from backends.cuda.train.saving import load_weights, save_final_weights, save_weights
 from backends.cuda.train.step import Stepper
 from backends.recipe.schedule import learning_rate, warmup_steps
 from backends.recipe.types import Recipe
@@ -271,5 +271,5 @@ def _save_checkpoint(
 
 
 def _finish(run: Run, recipe: Recipe, model: Any, rows: list[dict[str, Any]]) -> None:
-    save_product(model, run.path, recipe.model.model_config.param_init_type)
+    save_final_weights(model, run.path, recipe.model.model_config.param_init_type)
     write_result(run, recipe, rows, sum(p.numel() for p in model.parameters() if p.requires_grad), speak)

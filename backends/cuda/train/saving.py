@@ -62,7 +62,7 @@ def load_weights(model: Any, folder: Path) -> None:
         raise ValueError(f"{folder}: tensors are missing: {sorted(set(missing) - tied)}")
 
 
-def save_product(model: Any, folder: Path, whole_model_dtype: str) -> None:
+def save_final_weights(model: Any, folder: Path, whole_model_dtype: str) -> None:
     """Put the trained weights at the top of the run directory, each file whole or absent."""
     dtype = getattr(torch, whole_model_dtype)
     with adding_files(folder) as temporary:

@@ -1,19 +1,23 @@
-"""Attention of one new token under grouped queries, without copying keys and values for every query head.
+"""What makes one more token cheap on transformers' models: no keys are copied, by attention or by the cache.
 
 Grouped-query models keep fewer key heads than query heads. transformers repeats keys and values to match whenever there
 is a mask, at every step of decoding, which reads and writes the whole cache. With a single query position the query
-heads of a group can stand in the place of positions instead: the same products, nothing copied.
+heads of a group can stand in the place of positions instead: the same products, nothing copied. And transformers' own
+cache copies all keys and values into a new tensor at every token; here the room for the whole answer is there from the
+start.
 
-Shapes: b rows, h query heads, k key heads, g = h / k, s keys, d head size.
+Shapes: b rows, h query heads, k key heads, s tokens so far, room tokens at most, d head size.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.cache_utils import Cache, DynamicLayer
 
 NAME = "grouped_decoding"
 
@@ -63,3 +67,47 @@ def use_grouped_attention(model: Any) -> None:
     AttentionInterface.register(NAME, grouped_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values of one layer; ``keys`` and ``values`` are views [b, k, s, d] of what is filled.
+
+    Args:
+        room: the most tokens that will come.
+    """
+
+    is_initialized: bool
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.length = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write new keys and values, [b, k, new, d], behind the old ones; return all so far."""
+        if not self.is_initialized:
+            b, k, _, d = key_states.shape
+            self.key_room = key_states.new_empty(b, k, self.room, d)
+            self.value_room = value_states.new_empty(b, k, self.room, value_states.shape[-1])
+            self.is_initialized = True
+        end = self.length + key_states.shape[-2]
+        self.key_room[:, :, self.length : end] = key_states
+        self.value_room[:, :, self.length : end] = value_states
+        self.length = end
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows only."""
+        self.key_room, self.value_room = self.key_room[indices], self.value_room[indices]
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = self.key_room[:, :, : self.length], self.value_room[:, :, : self.length]
+
+
+def roomy_cache(room: int) -> Cache:
+    """Return an empty cache for at most ``room`` tokens a row."""
+    return Cache(layer_class_to_replicate=functools.partial(RoomyLayer, room))
