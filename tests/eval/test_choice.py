@@ -219,6 +219,7 @@ def test_rows_with_and_without_a_label(tmp_path):
     assert list(task.figures(graded, {}, "folder/d.jsonl").results) == ["choice_d"]
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("arguments", [["--help"], ["--predictions", "PREDICTIONS", "--choices", "yes,no,maybe"]])
 def test_neither_help_nor_grading_imports_anything_heavy(predictions, arguments):
     words = [str(predictions) if word == "PREDICTIONS" else word for word in arguments]

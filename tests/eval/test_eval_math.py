@@ -125,6 +125,7 @@ def command(*arguments, module="eval.math"):
     return [sys.executable, "-X", "importtime", "-m", module, *map(str, arguments)]
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [

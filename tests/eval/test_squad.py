@@ -149,6 +149,7 @@ def test_wrong_use_is_one_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [
