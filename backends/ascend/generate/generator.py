@@ -4,6 +4,8 @@ On a card, greedy answers come from mindformers' own ``generate``, whose paged a
 computes. Only a card has that kernel, and on a card this has not been run. What is tested, on the CPU and without
 ``use_past``, is everything around it: padding, stop tokens, limits and order. Imported after
 :func:`backends.ascend.device.start`.
+
+Shapes: b rows of the batch, t tokens of a row, c choices.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import numpy as np
 
 from backends.ascend.generate.cached_forward import CachedForward, DeviceFull, naming_a_full_device
 from backends.ascend.generate.decode import MindSporeBatch
-from backends.ascend.generate.score import LOGITS_AT_ONCE, choice_scores, row_losses
 from backends.generation.base_generator import Generator
 from backends.generation.batching import check_prompts
 from backends.generation.choice_layout import ChoiceLayout
 from backends.generation.types import BATCH_TOKENS, GREEDY, Answer, Limits, Sampling
 from converters.common.console import say
+from mindrecord.tokens.encode import IGNORE_INDEX
 
+LOGITS_AT_ONCE = 2**28  # numbers in the logits of a batch: a gigabyte in float32
 BLOCK = 16  # tokens of a page
 LONGEST = 4096  # prompt and answer; the cache's table has a place for each
 
@@ -59,15 +62,37 @@ class MindSporeGenerator(Generator):
         return MindSporeBatch(self.forward, rows, self.pad_id, stop_ids, limits, self.sampling)
 
     def choice_scores(self, layout: ChoiceLayout, prompts: Sequence[list[int]]) -> list[list[float]]:
-        """Return the summed log-probability of each choice after each prompt."""
-        return choice_scores(self.forward, layout, prompts, self.pad_id)
+        """Return the summed log-probability of each choice after each prompt, float64 [b, c]."""
+        ids, positions, real = layout.inputs(prompts, self.pad_id)
+        b, t = ids.shape
+        wanted = np.arange(b)[:, None] * t + np.arange(t - layout.size, t)
+        logits, _ = self.forward.run(ids, positions, layout.sees(real), wanted.ravel(), self.forward.empty(b))
+        logits = logits.reshape(b, layout.size, -1)
+        token, column, owner = layout.targets
+        found = logits[:, column, token] - log_sum_exp(logits)[:, column]
+        scores = np.zeros((b, layout.count))
+        np.add.at(scores.T, owner, found.T)
+        return scores.tolist()
 
     def row_losses(self, inputs: np.ndarray, targets: np.ndarray, real: np.ndarray) -> list[float]:
         """Return each row's Σ −log p of its targets, in nats."""
-        return row_losses(self.forward, inputs, targets)
+        b, t = inputs.shape
+        # padding lies behind, where nothing that counts sees it
+        sees = np.broadcast_to(np.tril(np.ones((t, t), dtype=bool)), (b, t, t))
+        positions = np.broadcast_to(np.arange(t), (b, t))
+        row, column = np.nonzero(targets != IGNORE_INDEX)
+        logits, _ = self.forward.run(inputs, positions, sees, row * t + column, self.forward.empty(b))
+        found = log_sum_exp(logits) - logits[np.arange(len(row)), targets[row, column]]
+        return np.bincount(row, weights=found, minlength=b).tolist()
 
     def free_memory(self) -> None:
         """Do nothing: MindSpore gives back what is no longer referenced."""
+
+
+def log_sum_exp(logits: np.ndarray) -> np.ndarray:
+    """Return log Σ exp over the last axis, float64."""
+    top = logits.max(-1, keepdims=True)
+    return np.log(np.exp(logits - top).sum(-1, dtype=np.float64)) + top[..., 0]
 
 
 def paged_settings(batch_tokens: int, positions: int) -> dict[str, Any]:

@@ -1,4 +1,11 @@
-"""The torch backend's generator: a Hugging Face causal model under the shared rules of answering and scoring."""
+"""The torch backend's generator: a Hugging Face causal model under the shared rules of answering and scoring.
+
+Choices take one forward pass a batch, laid out as :mod:`backends.generation.choice_layout` says; the prompt is read
+once.
+
+Shapes: b rows of the batch, s tokens of a row with padding, t of a prompt and all choices behind it, c choices,
+n tokens of all choices, m supervised tokens of the batch.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from backends.cuda.attention import obstacle_to_packing
 from backends.cuda.generate.decode import TorchBatch
 from backends.cuda.generate.one_token import use_grouped_attention
-from backends.cuda.generate.score import choice_scores, row_losses
 from backends.generation.base_generator import Generator
 from backends.generation.choice_layout import ChoiceLayout
 from backends.generation.types import BATCH_TOKENS, GREEDY, Limits, Sampling
+from mindrecord.tokens.encode import IGNORE_INDEX
+
+LOGITS_AT_ONCE = 2048  # of 128,256 words in float32: a gigabyte
 
 
 class TorchGenerator(Generator):
@@ -59,13 +69,49 @@ class TorchGenerator(Generator):
         """Name what makes the model see otherwise than by the mask it is given."""
         return obstacle_to_packing(self.model.config, longest)
 
+    @torch.inference_mode()
     def choice_scores(self, layout: ChoiceLayout, prompts: Sequence[list[int]]) -> list[list[float]]:
-        """Return the summed log-probability of each choice after each prompt."""
-        return choice_scores(self.model, layout, prompts, self.pad_id)
+        """Return the summed log-probability of each choice after each prompt, float32 [b, c]."""
+        ids, positions, real = layout.inputs(prompts, self.pad_id)
+        output = self.model(
+            input_ids=torch.from_numpy(ids).to(self.model.device),
+            attention_mask=self._choice_mask(layout, real),
+            position_ids=torch.from_numpy(positions).to(self.model.device),
+            use_cache=False,
+            logits_to_keep=layout.size,
+        )
+        logits = output.logits.float()
+        token, column, owner = torch.from_numpy(layout.targets).to(logits.device)
+        found = logits[:, column, token] - logits.logsumexp(-1)[:, column]  # [b, n]
+        return torch.zeros(len(found), layout.count, device=found.device).index_add_(1, owner, found).tolist()
 
+    def _choice_mask(self, layout: ChoiceLayout, real: np.ndarray) -> Tensor | None:
+        """Return who sees whom: nothing or [b, t] where it is plainly causal, else what is added, [b, 1, t, t]."""
+        model = self.model
+        if layout.size == 1:
+            return None if real.all() else torch.from_numpy(real.astype(np.int64)).to(model.device)
+        both = torch.from_numpy(layout.sees(real)).to(model.device)
+        mask = torch.zeros(both.shape, dtype=model.dtype, device=model.device)
+        return mask.masked_fill_(~both, torch.finfo(model.dtype).min)[:, None]
+
+    @torch.inference_mode()
     def row_losses(self, inputs: np.ndarray, targets: np.ndarray, real: np.ndarray) -> list[float]:
         """Return each row's Σ −log p of its targets, in nats."""
-        return row_losses(self.model, inputs, targets, real)
+        model = self.model
+        hidden = model.base_model(
+            input_ids=torch.from_numpy(inputs).to(model.device),
+            attention_mask=None if real.all() else torch.from_numpy(real.astype(np.int64)).to(model.device),
+            use_cache=False,
+        ).last_hidden_state
+        row, column = np.nonzero(targets != IGNORE_INDEX)
+        wanted = torch.from_numpy(targets[row, column]).to(model.device)
+        losses = torch.empty(len(row), dtype=torch.float64)  # [m]
+        for start in range(0, len(row), LOGITS_AT_ONCE):
+            part = slice(start, start + LOGITS_AT_ONCE)
+            logits = model.lm_head(hidden[row[part], column[part]]).float()
+            losses[part] = torch.nn.functional.cross_entropy(logits, wanted[part], reduction="none").double().cpu()
+        sums = torch.zeros(len(inputs), dtype=torch.float64)
+        return sums.index_add_(0, torch.from_numpy(row), losses).tolist()
 
     def free_memory(self) -> None:
         """Give what torch keeps for later allocations back to the device."""
