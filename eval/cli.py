@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from backends.cli.model_arguments import (
     add_checkpoint_arguments,
@@ -16,6 +17,10 @@ from eval.run import Results, evaluate, grade_predictions
 from eval.task import Task
 
 LIMIT = "the first N rows only (default: all)"
+ASKING = (
+    *("base", "template", "allow_template_mismatch"),
+    *("limit", "out", "overwrite", "max_new_tokens", "min_new_tokens"),
+)
 OVERWRITE = "start over (default: go on with the predictions there)"
 
 
@@ -84,24 +89,16 @@ def check_source(args: argparse.Namespace, data: str | None = None) -> None:
         raise UsageError(f"--ckpt needs --data FILE of {data}")
 
 
+def asking_from(args: argparse.Namespace) -> dict[str, Any]:
+    """Return how a model is asked: the options of :func:`build_parser` that :func:`eval.run.evaluate` takes by name."""
+    return {name: getattr(args, name) for name in ASKING} | {"runtime": runtime_from(args)}
+
+
 def results_from(task: Task, args: argparse.Namespace) -> Results:
     """Ask the checkpoint of ``--ckpt``, or grade the file of ``--predictions``; options of :func:`build_parser`."""
     if args.predictions:
         return grade_predictions(task, args.predictions, args.data, limit=args.limit, out=args.out)
-    return evaluate(
-        task,
-        args.ckpt,
-        args.data,
-        limit=args.limit,
-        out=args.out,
-        overwrite=args.overwrite,
-        runtime=runtime_from(args),
-        template=args.template,
-        allow_template_mismatch=args.allow_template_mismatch,
-        base=args.base,
-        max_new_tokens=args.max_new_tokens,
-        min_new_tokens=args.min_new_tokens,
-    )
+    return evaluate(task, args.ckpt, args.data, **asking_from(args))
 
 
 def print_results(results: Results) -> int:

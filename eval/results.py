@@ -74,9 +74,14 @@ def wilson(right: int, n: int, z: float = Z95) -> tuple[float, float]:
     return (0.0 if right == 0 else low), (1.0 if right == n else high)
 
 
-def share_error(share: float, n: int) -> float | None:
-    """Standard error of a share of ``n`` rows; None for a single row."""
-    return math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else None
+def share_figures(measure: str, right: int, n: int) -> dict[str, Any]:
+    """Return a share as ``results.json`` has it: itself, its standard error (None for a single row), its interval."""
+    share = right / n if n else 0.0
+    return {
+        f"{measure},none": share,
+        f"{measure}_stderr,none": math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else None,
+        f"{measure}_wilson95,none": list(wilson(right, n)),
+    }
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None, tuple[float, float]]:

@@ -16,7 +16,7 @@ from converters.common.files import write_text
 from converters.text.conversation import Conversation, Turn, read_conversations
 from eval.choice.rules import UNPARSED, Choices, Scores, choices_of, label_of
 from eval.predictions import read_answer_lines, read_predictions
-from eval.results import Figures, percent, share_error, wilson
+from eval.results import Figures, percent, share_figures, wilson
 from eval.task import Row, Task
 
 if TYPE_CHECKING:
@@ -293,8 +293,7 @@ def _entry(task: str, scores: Scores, positive: str | None, points: int | None) 
     return {
         "alias": task,
         **{f"{name},none": value for name, value in _measures(scores, positive, points).items()},
-        "acc_stderr,none": share_error(scores.accuracy, scores.n),
-        "acc_wilson95,none": list(wilson(scores.right, scores.n)),
+        **share_figures("acc", scores.right, scores.n),
         "unparsed,none": scores.unparsed / scores.n,
     }
 

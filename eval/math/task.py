@@ -15,7 +15,7 @@ from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_rows
 from converters.text.conversation import Turn
 from eval.math.rules import RULES, grade, parse
-from eval.results import LLAMA3_8B, Figures, percent, share_error, wilson
+from eval.results import LLAMA3_8B, Figures, percent, share_figures, wilson
 from eval.task import Row, Task
 
 if TYPE_CHECKING:
@@ -212,9 +212,6 @@ def _entry(kind: str, one: Tally) -> dict[str, Any]:
     """The figures of one kind, as ``results.json`` has them."""
     entry: dict[str, Any] = {"alias": "math" if kind == TOTAL else f" - {kind}"}
     for rule in RULES:
-        share = one.share(rule)
-        entry[f"{rule},none"] = share
-        entry[f"{rule}_stderr,none"] = share_error(share, one.n)
-        entry[f"{rule}_wilson95,none"] = list(wilson(one.correct[rule], one.n))
+        entry |= share_figures(rule, one.correct[rule], one.n)
     entry["unparsed,none"] = one.unparsed / one.n if one.n else 0.0
     return entry

@@ -5,16 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from backends.cli.model_arguments import (
-    add_device_arguments,
-    add_limit_arguments,
-    add_template_arguments,
-    runtime_from,
-)
+from backends.cli.model_arguments import add_device_arguments, add_limit_arguments, add_template_arguments
 from converters.common.console import run_main
 from converters.common.errors import UsageError
 from eval.choice.task import MAX_NEW_TOKENS
-from eval.cli import add_way_argument
+from eval.cli import OVERWRITE, add_way_argument, asking_from
 from eval.table import OUT, tabulate
 
 EPILOG = """examples:
@@ -50,9 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         default=OUT,
         help="for table.md, table.json and the cells (default: %(default)s)",
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="start over (default: go on with the predictions there)"
-    )
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     add_way_argument(parser)
     add_limit_arguments(parser, MAX_NEW_TOKENS)
     add_device_arguments(parser)
@@ -67,15 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         named(args.data, "--data"),
         choices=args.choices,
         way=args.way,
-        base=args.base,
-        template=args.template,
-        allow_template_mismatch=args.allow_template_mismatch,
-        limit=args.limit,
-        out=args.out,
-        overwrite=args.overwrite,
-        max_new_tokens=args.max_new_tokens,
-        min_new_tokens=args.min_new_tokens,
-        runtime=runtime_from(args),
+        **asking_from(args),
     )
     print(found.text)
     return 0

@@ -14,8 +14,8 @@ from converters.common.errors import UsageError, UserError
 from eval.choice import __main__ as choice
 from eval.choice.task import ChoiceTask
 
-# report 000's own scorer looked for "no" anywhere in the answer, before "maybe"
-REPORT_000 = [
+# the published scorer of entailment looked for "no" anywhere in the answer, before "maybe"
+ENTAILMENT = [
     {"instruction": "q", "expected_output": "maybe", "model_output": "I do not know, maybe.", "idx": 0},
     {"instruction": "q", "expected_output": "no", "model_output": "No.", "idx": 1},
     {"instruction": "q", "expected_output": "yes", "model_output": "It is unknown.", "idx": 2},
@@ -34,7 +34,7 @@ def run(*arguments):
 
 @pytest.fixture
 def predictions(tmp_path):
-    return write_jsonl(tmp_path / "report_000.jsonl", REPORT_000)
+    return write_jsonl(tmp_path / "entailment.jsonl", ENTAILMENT)
 
 
 def test_other_tools_files_are_graded_by_whole_words(predictions, capsys):
@@ -58,12 +58,12 @@ def test_the_choices_come_from_the_labels_and_are_said(predictions, capsys):
 def test_results_and_table_are_files(predictions, tmp_path):
     run("--predictions", predictions, "--choices", "yes,no,maybe", "--positive", "maybe", "--out", tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    figures = results["results"]["choice_report_000"]
+    figures = results["results"]["choice_entailment"]
     assert figures["acc,none"] == 0.75
     assert figures["f1,none"] == 1.0
     assert figures["unparsed,none"] == 0.25
     assert figures["acc_wilson95,none"] == pytest.approx([0.3006, 0.9544], abs=1e-4)
-    assert results["n-samples"]["choice_report_000"] == {"original": 4, "effective": 4}
+    assert results["n-samples"]["choice_entailment"] == {"original": 4, "effective": 4}
     assert results["counts"]["confusion"]["yes"] == {"yes": 1, "no": 0, "maybe": 0, "unparsed": 1}
     assert len(results["hashes"]["predictions"]) == 64
     assert results["environment"]["python"]

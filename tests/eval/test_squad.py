@@ -82,7 +82,7 @@ class TestContestGate:
     def test_it_holds_for_llama_3_8b_in_the_contests_own_form(self):
         gate, _ = contest_gate(CONTEST_LABELS, self.META)
         assert (gate.f1, gate.em) == (53.88321397598089, 39.75326560232221)
-        # report 004's run, and the same a little lower
+        # the contest's tuned run, and the same a little lower
         assert gate.passed(Tally([0.584921336310527], [0.4329946782776972]))
         assert not gate.passed(Tally([0.584921336310527], [0.397]))
 

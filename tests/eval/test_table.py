@@ -1,4 +1,4 @@
-"""Adapters × data sets: names, means, the table of report 000, cells from a tiny model."""
+"""Adapters × data sets: names, means, the published table of entailment, cells from a tiny model."""
 
 import json
 import subprocess
@@ -19,16 +19,16 @@ def scores(right, n, unparsed=0):
     return Scores.of(BINARY, pairs)
 
 
-# report 000, in tenths of a percent
-REPORT_000 = {
+# the published accuracies, in tenths of a percent
+PUBLISHED = {
     "base": {"rte": scores(799, 1000), "mnli": scores(643, 1000)},
     "rte+10": {"rte": scores(855, 1000), "mnli": scores(782, 1000)},
     "mnli+1": {"rte": scores(845, 1000), "mnli": scores(861, 1000, unparsed=9)},
 }
 
 
-def test_report_000s_table_with_its_means():
-    header, lines = table.table(REPORT_000)
+def test_the_published_table_with_its_means():
+    header, lines = table.table(PUBLISHED)
     assert header == ["accuracy %", "rte", "mnli", "mean"]
     assert [[line[0], *(cell.split()[0] for cell in line[1:])] for line in lines] == [
         ["base", "79.9", "64.3", "72.10"],
@@ -36,7 +36,7 @@ def test_report_000s_table_with_its_means():
         ["mnli+1", "84.5", "86.1", "85.30"],
     ]
     assert lines[0][1] == "79.9 ±2.5"
-    means = table.to_json(REPORT_000, {}, {})["mean"]
+    means = table.to_json(PUBLISHED, {}, {})["mean"]
     assert means == {
         name: pytest.approx(value) for name, value in {"base": 0.721, "rte+10": 0.8185, "mnli+1": 0.853}.items()
     }
@@ -47,13 +47,13 @@ def test_the_mean_counts_data_sets_and_not_rows():
 
 
 def test_notes_name_what_chance_would_give_and_what_was_unparsed():
-    first, second = table.note_lines(REPORT_000)
+    first, second = table.note_lines(PUBLISHED)
     assert first == "rte: 1000 rows, always 'yes' would be 100.0 %"
     assert second.endswith("; unparsed, counted as wrong: mnli+1 9")
 
 
 def test_markdown():
-    header, lines = table.table(REPORT_000)
+    header, lines = table.table(PUBLISHED)
     text = table.markdown(header, lines, ["a note"])
     assert text.splitlines()[:3] == [
         "| accuracy % | rte | mnli | mean |",
