@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         data="what the task asks",
         out="for predictions, table and results (default: eval/TASK-… in the run; runs/eval/… for a model)",
     )
-    parser.add_argument("task", metavar="TASK", help="FILE.py, MODULE:CLASS, or the name of a task of this project")
+    parser.add_argument("task", metavar="TASK", help="FILE.py, or the name of a task of this project")
     args = parser.parse_args(argv)
     task = get_task(args.task)
     check_source(args, "questions" if task.default_data is None else None)

@@ -7,12 +7,11 @@ file with a subclass of :class:`Task` that has a ``name``, :meth:`Task.read_data
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
+import runpy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from converters.common.errors import UsageError, UserError, did_you_mean
@@ -174,16 +173,21 @@ class Task:
 
 
 def get_task(task: str | Task, **options: Any) -> Task:
-    """Return a task by its name: ``math``, a file ``my_task.py``, or ``module:Class``.
+    """Return a task by its name: ``math``, or a file that defines one, ``my_task.py``.
 
     Raises:
         UsageError: there is no such task, or it has no such option.
+        UserError: the file is not Python.
     """
     if isinstance(task, Task):
         if options:
             raise UsageError(f"{task.name}: options go to the task itself where it is made: {', '.join(options)}")
         return task
-    found = _find_class(TASKS.get(task, task))
+    if task in TASKS:
+        module, _, name = TASKS[task].partition(":")
+        found: type[Task] = getattr(importlib.import_module(module), name)
+    else:
+        found = _class_in(Path(task))
     known = inspect.signature(found).parameters
     for option in options:
         if option not in known:
@@ -191,39 +195,23 @@ def get_task(task: str | Task, **options: Any) -> Task:
     return found(**options)
 
 
-def _find_class(name: str) -> type[Task]:
-    place, _, wanted = name.partition(":")
-    try:
-        module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name != place.partition(".")[0]:
-            raise
-        names = ", ".join(TASKS)
+def _class_in(path: Path) -> type[Task]:
+    """Run the file of a task and return the one class of a task that it defines."""
+    if path.suffix != ".py":
         raise UsageError(
-            f"no task {name!r}{did_you_mean(name, TASKS)}; {names}, FILE.py or MODULE:CLASS is expected"
-        ) from None
-    here = {
-        key: value
-        for key, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
-    }
-    if wanted:
-        here = {key: value for key, value in here.items() if key == wanted}
-    if len(here) != 1:
-        said = f"has {len(here)} classes of tasks ({', '.join(here)})" if here else f"has no task {wanted}".rstrip()
-        raise UsageError(f"{place} {said}; name one as {place}:CLASS")
-    return next(iter(here.values()))
-
-
-def _load_file(path: Path) -> ModuleType:
+            f"no task {str(path)!r}{did_you_mean(str(path), TASKS)}; {', '.join(TASKS)} or FILE.py is expected"
+        )
     if not path.is_file():
         raise UsageError(f"{path}: no such file of a task")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        names = runpy.run_path(str(path), run_name=path.stem)
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: {error.msg}") from error
-    return module
+    found = [
+        value
+        for value in names.values()
+        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == path.stem
+    ]
+    if len(found) != 1:
+        raise UsageError(f"{path}: {len(found)} classes of tasks; one is expected")
+    return found[0]

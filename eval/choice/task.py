@@ -116,25 +116,30 @@ class ChoiceTask(Task):
         positive = self.positive or choices.positive
         points = POINTS if self.score_002 else None
         task = f"choice_{Path(source).name.split('.')[0]}"
-        entry = _entry(task, scores, positive, points)
-        header, table = table_rows(scores)
+        measures = {"acc": scores.accuracy, "macro_f1": scores.macro_f1, "mcc": scores.mcc}
+        if positive is not None:
+            measures["f1"] = scores.f1(choices.names.index(positive)) or 0.0
+        if points is not None:
+            measures["score_002"] = points * scores.accuracy
+        entry = {"alias": task, **{f"{name},none": value for name, value in measures.items()}}
+        entry |= {**share_figures("acc", scores.right, scores.n), "unparsed,none": scores.unparsed / scores.n}
         way = meta.get("identity", {}).get("way")
+        config = {"output_type": "multiple_choice" if way == "loglik" else "generate_until", "way": way}
+        whole = {"n": scores.n, "right": scores.right, UNPARSED: scores.unparsed, "without label": unlabelled}
+        confusion = {
+            label: dict(zip((*choices.names, UNPARSED), counts, strict=True))
+            for label, counts in zip(choices.names, scores.confusion, strict=True)
+        }
+        header, table = table_rows(scores)
         return Figures(
             header=header,
             table=table,
             lines=summary_lines(scores, positive, points),
             results={task: entry},
-            configs={
-                task: {
-                    "output_type": "multiple_choice" if way == "loglik" else "generate_until",
-                    "way": way,
-                    "doc_to_choice": list(scores.choices),
-                    "positive": positive,
-                }
-            },
-            higher_is_better={task: dict.fromkeys(_measures(scores, positive, points), True)},
+            configs={task: {**config, "doc_to_choice": list(choices.names), "positive": positive}},
+            higher_is_better={task: dict.fromkeys(measures, True)},
             samples={task: (len(rows), scores.n)},
-            extra={"counts": _counts(task, scores, unlabelled)},
+            extra={"counts": {task: whole, "confusion": confusion}},
             title=task,
         )
 
@@ -277,32 +282,3 @@ def summary_lines(scores: Scores, positive: str | None, points: int | None = Non
         worth = f"{scores.accuracy:.4f} * {points} = {points * scores.accuracy:.2f} of {points} points"
         lines.append(f"score 002: {worth}")
     return lines
-
-
-def _measures(scores: Scores, positive: str | None, points: int | None) -> dict[str, float]:
-    measures = {"acc": scores.accuracy, "macro_f1": scores.macro_f1, "mcc": scores.mcc}
-    if positive is not None:
-        measures["f1"] = scores.f1(scores.choices.index(positive)) or 0.0
-    if points is not None:
-        measures["score_002"] = points * scores.accuracy
-    return measures
-
-
-def _entry(task: str, scores: Scores, positive: str | None, points: int | None) -> dict[str, Any]:
-    """The figures as ``results.json`` has them."""
-    return {
-        "alias": task,
-        **{f"{name},none": value for name, value in _measures(scores, positive, points).items()},
-        **share_figures("acc", scores.right, scores.n),
-        "unparsed,none": scores.unparsed / scores.n,
-    }
-
-
-def _counts(task: str, scores: Scores, unlabelled: int) -> dict[str, Any]:
-    """The counts behind the figures."""
-    whole = {"n": scores.n, "right": scores.right, UNPARSED: scores.unparsed, "without label": unlabelled}
-    confusion = {
-        label: dict(zip((*scores.choices, UNPARSED), counts, strict=True))
-        for label, counts in zip(scores.choices, scores.confusion, strict=True)
-    }
-    return {task: whole, "confusion": confusion}
