@@ -52,7 +52,8 @@ def test_llama3_ids(genuine):
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.text(max_size=20), max_size=4))
+# U+2581 is how SentencePiece writes a space, so its tokenizers cannot tell the two apart
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="▁"), max_size=20), max_size=4))
 def test_text_survives(tokenizer, texts):
     for text, ids in zip(texts, tokenizer.encode_batch(texts, "inside"), strict=True):
         bos = [tokenizer.bos_id, *tokenizer.encode_batch(["x"], "inside")[0]]
