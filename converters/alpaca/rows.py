@@ -1,7 +1,7 @@
 """Alpaca and ShareGPT files as conversations, described by LLaMA-Factory's own ``dataset_info.json``, unchanged.
 
 Columns, tags, system, history and several turns mean what they mean there: where ``columns`` or ``tags`` are given, one
-that is not named is absent. Tool calls, images, audio, video and preference pairs are no text to learn from here.
+that is not named is absent. Tool calls, images, audio, video and preference pairs are not converted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from converters.common.reader import read_json
 from converters.pipeline.output import OutputOptions
 from converters.pipeline.rows import Intake, Row, RowError, json_rows
 from converters.pipeline.source import Source
+from converters.text.conversation import ShapeError, history_of, messages_of, text_of
 
 if TYPE_CHECKING:
     from converters.pipeline.conversion import Report
@@ -195,65 +196,41 @@ def read_rows(entry: Entry, source: Source, intake: Intake, *, by_path: bool) ->
     for number, (line, row) in enumerate(json_rows(source, intake), start=1):
         if number == 1 and by_path:
             entry = as_shown(entry, row)
+        given = row.get("id", row.get("idx"))
+        row_id = str(given) if isinstance(given, str | int) else str(number)
         try:
-            system, said = (_alpaca if entry.formatting == "alpaca" else _sharegpt)(entry, row)
-        except RowError as error:
+            yield (_alpaca if entry.formatting == "alpaca" else _sharegpt)(entry, row, row_id)
+        except (RowError, ShapeError) as error:
             detail = error.detail
             if error.reason != "tool call":
                 detail += f"; expected such as {entry.example()}"
             intake.reject(line, RowError(error.reason, detail), row)
-            continue
-        *before, (instruction, extra, answer) = said
-        history = tuple((f"{one}\n{two}" if two else one, reply) for one, two, reply in before)
-        given = row.get("id", row.get("idx"))
-        row_id = str(given) if isinstance(given, str | int) else str(number)
-        yield Row(KINDS[1] if history else KINDS[0], row_id, instruction, answer, extra, system, history)
 
 
-Said = list[tuple[str, str, str]]
-"""Question, what else is asked with it, and answer, turn by turn."""
-
-
-def _alpaca(entry: Entry, row: Mapping[str, Any]) -> tuple[str, Said]:
+def _alpaca(entry: Entry, row: Mapping[str, Any], row_id: str) -> Row:
     columns = entry.columns
     for key in ("prompt", "response"):
-        if columns.get(key) and columns[key] not in row:
-            raise RowError("missing key", f"no {columns[key]!r}; found {', '.join(map(repr, row)) or 'no key'}")
+        if columns.get(key):
+            _require(row, columns[key])
     asked = [text for key in ("prompt", "query") if (text := _text(row, columns.get(key)))]
     answer = _text(row, columns["response"])
     if not asked:
         raise RowError("no question", f"{columns.get('prompt')!r} and {columns.get('query')!r} are empty")
     if not answer:
         raise RowError("no answer", f"{columns['response']!r} is empty")
-    history = row.get(columns.get("history") or "") or []
-    if not isinstance(history, list):
-        raise RowError("broken history", f"{columns['history']!r} is {type(history).__name__}, not a list")
-    said: Said = []
-    for pair in history:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise RowError("broken history", f"{columns['history']!r} must be a list of [question, answer]")
-        said.append((pair[0], "", pair[1]))
-    said.append((asked[0], asked[1] if len(asked) > 1 else "", answer))
-    return _text(row, columns.get("system")), said
+    history = history_of(row, columns.get("history"))
+    extra = asked[1] if len(asked) > 1 else ""
+    return Row(KINDS[bool(history)], row_id, asked[0], answer, extra, _text(row, columns.get("system")), history)
 
 
-def _sharegpt(entry: Entry, row: Mapping[str, Any]) -> tuple[str, Said]:
+def _sharegpt(entry: Entry, row: Mapping[str, Any], row_id: str) -> Row:
     key, tags = entry.columns["messages"] or "", entry.tags
-    if key not in row:
-        raise RowError("missing key", f"no {key!r}; found {', '.join(map(repr, row)) or 'no key'}")
-    messages = row[key]
-    if not isinstance(messages, list) or not messages:
-        raise RowError("no turns", f"{key!r} is {'empty' if messages == [] else type(messages).__name__}")
+    _require(row, key)
     system = _text(row, entry.columns.get("system"))
     role_tag, content_tag = tags["role_tag"] or "", tags["content_tag"] or ""
     texts: list[str] = []
-    for place, message in enumerate(messages, start=1):
-        found = ", ".join(map(repr, message)) if isinstance(message, dict) else type(message).__name__
-        if not isinstance(message, dict) or role_tag not in message or content_tag not in message:
-            raise RowError(
-                "missing key", f"turn {place}: found {found or 'no key'}; no {role_tag!r} or {content_tag!r}"
-            )
-        role, text = message[role_tag], _text(message, content_tag)
+    for place, role, given in messages_of(row, key, role_tag, content_tag):
+        text = "" if given is None else text_of(given, content_tag)
         if role in (tags["observation_tag"], tags["function_tag"]) and role is not None:
             raise RowError("tool call", f"turn {place} is {role!r}: tools are not supported")
         if place == 1 and role == tags["system_tag"] and role is not None:
@@ -267,17 +244,19 @@ def _sharegpt(entry: Entry, row: Mapping[str, Any]) -> tuple[str, Said]:
         texts.append(text)
     if not texts or len(texts) % 2:
         raise RowError("wrong turn", f"it does not end with {tags['assistant_tag']!r}")
-    return system, [(texts[i], "", texts[i + 1]) for i in range(0, len(texts), 2)]
+    history = tuple(zip(texts[:-2:2], texts[1:-2:2], strict=True))
+    return Row(KINDS[bool(history)], row_id, texts[-2], texts[-1], system=system, history=history)
+
+
+def _require(row: Mapping[str, Any], key: str | None) -> None:
+    if key not in row:
+        raise RowError("missing key", f"no {key!r}; found {', '.join(map(repr, row)) or 'no key'}")
 
 
 def _text(row: Mapping[str, Any], key: str | None) -> str:
     """The text under a key; empty where it is absent or null."""
     value = row.get(key) if key else None
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise RowError("not a string", f"{key!r} is {type(value).__name__}")
-    return value
+    return "" if value is None else text_of(value, key or "")
 
 
 def entries(folder: Path) -> list[Entry]:

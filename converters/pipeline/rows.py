@@ -15,7 +15,7 @@ from converters.common.errors import UserError
 from converters.common.files import atomic
 from converters.common.reader import MalformedRow, decode_line, parse_json
 from converters.pipeline.source import Source
-from converters.text.conversation import Conversation, Turn
+from converters.text.conversation import Conversation, alpaca_turns
 
 SHOWN_CHARACTERS = 2_000
 
@@ -38,13 +38,8 @@ class Row:
 
     @property
     def conversation(self) -> Conversation:
-        """The same as turns: the instruction and the input make one question, a line each."""
-        turns = [Turn("system", self.system)] if self.system else []
-        for question, answer in self.history:
-            turns += [Turn("user", question), Turn("assistant", answer)]
-        turns.append(Turn("user", f"{self.instruction}\n{self.input}" if self.input else self.instruction))
-        if self.answer is not None:
-            turns.append(Turn("assistant", self.answer))
+        """The same as turns."""
+        turns = alpaca_turns(self.instruction, self.input, self.answer, self.system, self.history)
         return Conversation(self.id, tuple(turns))
 
     def alpaca(self, id_key: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ Two shapes are read, told apart by their keys, one JSON object a line or one JSO
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +52,17 @@ def problem_row(problem: str, answer: str, id: str) -> Conversation:
     return Conversation(id, (Turn("user", problem), Turn("assistant", answer)))
 
 
+def alpaca_turns(
+    instruction: str, extra: str, answer: str | None, system: str = "", history: Sequence[tuple[str, str]] = ()
+) -> list[Turn]:
+    """Return an Alpaca row's parts as turns: the instruction and the input make one question, a line each."""
+    turns = [Turn("system", system)] if system else []
+    for earlier_question, earlier_answer in history:
+        turns += [Turn("user", earlier_question), Turn("assistant", earlier_answer)]
+    turns.append(Turn("user", f"{instruction}\n{extra}" if extra else instruction))
+    return turns if answer is None else [*turns, Turn("assistant", answer)]
+
+
 def wrong_order(turns: Sequence[Turn]) -> str | None:
     """Say what is wrong with the order of the turns, or None.
 
@@ -85,7 +96,7 @@ def read_conversations(path: str | os.PathLike[str], *, unanswered: bool = False
     for number, row in read_rows(path):
         try:
             conversations.append(_parse(row, number, unanswered))
-        except _WrongShapeError as error:
+        except (ShapeError, UserError) as error:
             raise UserError(f"{path}: row {number}: {error}") from None
     return conversations
 
@@ -96,77 +107,80 @@ def to_sharegpt(conversation: Conversation) -> dict[str, Any]:
     return {"id": conversation.id, "conversations": turns}
 
 
-class _WrongShapeError(Exception):
-    pass
+class ShapeError(Exception):
+    """Why a row has another shape: a reason that many rows share, the detail for a table, and a whole sentence."""
+
+    def __init__(self, reason: str, detail: str, sentence: str):
+        super().__init__(sentence)
+        self.reason, self.detail = reason, detail
+
+
+def text_of(value: Any, key: str, place: str = "") -> str:
+    """Return the value of a key; ShapeError if it is not a string."""
+    if not isinstance(value, str):
+        sentence = f"{place}{key!r} must be a string, found {_kind(value)}"
+        raise ShapeError("not a string", f"{key!r} is {type(value).__name__}", sentence)
+    return value
+
+
+def history_of(row: Mapping[str, Any], key: str | None = "history") -> tuple[tuple[str, str], ...]:
+    """Return an Alpaca row's earlier turns; ShapeError if they are not a list of [question, answer]."""
+    history = row.get(key or "") or []
+    if not isinstance(history, list):
+        sentence = f"{key!r} must be a list of [question, answer], found {_kind(history)}"
+        raise ShapeError("broken history", f"{key!r} is {type(history).__name__}, not a list", sentence)
+    for i, pair in enumerate(history, start=1):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            sentence = f"{key!r} entry {i} must be [question, answer], found {repr(pair)[:80]}"
+            raise ShapeError("broken history", f"{key!r} must be a list of [question, answer]", sentence)
+    return tuple((question, answer) for question, answer in history)
+
+
+def messages_of(
+    row: Mapping[str, Any], key: str = "conversations", role_key: str = "from", text_key: str = "value"
+) -> Iterator[tuple[int, Any, Any]]:
+    """Yield place (from 1), role and text of a ShareGPT row's turns, unchecked; ShapeError where one lacks a key."""
+    messages = row[key]
+    if not isinstance(messages, list) or not messages:
+        detail = f"{key!r} is {'empty' if messages == [] else type(messages).__name__}"
+        raise ShapeError("no turns", detail, f"{key!r} must be a list of turns, found {_kind(messages)}")
+    for place, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or role_key not in message or text_key not in message:
+            keys = ", ".join(map(repr, message)) or "no key" if isinstance(message, dict) else type(message).__name__
+            found = f"turn {place}: found {keys}"
+            sentence = f"{found}; expected the keys {role_key!r} and {text_key!r}"
+            raise ShapeError("missing key", f"{found}; no {role_key!r} or {text_key!r}", sentence)
+        yield place, message[role_key], message[text_key]
 
 
 def _parse(row: Any, number: int, unanswered: bool) -> Conversation:
     if not isinstance(row, dict):
-        raise _WrongShapeError(f"a JSON object is expected, found {_kind(row)}")
+        raise UserError(f"a JSON object is expected, found {_kind(row)}")
+    system = text_of(row.get("system") or "", "system")
     if "conversations" in row:
-        turns = _sharegpt_turns(row)
+        turns = [Turn("system", system)] if system else []
+        for place, role, text in messages_of(row):
+            if not isinstance(role, str) or role not in _ROLE_OF:
+                known = ", ".join(_ROLE_OF)
+                raise UserError(f"turn {place}: 'from' is {role!r}; known are {known} (tools are not supported)")
+            turns.append(Turn(_ROLE_OF[role], text_of(text, "value", f"turn {place}: ")))
+        if fault := wrong_order(turns):
+            raise UserError(fault)
     elif "instruction" in row:
-        turns = _alpaca_turns(row, unanswered)
+        if "output" not in row and not unanswered:
+            raise UserError(f"found 'instruction' but no 'output' among {', '.join(map(repr, row))}")
+        history = history_of(row)
+        question, extra = text_of(row["instruction"], "instruction"), text_of(row.get("input") or "", "input")
+        turns = alpaca_turns(
+            question, extra, text_of(row["output"], "output") if "output" in row else None, system, history
+        )
     else:
         found = ", ".join(map(repr, row)) or "none"
-        raise _WrongShapeError(
+        raise UserError(
             f"found the keys {found}; expected 'conversations' (ShareGPT) or 'instruction' and 'output' (Alpaca)"
         )
-    fault = wrong_order(turns)
-    if fault:
-        raise _WrongShapeError(fault)
     given = row.get("id", row.get("idx"))
     return Conversation(str(number if given is None else given), tuple(turns))
-
-
-def _sharegpt_turns(row: dict[str, Any]) -> list[Turn]:
-    entries = row["conversations"]
-    if not isinstance(entries, list) or not entries:
-        raise _WrongShapeError(f"'conversations' must be a list of turns, found {_kind(entries)}")
-    turns = _system_turn(row)
-    for i, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict) or "from" not in entry or "value" not in entry:
-            found = ", ".join(map(repr, entry)) if isinstance(entry, dict) else _kind(entry)
-            raise _WrongShapeError(f"turn {i}: found {found or 'no key'}; expected the keys 'from' and 'value'")
-        role = _ROLE_OF.get(entry["from"]) if isinstance(entry["from"], str) else None
-        if role is None:
-            known = ", ".join(_ROLE_OF)
-            raise _WrongShapeError(
-                f"turn {i}: 'from' is {entry['from']!r}; known are {known} (tools are not supported)"
-            )
-        turns.append(Turn(role, _text(entry["value"], f"turn {i}: 'value'")))
-    return turns
-
-
-def _alpaca_turns(row: dict[str, Any], unanswered: bool) -> list[Turn]:
-    if "output" not in row and not unanswered:
-        raise _WrongShapeError(f"found 'instruction' but no 'output' among {', '.join(map(repr, row))}")
-    turns = _system_turn(row)
-    history = row.get("history") or []
-    if not isinstance(history, list):
-        raise _WrongShapeError(f"'history' must be a list of [question, answer], found {_kind(history)}")
-    for i, pair in enumerate(history, start=1):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise _WrongShapeError(f"'history' entry {i} must be [question, answer], found {_kind(pair)}")
-        turns.append(Turn("user", _text(pair[0], f"'history' entry {i}")))
-        turns.append(Turn("assistant", _text(pair[1], f"'history' entry {i}")))
-    question = _text(row["instruction"], "'instruction'")
-    extra = _text(row.get("input") or "", "'input'")
-    turns.append(Turn("user", f"{question}\n{extra}" if extra else question))
-    if "output" in row:
-        turns.append(Turn("assistant", _text(row["output"], "'output'")))
-    return turns
-
-
-def _system_turn(row: dict[str, Any]) -> list[Turn]:
-    system = _text(row.get("system") or "", "'system'")
-    return [Turn("system", system)] if system else []
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise _WrongShapeError(f"{where} must be a string, found {_kind(value)}")
-    return value
 
 
 def _kind(value: Any) -> str:
