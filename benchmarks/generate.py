@@ -67,9 +67,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from backends.cuda.generate.generator import TorchGenerator
     from backends.generation.batching import plan_batches
     from backends.generation.types import BATCH_TOKENS, Limits
+    from backends.run.environment import code_version
     from converters.text.template import get_template
     from converters.tokenizers.load import load_tokenizer
-    from eval.results import environment, git_hash
+    from eval.results import environment
     from mindrecord.tokens.encode import encode_prompts
 
     logging.set_verbosity_error()
@@ -144,7 +145,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "parameters": sum(p.numel() for p in plain.parameters()),
             "environment": environment(),
-            "code": git_hash(),
+            "code": code_version(),
         },
     }
 

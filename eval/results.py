@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.run.environment import package_versions
+from backends.run.environment import code_version, package_versions
 from converters.common.errors import UserError
 from converters.common.reader import read_json
 
@@ -121,20 +120,6 @@ def markdown_page(
     return "\n".join([f"# {title}", "", table, *(f"- {line}" for line in lines)]) + "\n"
 
 
-def git_hash() -> str | None:
-    """Return the commit of this code, ``-dirty`` if it was changed; None outside its own repository."""
-    root = Path(__file__).resolve().parents[1]
-    # an installed package may lie inside somebody else's repository
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
-
-
 def environment(*more: str) -> dict[str, str | None]:
     """Return the versions that figures may depend on, without importing any of them.
 
@@ -200,7 +185,7 @@ def results_json(
         **figures.extra,
         "config": {key: value for key, value in meta.items() if key not in not_in_config},
         "hashes": {**identity, "predictions": meta.get("sha256")},
-        "git_hash": git_hash(),
+        "git_hash": code_version(),
         "date": time.time(),
         "environment": environment(*packages),
     }

@@ -46,8 +46,9 @@ def environment(
 
 
 def code_version() -> str | None:
-    """Git commit of the code, ``+changes`` when files differ from it, None outside a git checkout."""
+    """Git commit of the code, ``+changes`` when files differ from it, None outside its own checkout."""
     root = Path(__file__).resolve().parents[2]
+    # an installed package may lie inside somebody else's repository
     if not (root / ".git").exists():
         return None
     try:
