@@ -28,9 +28,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--formatting",
         choices=["alpaca", "sharegpt"],
-        help="of a file that is given by its path (default: as its first row shows)",
+        help="format of a file given by its path (default: detected from its first row)",
     )
-    parser.add_argument("--list", action="store_true", help=f"say what each entry of {INFO} is, and convert nothing")
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help=f"list the entries of {INFO} and whether they can be converted; convert nothing",
+    )
     add_output_arguments(parser, kind=KINDS[0], out_required=False)
     return parser
 

@@ -77,8 +77,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="digits that answers are worked out to: all of the solution's; six significant ones; two decimals, or "
-        "seven leading digits of large powers (default: 2dp; sig6 for decompose; raw and seed have but one)",
+        help="digits of the worked answers: all digits of the solution, six significant digits, or two decimals (seven "
+        "leading digits for large powers) (default: 2dp; sig6 for decompose; raw and seed have only one precision)",
     )
     parser.add_argument(
         "--digits",
@@ -92,8 +92,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "--max-tokens",
         type=int,
         metavar="INT",
-        help="longest training row: longer ones are written to the next shorter precision, and if still too long "
-        "left out and counted (default: no limit)",
+        help="most tokens of a training row: longer ones are written with the next lower precision; if still too "
+        "long, they are left out and counted (default: no limit)",
     )
     parser.add_argument(
         "--tokenizer", type=Path, metavar="PATH", help="for --max-tokens: the directory or file of the tokenizer"

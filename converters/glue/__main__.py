@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
             "--instruction",
             metavar="TEXT",
             default=task.wording,
-            help=f"own wording; with {places} in it the texts stand there, otherwise they are the input",
+            help=f"your own wording; the texts replace {places} in it, or become the input where it has none",
         )
     return parser
 

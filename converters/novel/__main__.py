@@ -33,75 +33,98 @@ def build_parser() -> argparse.ArgumentParser:
         "--encoding", choices=["auto", "utf-8", "gb18030"], default="auto", help="(default: %(default)s)"
     )
     parser.add_argument("--instruction", default=INSTRUCTION, metavar="TEXT", help="(default: %(default)s)")
-    for name, meaning in (("--context", "what is given"), ("--continuation", "what follows")):
+    for name, meaning in (("--context", "the given text"), ("--continuation", "the text to write")):
         parser.add_argument(
             name,
             type=_bounds,
             metavar="MIN,MAX",
             default=DEFAULT_BOUNDS,
-            help=f"characters of {meaning} (default: %(default)s)",
+            help=f"fewest and most characters of {meaning} (default: %(default)s)",
         )
     parser.add_argument(
         "--stride",
         type=int,
         metavar="INT",
-        help="characters from one pair's start to the next (default: a pair starts where the last one's continuation "
-        "does, so that a text is once asked for and once given)",
+        help="characters from the start of one pair to the start of the next (default: a context starts where the "
+        "previous pair's continuation starts)",
     )
     _add_model_arguments(parser.add_argument_group("pairs written by a model"))
     return parser
 
 
 def _add_model_arguments(models: argparse._ArgumentGroup) -> None:
-    models.add_argument("--generator", metavar="URL", help="of the API that writes, such as http://localhost:8000/v1")
-    models.add_argument("--judge", metavar="URL", help="of the API that scores")
-    models.add_argument("--generator-model", metavar="NAME", help="the model's name there")
-    models.add_argument("--judge-model", metavar="NAME", help="(default: as --generator-model)")
+    models.add_argument(
+        "--generator", metavar="URL", help="API of the model that writes, such as http://localhost:8000/v1"
+    )
+    models.add_argument("--judge", metavar="URL", help="API of the model that scores")
+    models.add_argument("--generator-model", metavar="NAME", help="name of the model that writes")
+    models.add_argument(
+        "--judge-model", metavar="NAME", help="name of the model that scores (default: as --generator-model)"
+    )
     models.add_argument(
         "--writes",
         choices=["pair", "continuation"],
         default="pair",
-        help="pair: the generator writes context and continuation, as JSON; continuation: it goes on from the passage "
+        help="pair: the generator writes context and continuation, as JSON; continuation: it continues the passage "
         "(default: %(default)s)",
     )
     models.add_argument(
         "--generator-prompt",
         type=Path,
         metavar="FILE",
-        help="with {passage} (default: converters/novel/prompts/generate_*.txt)",
+        help="prompt file with {passage} in it (default: converters/novel/prompts/generate_*.txt)",
     )
     models.add_argument(
-        "--judge-prompt", type=Path, metavar="FILE", help="with {prompt} and {completion} (default: prompts/judge.txt)"
+        "--judge-prompt",
+        type=Path,
+        metavar="FILE",
+        help="prompt file with {prompt} and {completion} in it (default: prompts/judge.txt)",
     )
     models.add_argument(
-        "--threshold", type=float, default=7.0, metavar="FLOAT", help="least score, 0 to 10 (default: %(default)s)"
+        "--threshold",
+        type=float,
+        default=7.0,
+        metavar="FLOAT",
+        help="lowest score to keep, 0 to 10 (default: %(default)s)",
     )
     models.add_argument(
-        "--concurrency", type=int, default=4, metavar="INT", help="requests at a time (default: %(default)s)"
+        "--concurrency",
+        type=int,
+        default=4,
+        metavar="INT",
+        help="requests sent at the same time (default: %(default)s)",
     )
-    models.add_argument("--tries", type=int, default=6, metavar="INT", help="of each request (default: %(default)s)")
+    models.add_argument(
+        "--tries", type=int, default=6, metavar="INT", help="attempts per request (default: %(default)s)"
+    )
     models.add_argument(
         "--backoff",
         type=float,
         default=1.0,
         metavar="SECONDS",
-        help="before the second try; twice as long before each later one (default: %(default)s)",
+        help="wait before the second attempt; it doubles before each later one (default: %(default)s)",
     )
     models.add_argument(
-        "--timeout", type=float, default=120.0, metavar="SECONDS", help="without a byte (default: %(default)s)"
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="give up a request when the server sends nothing for this long (default: %(default)s)",
     )
     models.add_argument(
-        "--max-tokens", type=int, default=1024, metavar="INT", help="of an answer (default: %(default)s)"
+        "--max-tokens", type=int, default=1024, metavar="INT", help="most tokens of an answer (default: %(default)s)"
     )
     models.add_argument(
         "--temperature",
         type=float,
         default=0.8,
         metavar="FLOAT",
-        help="of the generator; the judge's is 0 (default: 0.8)",
+        help="sampling temperature of the generator; the judge's is 0 (default: 0.8)",
     )
     models.add_argument(
-        "--overwrite", action="store_true", help="ask anew (default: go on with the answers in OUT.pairs.jsonl)"
+        "--overwrite",
+        action="store_true",
+        help="ask all passages again (default: keep the answers in OUT.pairs.jsonl and ask the rest)",
     )
 
 

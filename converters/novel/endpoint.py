@@ -88,7 +88,7 @@ class Endpoint:
         temperature: 0 is greedy.
         tries: of each question.
         backoff: seconds before the second try; each later wait is twice as long, give or take a half.
-        timeout: seconds without a byte.
+        timeout: seconds without a byte from the server, after which a request has failed.
     """
 
     url: str

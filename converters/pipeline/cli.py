@@ -50,23 +50,35 @@ def add_output_arguments(
     parser.add_argument("--format", choices=formats, default=layout, help=f"layout of OUT (default: {shown})")
     parser.add_argument("--rows", type=int, metavar="INT", help="rows to sample (default: all, in input order)")
     parser.add_argument(
-        "--multiple-of", type=int, default=1, metavar="INT", help="round rows down (default: %(default)s)"
+        "--multiple-of",
+        type=int,
+        default=1,
+        metavar="INT",
+        help="round the number of rows down to a multiple of this (default: %(default)s)",
     )
     if kind:
         parser.add_argument(
             "--balance",
             default=PROPORTIONAL,
             metavar="TEXT",
-            help="proportional; uniform; square-root (between the two: in proportion to the square roots of the kinds' "
-            f"rows); or rows by kind: '{kind}=12000,…' (default: %(default)s)",
+            help="rows per kind: proportional (as in the input), uniform (the same number of each), square-root (in "
+            f"proportion to the square root of each kind's rows), or explicit: '{kind}=12000,…' (default: %(default)s)",
         )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="INT", help="same seed, same bytes (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="INT",
+        help="random seed; the same seed gives the same file (default: %(default)s)",
     )
     parser.add_argument(
-        "--holdout", type=int, default=0, metavar="INT", help="input rows to hold out (default: %(default)s)"
+        "--holdout",
+        type=int,
+        default=0,
+        metavar="INT",
+        help="number of input rows to keep out of OUT, for testing (default: %(default)s)",
     )
-    parser.add_argument("--holdout-out", type=Path, metavar="FILE", help="where held-out rows go")
+    parser.add_argument("--holdout-out", type=Path, metavar="FILE", help="file for the held-out rows")
     parser.add_argument(
         "--max-rejected",
         type=float,

@@ -42,7 +42,7 @@ def gpt(text: str) -> dict[str, str]:
     return {"from": "gpt", "value": text}
 
 
-REPORT_001 = {
+ALL_COLUMNS = {
     "file_name": "data.json",
     "formatting": "alpaca",
     "columns": {
@@ -55,7 +55,7 @@ REPORT_001 = {
 }
 
 
-def test_report_001_s_row_with_system_and_history(tmp_path: Path) -> None:
+def test_a_row_with_system_and_history(tmp_path: Path) -> None:
     row = {
         "instruction": "解释量子力学的基本概念",
         "input": "",
@@ -63,7 +63,7 @@ def test_report_001_s_row_with_system_and_history(tmp_path: Path) -> None:
         "system": "你是一个物理学专家",
         "history": [["第一轮问题", "第一轮回答"], ["第二轮问题", "第二轮回答"]],
     }
-    [turns] = run(tmp_path, REPORT_001, [row])
+    [turns] = run(tmp_path, ALL_COLUMNS, [row])
     assert turns == [
         {"from": "system", "value": "你是一个物理学专家"},
         human("第一轮问题"),
@@ -75,11 +75,11 @@ def test_report_001_s_row_with_system_and_history(tmp_path: Path) -> None:
     ]
 
 
-def test_report_001_s_own_lines_with_empty_column_names(tmp_path: Path) -> None:
+def test_lines_with_empty_column_names(tmp_path: Path) -> None:
     entry = {
-        **REPORT_001,
+        **ALL_COLUMNS,
         "file_name": "my_data.jsonl",
-        "columns": {**REPORT_001["columns"], "system": "", "history": ""},
+        "columns": {**ALL_COLUMNS["columns"], "system": "", "history": ""},
     }
     row = {"instruction": "续写以下小说片段：", "input": "二愣子睁大着双眼。", "output": "在他身边紧挨着的另一人。"}
     [turns] = run(tmp_path, entry, [row], file="my_data.jsonl")
@@ -130,7 +130,7 @@ def test_sharegpt_s_default_tags_and_ids(tmp_path: Path) -> None:
 
 
 def test_several_turns_keep_their_place_in_alpaca_s_keys(tmp_path: Path) -> None:
-    data = folder(tmp_path, REPORT_001, [{"instruction": "c", "input": "i", "output": "d", "history": [["a", "b"]]}])
+    data = folder(tmp_path, ALL_COLUMNS, [{"instruction": "c", "input": "i", "output": "d", "history": [["a", "b"]]}])
     alpaca.main(["my_data", "--dataset-dir", str(data), "-o", str(tmp_path / "out.json")])
     assert json.loads((tmp_path / "out.json").read_text()) == [
         {"instruction": "c", "input": "i", "output": "d", "history": [["a", "b"]], "id": "1"}
@@ -184,7 +184,7 @@ def test_what_is_not_supported_is_one_line(entry: dict[str, Any], message: str, 
 )
 def test_wrong_alpaca_rows_say_row_key_and_an_example(row: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        run(tmp_path, REPORT_001, [row])
+        run(tmp_path, ALL_COLUMNS, [row])
     assert "data.json: 1 of 1 rows rejected" in str(caught.value)
     assert not (tmp_path / "out.jsonl").exists()
 
