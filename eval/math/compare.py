@@ -13,6 +13,7 @@ from converters.common.reader import read_json
 from eval.math.rules import RULES
 from eval.math.task import TOTAL, contest_score, operators
 from eval.results import percent, wilson
+from eval.run import Results
 
 HEADER = ["kind", "n", "before", "", "after", "change", "unparsed"]
 
@@ -35,11 +36,11 @@ class Comparison:
         return "\n".join([format_table(HEADER, self.rows), "", *self.lines])
 
 
-def compare(before: str | Path, after: str | Path, rule: str = "close") -> Comparison:
+def compare(before: str | Path | Results, after: str | Path | Results, rule: str = "close") -> Comparison:
     """Compare two results of ``eval.math``.
 
     Args:
-        before: a ``results.json``, or the directory that holds it.
+        before: what ``evaluate`` returned, a ``results.json``, or the directory that holds it.
         after: the same, of the tuned model.
         rule: the rule to compare under.
 
@@ -52,9 +53,12 @@ def compare(before: str | Path, after: str | Path, rule: str = "close") -> Compa
     return compare_results(_read(before), _read(after), rule)
 
 
-def _read(path: str | Path) -> dict[str, Any]:
-    file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
-    value = read_json(file)
+def _read(path: str | Path | Results) -> dict[str, Any]:
+    if isinstance(path, Results):
+        file, value = path.predictions, path.value
+    else:
+        file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
+        value = read_json(file)
     if not isinstance(value, dict) or "counts" not in value or "hashes" not in value:
         raise UserError(f"{file}: not a results.json of eval.math (no 'counts' and 'hashes')")
     return value

@@ -12,6 +12,7 @@ import pytest
 from graded_rows import prediction_row
 
 from converters.common.errors import UsageError, UserError
+from eval import compare, grade_predictions
 from eval.math import __main__ as eval_math
 from eval.math.task import MathTask
 
@@ -67,7 +68,10 @@ def test_compare_reads_files_and_directories(predictions, tmp_path, capsys):
         eval_math.main(["--predictions", str(predictions), "--out", str(tmp_path / name)])
     capsys.readouterr()
     assert eval_math.main(["--compare", str(tmp_path / "before"), str(tmp_path / "after" / "results.json")]) == 0
-    assert "total             3    66.7  →   66.7    +0.0     1 → 1" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "total             3    66.7  →   66.7    +0.0     1 → 1" in shown
+    graded = grade_predictions("math", predictions)
+    assert compare(graded, tmp_path / "after").text + "\n" == shown
 
 
 @pytest.mark.parametrize(
