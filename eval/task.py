@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import runpy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,7 @@ class Row:
         return {**row, "labels": list(self.labels)} if self.labels else row
 
 
-class Task:
+class Task(ABC):
     """Base class of all tasks; one object is for one data set.
 
     Attributes:
@@ -75,6 +76,7 @@ class Task:
     packages: tuple[str, ...] = ()
     not_in_config: tuple[str, ...] = ("identity", "complete", "rows")
 
+    @abstractmethod
     def read_data(self, path: Path, limit: int | None) -> list[Row]:
         """Read the rows to ask, the first ``limit`` only.
 
@@ -82,7 +84,6 @@ class Task:
             UsageError: the file is missing or empty.
             UserError: a row has another shape.
         """
-        raise NotImplementedError(f"{type(self).__name__}.read_data")
 
     def turns(self, row: Row, template: Template) -> Sequence[Turn]:
         """Return what is asked, in the form that suits a template."""
@@ -94,7 +95,7 @@ class Task:
 
     def grade(self, predict: str, label: str) -> Mapping[str, float]:
         """Return each measure of one answer, from 0 to 1."""
-        raise NotImplementedError(f"{type(self).__name__}.grade")
+        raise TypeError(f"{type(self).__name__} has neither grade() nor a grade_row() of its own")
 
     def grade_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a row of predictions gains by grading: by default ``scores`` by measure."""
