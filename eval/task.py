@@ -169,7 +169,7 @@ class Task(ABC):
         """Return the name of the folder where results go if nobody says where."""
         return f"{self.name}-{data.name.split('.')[0]}"
 
-    def export(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    def export(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:  # noqa: B027 - writing nothing is a right answer
         """Write what other tools read, beside the predictions: by default nothing."""
 
 
