@@ -9,12 +9,11 @@ solutions, errors of every sort) is left to ``problems.check``, which alone may 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 import polars as pl
 
-from converters.arithmetic.problems import ENGLISH, KINDS
+from converters.arithmetic.problems import BY_NAME, BY_START, DECIMAL, ENGLISH, KINDS
 
 DIGITS = 12
 TOLERANCE = 10.0**-DIGITS
@@ -30,9 +29,7 @@ and, for the pair of problem and solution, of the whole line.
 That two of ten million problems share a 64-bit hash has a chance of 3 in a million, and would show as a conflict.
 """
 
-_INTEGER = r"-?[0-9]+"
-_DECIMAL = r"-?[0-9]+(?:\.[0-9]+)?"
-_VALUE = rf"(?<v>{_DECIMAL}(?:[eE][+-]?[0-9]+)?)"
+_VALUE = rf"(?<v>{DECIMAL}(?:[eE][+-]?[0-9]+)?)"
 _A, _B, _V = pl.col("a"), pl.col("b"), pl.col("v")
 
 
@@ -53,24 +50,19 @@ def _direct() -> pl.Expr:
 
 @dataclass(frozen=True)
 class _BulkPattern:
-    """How one kind is found: see ``find``."""
+    """How one kind's solution is read and checked: see ``find``."""
 
-    start: str
-    """The first two characters of the problem."""
-    word: str
-    """What the problem also has, and no other kind with this start."""
-    problem: str
     solution: str
-    """Patterns of the two texts; group ``v`` is the solution's value."""
+    """Pattern of the solution; its group ``v`` is the value."""
     agrees: pl.Expr
     """Whether the solution's value is right; the groups in ``numbers`` are floats by then."""
     numbers: tuple[str, ...] = ("a", "b", "v")
     echoed: pl.Expr | None = None
     """Whether the solution repeats the problem's groups, if it has to."""
 
-    def find(self, kind: str, lines: pl.LazyFrame) -> pl.LazyFrame:
-        """The ones among ``lines`` that pass."""
-        pattern = rf'^\{{"problem": "(?<problem>{self.problem})", "solution": "{self.solution}"\}}$'
+    def find(self, kind: str, problem: str, lines: pl.LazyFrame) -> pl.LazyFrame:
+        """The ones among ``lines`` that pass; ``problem`` is the pattern of the problem."""
+        pattern = rf'^\{{"problem": "(?<problem>{problem})", "solution": "{self.solution}"\}}$'
         text = pl.col("text")
         fields = lines.select("place", text.hash().alias("pair"), text.str.extract_groups(pattern).alias("fields"))
         rows = fields.unnest("fields").filter(pl.col("problem").is_not_null() if self.echoed is None else self.echoed)
@@ -84,101 +76,44 @@ _LOWEST_TERMS = [f"{p}/{q}={p // math.gcd(p, q)}/{q // math.gcd(p, q)}" for q in
 
 _KINDS = {
     "direct computation": _BulkPattern(
-        "计算",
-        "等于",
-        rf"计算 (?<said>(?<a>{_DECIMAL}) (?<o>[-+*/]) (?<b>{_DECIMAL})) 等于多少？",
-        rf"(?<again>{_DECIMAL} [-+*/] {_DECIMAL}) = {_VALUE}",
+        rf"(?<again>{DECIMAL} [-+*/] {DECIMAL}) = {_VALUE}",
         _direct(),
-        echoed=pl.col("said") == pl.col("again"),
+        echoed=pl.col("problem") == pl.concat_str(pl.lit("计算 "), "again", pl.lit(" 等于多少？")),
     ),
-    "eq solve": _BulkPattern(
-        "解方",
-        "方程",
-        rf"解方程 (?<a>{_INTEGER})x \+ (?<b>{_INTEGER}) = 0",
-        rf"方程的解为：{_VALUE}",
-        _near(-_B / _A),
-    ),
+    "eq solve": _BulkPattern(rf"方程的解为：{_VALUE}", _near(-_B / _A)),
     "mean computation": _BulkPattern(
-        "求以",
-        "平均值",
-        rf"求以下数据的平均值：\[(?<items>{_INTEGER}(?:, {_INTEGER})*)\]",
         rf"平均值为 {_VALUE}",
         _near(pl.col("items").str.split(", ").cast(pl.List(pl.Float64)).list.mean()),
         numbers=("v",),
     ),
     "fraction simplify": _BulkPattern(
-        "将分",
-        "分数",
-        r"将分数 (?<a>[0-9]+/[0-9]+) 进行简化。",
-        r"最简化的形式为：(?<b>[0-9]+/[0-9]+)",
-        pl.concat_str("a", "b", separator="=").is_in(_LOWEST_TERMS),
+        r"最简化的形式为：(?<terms>[0-9]+/[0-9]+)",
+        pl.concat_str("a", pl.lit("/"), "b", pl.lit("="), "terms").is_in(_LOWEST_TERMS),
         numbers=(),
     ),
-    "mass computation": _BulkPattern(
-        "某物",
-        "质量",
-        r"某物体的密度为 (?<a>[0-9]+) 克/立方厘米，体积为 (?<b>[0-9]+) 立方厘米，请计算该物体的质量。",
-        rf"{_VALUE} 克",
-        _near(_A * _B),
-    ),
-    "discount percentage": _BulkPattern(
-        "商品",
-        "折扣",
-        r"商品原价为 (?<a>[0-9]+) 元，打折后的价格为 (?<b>[0-9]+) 元，请计算打折的折扣比例。",
-        _VALUE,
-        _near((_A - _B) / _A * 100),
-    ),
-    "area computation": _BulkPattern(
-        "一个",
-        "面积",
-        r"一个长方形的长为 (?<a>[0-9]+) 厘米，宽为 (?<b>[0-9]+) 厘米，请计算其面积。",
-        rf"面积为 {_VALUE} 平方厘米",
-        _near(_A * _B),
-    ),
+    "mass computation": _BulkPattern(rf"{_VALUE} 克", _near(_A * _B)),
+    "discount percentage": _BulkPattern(_VALUE, _near((_A - _B) / _A * 100)),
+    "area computation": _BulkPattern(rf"面积为 {_VALUE} 平方厘米", _near(_A * _B)),
     "sqrt computation": _BulkPattern(
-        "计算",
-        "平方根",
-        rf"计算 (?<a>{_DECIMAL}) 的平方根？",
-        rf"√(?<a2>{_DECIMAL}) = {_VALUE}",
-        _near(_A.sqrt()),
-        numbers=("a", "v"),
-        echoed=pl.col("a") == pl.col("a2"),
+        rf"√(?<a2>{DECIMAL}) = {_VALUE}", _near(_A.sqrt()), numbers=("a", "v"), echoed=pl.col("a") == pl.col("a2")
     ),
     "power computation": _BulkPattern(
-        "计算",
-        "次方",
-        rf"计算 (?<a>{_DECIMAL}) 的 (?<b>[0-9]+) 次方？",
-        rf"(?<a2>{_DECIMAL})\^(?<b2>[0-9]+) = {_VALUE}",
+        rf"(?<a2>{DECIMAL})\^(?<b2>[0-9]+) = {_VALUE}",
         _near(_A.pow(_B)),
         echoed=(pl.col("a") == pl.col("a2")) & (pl.col("b") == pl.col("b2")),
     ),
-    "sales revenue": _BulkPattern(
-        "去年",
-        "销售额",
-        r"去年销售额为 (?<a>[0-9]+) 万元，今年销售额增加了 (?<b>[0-9]+)%，请计算今年的销售额。",
-        _VALUE,
-        _near(_A + _A * _B / 100),
-    ),
+    "sales revenue": _BulkPattern(_VALUE, _near(_A + _A * _B / 100)),
     "function computation": _BulkPattern(
-        "当 ",
-        "函数",
-        rf"当 x = (?<x>{_DECIMAL}) 时，求函数 y = (?<a>{_INTEGER})x\^(?<b>[0-9]+) 的值",
-        rf"函数的值为：{_VALUE}",
-        _near(_A * pl.col("x").pow(_B)),
-        numbers=("a", "b", "x", "v"),
+        rf"函数的值为：{_VALUE}", _near(_A * pl.col("x").pow(_B)), numbers=("a", "b", "x", "v")
     ),
 }
 
 
 # JSON's escapes but for \\b and \\f, which could be taken for the beginning of \\boxed and \\fbox
 _ESCAPE = r'\\["\\nrt]'
+_ENGLISH_PROBLEM = rf'(?:[^"\\\x00-\x1f\x{{4e00}}-\x{{9fff}}]|{_ESCAPE})*'
 _ENGLISH = _BulkPattern(
-    "",
-    "",
-    rf'(?:[^"\\\x00-\x1f\x{{4e00}}-\x{{9fff}}]|{_ESCAPE})*',
-    rf'(?<solution>(?:[^"\\\x00-\x1f]|{_ESCAPE})*)',
-    pl.col("solution").str.contains(r"\\\\(?:boxed|fbox)"),
-    numbers=(),
+    rf'(?<solution>(?:[^"\\\x00-\x1f]|{_ESCAPE})*)', pl.col("solution").str.contains(r"\\\\(?:boxed|fbox)"), numbers=()
 )
 
 
@@ -190,12 +125,13 @@ def accepted_lines(texts: pl.Series) -> pl.DataFrame:
         texts = texts.str.replace(COMPACT_HEAD, HEAD, literal=True).str.replace(COMPACT_MIDDLE, MIDDLE, literal=True)
     lines = pl.DataFrame({"text": texts}).with_row_index("place")
     starts = texts.str.slice(len(HEAD), 2)
-    groups = {start: lines.filter(starts == start) for start in {pattern.start for pattern in _KINDS.values()}}
-    shared = Counter(pattern.start for pattern in _KINDS.values())
-    found = [_ENGLISH.find(ENGLISH, lines.filter(~starts.is_in(list(groups))).lazy())]
-    for kind, pattern in _KINDS.items():
-        group = groups[pattern.start].lazy()
-        if shared[pattern.start] > 1:
-            group = group.filter(pl.col("text").str.contains(pattern.word, literal=True))
-        found.append(pattern.find(kind, group))
+    found = [_ENGLISH.find(ENGLISH, _ENGLISH_PROBLEM, lines.filter(~starts.is_in(list(BY_START))).lazy())]
+    for start, kinds in BY_START.items():
+        group = lines.filter(starts == start).lazy()
+        for kind in kinds:
+            # kinds with the same start differ in how their sentence ends
+            ends = pl.col("text").str.contains(BY_NAME[kind].sentence.rpartition("%s")[2], literal=True)
+            found.append(
+                _KINDS[kind].find(kind, BY_NAME[kind].pattern, group.filter(ends) if len(kinds) > 1 else group)
+            )
     return pl.concat(pl.collect_all(found))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal, DecimalException
 from typing import Any, NamedTuple
@@ -20,8 +20,7 @@ CONTEST_ROWS = 809_993
 CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
 """What every value is computed in; the operations on it raise on overflow and division by zero."""
 
-_INTEGER = r"(-?[0-9]+)"
-_DECIMAL = r"(-?[0-9]+(?:\.[0-9]+)?)"
+NATURAL, INTEGER, DECIMAL = r"[0-9]+", r"-?[0-9]+", r"-?[0-9]+(?:\.[0-9]+)?"
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _CJK = re.compile(r"[\u4e00-\u9fff]")
 _FLOAT_DIGITS = 17
@@ -48,16 +47,24 @@ class Problem(NamedTuple):  # a tuple, because one is made for every row
 
 
 @dataclass(frozen=True)
-class _Kind:
+class Kind:
     """How one kind is read and written; the callables take the operands."""
 
-    pattern: re.Pattern[str]
+    sentence: str
+    """The problem, with ``%s`` where its numbers stand."""
+    numbers: Mapping[str, str]
+    """The numbers by name, in their order: the pattern of each."""
     read: Callable[..., tuple[Any, ...]]
-    """From the pattern's groups to the operands."""
-    problem: Callable[..., str]
+    """From the numbers' texts to the operands."""
     value: Callable[..., Decimal]
     solution: Callable[..., tuple[str, str, str]]
     """The solution in three parts: what stands before the number, the number, what stands after it."""
+
+    @property
+    def pattern(self) -> str:
+        """The sentence as a regular expression that has a named group for each number."""
+        groups = tuple(f"(?P<{name}>{number})" for name, number in self.numbers.items())
+        return re.sub(r"[][+^]", r"\\\g<0>", self.sentence) % groups
 
 
 def parse(problem: str, solution: str) -> Problem | None:
@@ -65,7 +72,7 @@ def parse(problem: str, solution: str) -> Problem | None:
 
     English problems (no Chinese character) are recognised by the boxed answer of their solution.
     """
-    for name, fullmatch, read in _BY_START.get(problem[:2], ()):
+    for name, fullmatch, read in _READERS.get(problem[:2], ()):
         match = fullmatch(problem)
         if match:
             try:
@@ -86,7 +93,7 @@ def value(problem: Problem) -> Decimal:
     if problem.kind == ENGLISH:
         raise StepError("an English problem's value cannot be recomputed")
     try:
-        return _KINDS[problem.kind].value(*problem.operands)
+        return BY_NAME[problem.kind].value(*problem.operands)
     except (DecimalException, ZeroDivisionError) as error:
         raise StepError(f"the problem has no value ({type(error).__name__})") from error
 
@@ -104,7 +111,7 @@ def check(problem: Problem) -> None:
     if problem.kind == ENGLISH:
         return
     try:
-        before, number, after = _KINDS[problem.kind].solution(*problem.operands)
+        before, number, after = BY_NAME[problem.kind].solution(*problem.operands)
     except (ArithmeticError, ValueError) as error:
         raise StepError(f"the problem has no value ({type(error).__name__})") from error
     given = problem.solution
@@ -135,12 +142,14 @@ def _agrees(text: str, exact: Decimal) -> bool:
 
 def problem_text(kind: str, operands: tuple[Any, ...]) -> str:
     """The sentence that asks for ``operands`` in this kind."""
-    return _KINDS[kind].problem(*operands)
+    # a mean's operands are one list in its sentence
+    numbers = (", ".join(map(str, operands)),) if kind == "mean computation" else operands
+    return BY_NAME[kind].sentence % numbers
 
 
 def solution_text(kind: str, operands: tuple[Any, ...]) -> str:
     """The solution as the data set writes it, number format included."""
-    return "".join(_KINDS[kind].solution(*operands))
+    return "".join(BY_NAME[kind].solution(*operands))
 
 
 _OPERATIONS: dict[str, Callable[[Decimal, Decimal], Decimal]] = {
@@ -183,104 +192,98 @@ def _integers(*texts: str) -> tuple[int, ...]:
     return tuple(map(int, texts))
 
 
-# {!s} because formatting a Decimal takes three times as long as its str
-_KINDS = {
-    "direct computation": _Kind(
-        re.compile(rf"计算 {_DECIMAL} ([-+*/]) {_DECIMAL} 等于多少？"),
+_TWO_NATURALS = {"a": NATURAL, "b": NATURAL}
+
+# !s because formatting a Decimal takes three times as long as its str
+BY_NAME = {
+    "direct computation": Kind(
+        "计算 %s %s %s 等于多少？",
+        {"a": DECIMAL, "o": "[-+*/]", "b": DECIMAL},
         lambda a, operator, b: (Decimal(a), operator, Decimal(b)),
-        lambda a, operator, b: f"计算 {a!s} {operator} {b!s} 等于多少？",
         _direct,
         lambda a, operator, b: (f"{a!s} {operator} {b!s} = ", str(_direct(a, operator, b)), ""),
     ),
-    "eq solve": _Kind(
-        re.compile(rf"解方程 {_INTEGER}x \+ {_INTEGER} = 0"),
+    "eq solve": Kind(
+        "解方程 %sx + %s = 0",
+        {"a": INTEGER, "b": INTEGER},
         _integers,
-        lambda m, n: f"解方程 {m}x + {n} = 0",
         lambda m, n: _ratio(-n, m),
         lambda m, n: ("方程的解为：", _equation_float(m, n), ""),
     ),
-    "mean computation": _Kind(
-        re.compile(r"求以下数据的平均值：\[(-?[0-9]+(?:, -?[0-9]+)*)\]"),
+    "mean computation": Kind(
+        "求以下数据的平均值：[%s]",
+        {"items": rf"{INTEGER}(?:, {INTEGER})*"},
         lambda items: _integers(*items.split(", ")),
-        lambda *items: f"求以下数据的平均值：{list(items)}",
         lambda *items: _ratio(sum(items), len(items)),
         lambda *items: ("平均值为 ", str(sum(items) / len(items)), ""),
     ),
-    "fraction simplify": _Kind(
-        re.compile(r"将分数 ([0-9]+)/([0-9]+) 进行简化。"),
+    "fraction simplify": Kind(
+        "将分数 %s/%s 进行简化。",
+        _TWO_NATURALS,
         _integers,
-        lambda p, q: f"将分数 {p}/{q} 进行简化。",
         _ratio,
         lambda p, q: ("最简化的形式为：", _lowest_terms(p, q), ""),
     ),
-    "mass computation": _Kind(
-        re.compile(r"某物体的密度为 ([0-9]+) 克/立方厘米，体积为 ([0-9]+) 立方厘米，请计算该物体的质量。"),
+    "mass computation": Kind(
+        "某物体的密度为 %s 克/立方厘米，体积为 %s 立方厘米，请计算该物体的质量。",
+        _TWO_NATURALS,
         _integers,
-        lambda a, b: f"某物体的密度为 {a} 克/立方厘米，体积为 {b} 立方厘米，请计算该物体的质量。",
         lambda a, b: Decimal(a * b),
         lambda a, b: ("", str(a * b), " 克"),
     ),
-    "discount percentage": _Kind(
-        re.compile(r"商品原价为 ([0-9]+) 元，打折后的价格为 ([0-9]+) 元，请计算打折的折扣比例。"),
+    "discount percentage": Kind(
+        "商品原价为 %s 元，打折后的价格为 %s 元，请计算打折的折扣比例。",
+        _TWO_NATURALS,
         _integers,
-        lambda a, b: f"商品原价为 {a} 元，打折后的价格为 {b} 元，请计算打折的折扣比例。",
         lambda a, b: _ratio(100 * (a - b), a),
         lambda a, b: ("", str((a - b) / a * 100), ""),
     ),
-    "area computation": _Kind(
-        re.compile(r"一个长方形的长为 ([0-9]+) 厘米，宽为 ([0-9]+) 厘米，请计算其面积。"),
+    "area computation": Kind(
+        "一个长方形的长为 %s 厘米，宽为 %s 厘米，请计算其面积。",
+        _TWO_NATURALS,
         _integers,
-        lambda a, b: f"一个长方形的长为 {a} 厘米，宽为 {b} 厘米，请计算其面积。",
         lambda a, b: Decimal(a * b),
         lambda a, b: ("面积为 ", str(a * b), " 平方厘米"),
     ),
-    "sqrt computation": _Kind(
-        re.compile(rf"计算 {_DECIMAL} 的平方根？"),
+    "sqrt computation": Kind(
+        "计算 %s 的平方根？",
+        {"a": DECIMAL},
         lambda x: (Decimal(x),),
-        lambda x: f"计算 {x!s} 的平方根？",
         CONTEXT.sqrt,
         lambda x: (f"√{x!s} = ", str(CONTEXT.sqrt(x)), ""),
     ),
-    "power computation": _Kind(
-        re.compile(rf"计算 {_DECIMAL} 的 ([0-9]+) 次方？"),
+    "power computation": Kind(
+        "计算 %s 的 %s 次方？",
+        {"a": DECIMAL, "b": NATURAL},
         lambda x, n: (Decimal(x), int(n)),
-        lambda x, n: f"计算 {x!s} 的 {n} 次方？",
         _power,
         lambda x, n: (f"{x!s}^{n} = ", str(_power(x, n)), ""),
     ),
-    "sales revenue": _Kind(
-        re.compile(r"去年销售额为 ([0-9]+) 万元，今年销售额增加了 ([0-9]+)%，请计算今年的销售额。"),
+    "sales revenue": Kind(
+        "去年销售额为 %s 万元，今年销售额增加了 %s%%，请计算今年的销售额。",
+        _TWO_NATURALS,
         _integers,
-        lambda a, b: f"去年销售额为 {a} 万元，今年销售额增加了 {b}%，请计算今年的销售额。",
         lambda a, b: _ratio(100 * a + a * b, 100),
         lambda a, b: ("", str(a + (a * b / 100)), ""),
     ),
-    "function computation": _Kind(
-        re.compile(rf"当 x = {_DECIMAL} 时，求函数 y = {_INTEGER}x\^([0-9]+) 的值"),
+    "function computation": Kind(
+        "当 x = %s 时，求函数 y = %sx^%s 的值",
+        {"x": DECIMAL, "a": INTEGER, "b": NATURAL},
         lambda x, factor, exponent: (Decimal(x), int(factor), int(exponent)),
-        lambda x, factor, exponent: f"当 x = {x!s} 时，求函数 y = {factor}x^{exponent} 的值",
         _function,
         lambda x, factor, exponent: ("函数的值为：", str(_function(x, factor, exponent)), ""),
     ),
 }
 
-CHINESE = tuple(_KINDS)
+CHINESE = tuple(BY_NAME)
 """The eleven Chinese kinds."""
 KINDS = (*CHINESE, ENGLISH)
 
-_STARTS = {
-    "计算": ("direct computation", "sqrt computation", "power computation"),
-    "解方": ("eq solve",),
-    "求以": ("mean computation",),
-    "将分": ("fraction simplify",),
-    "某物": ("mass computation",),
-    "商品": ("discount percentage",),
-    "一个": ("area computation",),
-    "去年": ("sales revenue",),
-    "当 ": ("function computation",),
-}
+BY_START: dict[str, list[str]] = {}
 """Kinds by the first two characters of the problem, the likeliest first."""
-_BY_START = {
-    start: [(name, _KINDS[name].pattern.fullmatch, _KINDS[name].read) for name in names]
-    for start, names in _STARTS.items()
+for _name, _kind in BY_NAME.items():
+    BY_START.setdefault(_kind.sentence[:2], []).append(_name)
+_READERS = {
+    start: [(name, re.compile(BY_NAME[name].pattern).fullmatch, BY_NAME[name].read) for name in names]
+    for start, names in BY_START.items()
 }
