@@ -21,11 +21,11 @@ CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
 """What every value is computed in; the operations on it raise on overflow and division by zero."""
 
 NATURAL, INTEGER, DECIMAL = r"[0-9]+", r"-?[0-9]+", r"-?[0-9]+(?:\.[0-9]+)?"
-_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _CJK = re.compile(r"[\u4e00-\u9fff]")
 _FLOAT_DIGITS = 17
-_FLOAT_ERROR = Decimal("1e-15")
-_CLOSE_ABSOLUTE, _CLOSE_RELATIVE = Decimal("0.01"), Decimal("0.00001")
+FLOAT_ERROR = Decimal("1e-15")
+ABSOLUTE_ERROR, RELATIVE_ERROR = Decimal("0.01"), Decimal("0.00001")
 
 
 class StepError(Exception):
@@ -120,7 +120,7 @@ def check(problem: Problem) -> None:
     middle = given[len(before) : len(given) - len(after)]
     if given != before + middle + after:
         raise StepError(f"the solution is not of the form {before}…{after}: expected {before}{number}{after}")
-    if "/" in number or not _NUMBER.fullmatch(middle) or not _agrees(middle, value(problem)):
+    if "/" in number or not NUMBER.fullmatch(middle) or not _agrees(middle, value(problem)):
         raise StepError(f"the solution does not follow: expected {number}, found {middle}")
 
 
@@ -134,9 +134,9 @@ def _agrees(text: str, exact: Decimal) -> bool:
     except DecimalException:  # an exponent beyond what decimal holds
         return False
     magnitude = abs(exact)
-    allowed = min(half_unit, _CLOSE_ABSOLUTE + CONTEXT.multiply(_CLOSE_RELATIVE, magnitude))
+    allowed = min(half_unit, ABSOLUTE_ERROR + CONTEXT.multiply(RELATIVE_ERROR, magnitude))
     if len(digits) <= _FLOAT_DIGITS:
-        allowed = max(allowed, CONTEXT.multiply(_FLOAT_ERROR, magnitude))
+        allowed = max(allowed, CONTEXT.multiply(FLOAT_ERROR, magnitude))
     return error <= allowed
 
 

@@ -80,47 +80,17 @@ def _add_model_arguments(models: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="prompt file with {prompt} and {completion} in it (default: prompts/judge.txt)",
     )
-    models.add_argument(
-        "--threshold",
-        type=float,
-        default=7.0,
-        metavar="FLOAT",
-        help="lowest score to keep, 0 to 10 (default: %(default)s)",
-    )
-    models.add_argument(
-        "--concurrency",
-        type=int,
-        default=4,
-        metavar="INT",
-        help="requests sent at the same time (default: %(default)s)",
-    )
-    models.add_argument(
-        "--tries", type=int, default=6, metavar="INT", help="attempts per request (default: %(default)s)"
-    )
-    models.add_argument(
-        "--backoff",
-        type=float,
-        default=1.0,
-        metavar="SECONDS",
-        help="wait before the second attempt; it doubles before each later one (default: %(default)s)",
-    )
-    models.add_argument(
-        "--timeout",
-        type=float,
-        default=120.0,
-        metavar="SECONDS",
-        help="give up a request when the server sends nothing for this long (default: %(default)s)",
-    )
-    models.add_argument(
-        "--max-tokens", type=int, default=1024, metavar="INT", help="most tokens of an answer (default: %(default)s)"
-    )
-    models.add_argument(
-        "--temperature",
-        type=float,
-        default=0.8,
-        metavar="FLOAT",
-        help="sampling temperature of the generator; the judge's is 0 (default: 0.8)",
-    )
+    for name, default, unit, meaning in (
+        ("--threshold", 7.0, "FLOAT", "lowest score to keep, 0 to 10"),
+        ("--concurrency", 4, "INT", "requests sent at the same time"),
+        ("--tries", 6, "INT", "attempts per request"),
+        ("--backoff", 1.0, "SECONDS", "wait before the second attempt; it doubles before each later one"),
+        ("--timeout", 120.0, "SECONDS", "give up a request when the server sends nothing for this long"),
+        ("--max-tokens", 1024, "INT", "most tokens of an answer"),
+        ("--temperature", 0.8, "FLOAT", "sampling temperature of the generator; the judge's is 0"),
+    ):
+        shown = f"{meaning} (default: %(default)s)"
+        models.add_argument(name, type=type(default), default=default, metavar=unit, help=shown)
     models.add_argument(
         "--overwrite",
         action="store_true",

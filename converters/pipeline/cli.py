@@ -46,16 +46,14 @@ def add_output_arguments(
         out_required: False where the command can also write nothing.
     """
     shown = "%(default)s" if layout else "alpaca-array where OUT ends in .json, else jsonl"
+
+    def integer(option: str, default: int | None, meaning: str) -> None:
+        parser.add_argument(option, type=int, default=default, metavar="INT", help=meaning)
+
     parser.add_argument("-o", "--out", type=Path, required=out_required, metavar="OUT", help=out_help)
     parser.add_argument("--format", choices=formats, default=layout, help=f"layout of OUT (default: {shown})")
-    parser.add_argument("--rows", type=int, metavar="INT", help="rows to sample (default: all, in input order)")
-    parser.add_argument(
-        "--multiple-of",
-        type=int,
-        default=1,
-        metavar="INT",
-        help="round the number of rows down to a multiple of this (default: %(default)s)",
-    )
+    integer("--rows", None, "rows to sample (default: all, in input order)")
+    integer("--multiple-of", 1, "round the number of rows down to a multiple of this (default: %(default)s)")
     if kind:
         parser.add_argument(
             "--balance",
@@ -64,20 +62,8 @@ def add_output_arguments(
             help="rows per kind: proportional (as in the input), uniform (the same number of each), square-root (in "
             f"proportion to the square root of each kind's rows), or explicit: '{kind}=12000,…' (default: %(default)s)",
         )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="INT",
-        help="random seed; the same seed gives the same file (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--holdout",
-        type=int,
-        default=0,
-        metavar="INT",
-        help="number of input rows to keep out of OUT, for testing (default: %(default)s)",
-    )
+    integer("--seed", 0, "random seed; the same seed gives the same file (default: %(default)s)")
+    integer("--holdout", 0, "number of input rows to keep out of OUT, for testing (default: %(default)s)")
     parser.add_argument("--holdout-out", type=Path, metavar="FILE", help="file for the held-out rows")
     parser.add_argument(
         "--max-rejected",

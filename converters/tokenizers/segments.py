@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.text.conversation import Conversation, Turn
+from converters.text.conversation import problem_row
 from converters.text.template import BOS, EOS, Segment, Template, get_template
 from converters.tokenizers.base import Place, Tokenizer
 from converters.tokenizers.load import load_tokenizer
@@ -126,7 +126,7 @@ class TokenLimit:
         template = get_template(self.template)
         segments = SegmentEncoder(template, _opened(self.tokenizer))
         for question, answer in pairs:
-            segments.add(template.render(Conversation("", (Turn("user", question), Turn("assistant", answer)))))
+            segments.add(template.render(problem_row(question, answer, "")))
         return np.diff(segments.encode()[2]).tolist()
 
 

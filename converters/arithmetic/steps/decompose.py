@@ -22,6 +22,8 @@ from converters.arithmetic.steps.precision import (
     SIG6,
     SIGNIFICANT,
     TWO_DECIMALS,
+    UNITS,
+    decimals,
     held,
     solution_number,
     solution_places,
@@ -114,7 +116,7 @@ def direct(problem: Problem, precision: str = DEFAULT) -> str:
     if operator in "+-":
         return held(problem, str(value(problem)), precision)
     expression = f"{a} {operator} {b}"
-    places = max(max(0, -int(number.as_tuple().exponent)) for number in (a, b))
+    places = decimals(a, b)
     whole_a, whole_b = int(a.scaleb(places)), int(b.scaleb(places))
     if operator == "/":
         return _quotient(problem, [], expression, whole_a, whole_b, precision)
@@ -149,20 +151,11 @@ def fraction(problem: Problem, precision: str = DEFAULT) -> str:
     return f"{p // common}/{q // common}"
 
 
-def _whole_product(problem: Problem, unit: str, precision: str) -> str:
+def whole_product(problem: Problem, precision: str = DEFAULT) -> str:
+    """Length by width, or density by volume."""
     a, b = problem.operands
     lines, product = _product(a, 0, b, 0)
-    return _finish(problem, lines if len(lines) > 1 else [], f"{a} * {b}", str(product), precision, unit)
-
-
-def area(problem: Problem, precision: str = DEFAULT) -> str:
-    """Length by width."""
-    return _whole_product(problem, " 平方厘米", precision)
-
-
-def mass(problem: Problem, precision: str = DEFAULT) -> str:
-    """Density by volume."""
-    return _whole_product(problem, " 克", precision)
+    return _finish(problem, lines if len(lines) > 1 else [], f"{a} * {b}", str(product), precision, UNITS[problem.kind])
 
 
 def discount(problem: Problem, precision: str = DEFAULT) -> str:
@@ -186,7 +179,7 @@ def power(problem: Problem, precision: str = DEFAULT) -> str:
     base, exponent = problem.operands
     if exponent != 2:
         return _bare(problem, precision)
-    places = max(0, -int(base.as_tuple().exponent))
+    places = decimals(base)
     magnitude = abs(int(base.scaleb(places)))
     lines, product = _product(magnitude, places, magnitude, places)
     return _finish(problem, lines, f"{base}^2", decimal_text(product, 2 * places), precision)
@@ -197,7 +190,7 @@ def _bare(problem: Problem, precision: str = DEFAULT) -> str:
     exact = value(problem)
     if precision == EXACT:
         return held(problem, solution_number(problem), precision)
-    places = max(0, -int(exact.as_tuple().exponent))
+    places = decimals(exact)
     if precision == TWO_DECIMALS and places > 2 and exact.adjusted() < 10:
         return held(problem, f"{exact:.2f}", precision)
     rounded = _LEADING.plus(exact)
@@ -209,9 +202,9 @@ STEPS = {
     "eq solve": equation,
     "mean computation": mean,
     "fraction simplify": fraction,
-    "mass computation": mass,
+    "mass computation": whole_product,
     "discount percentage": discount,
-    "area computation": area,
+    "area computation": whole_product,
     "sqrt computation": _bare,
     "power computation": power,
     "sales revenue": sales,

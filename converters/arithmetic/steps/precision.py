@@ -16,31 +16,42 @@ is the shortest that the rule ``close`` takes for every row: its absolute part i
 from __future__ import annotations
 
 import math
-import re
 from decimal import Context, Decimal
 
-from converters.arithmetic.problems import Problem, StepError, value
+from converters.arithmetic.problems import (
+    ABSOLUTE_ERROR,
+    FLOAT_ERROR,
+    NUMBER,
+    RELATIVE_ERROR,
+    Problem,
+    StepError,
+    value,
+)
 
 EXACT, SIG6, TWO_DECIMALS = "exact", "sig6", "2dp"
 PRECISIONS = (EXACT, SIG6, TWO_DECIMALS)
 """From the longest rows to the shortest: a row that is too long is shortened in this order."""
 
 SIGNIFICANT = 6
-_ABSOLUTE, _RELATIVE = Decimal("0.01"), Decimal("0.00001")
-_FLOAT_ERROR = Decimal("1e-15")
 _WIDE = Context(prec=80)
-_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+UNITS = {"area computation": " 平方厘米", "mass computation": " 克"}
+"""What stands behind the answers of the kinds that are a product of two whole numbers."""
+
+
+def decimals(*numbers: Decimal) -> int:
+    """Decimals of the number that has the most."""
+    return max(max(0, -int(number.as_tuple().exponent)) for number in numbers)
 
 
 def solution_number(problem: Problem) -> str:
     """The number of the solution, as it is written there."""
-    number: str = _NUMBER.findall(problem.solution)[-1]
+    number: str = NUMBER.findall(problem.solution)[-1]
     return number
 
 
 def solution_places(problem: Problem) -> int:
     """Decimals of the solution's number."""
-    return max(0, -int(Decimal(solution_number(problem)).as_tuple().exponent))
+    return decimals(Decimal(solution_number(problem)))
 
 
 def quotient_places(problem: Problem, a: int, b: int, precision: str) -> int:
@@ -83,11 +94,11 @@ def held(problem: Problem, worked: str, precision: str) -> str:
     if precision == EXACT:
         given = Decimal(solution_number(problem))
         # the solution's last digit is rounded where the worked one is cut off; Python's floats are off by a little more
-        allowed = max(Decimal(1).scaleb(int(given.as_tuple().exponent)), _FLOAT_ERROR * abs(given))
+        allowed = max(Decimal(1).scaleb(int(given.as_tuple().exponent)), FLOAT_ERROR * abs(given))
         if _WIDE.subtract(number, given).copy_abs() > allowed:
             raise StepError(f"worked answer {worked} is not {given}")
         return solution_number(problem)
-    allowed = _RELATIVE * abs(exact) + (_ABSOLUTE if precision == TWO_DECIMALS else 0)
+    allowed = RELATIVE_ERROR * abs(exact) + (ABSOLUTE_ERROR if precision == TWO_DECIMALS else 0)
     if _WIDE.subtract(number, exact).copy_abs() > allowed:
         raise StepError(f"worked answer {worked} is not {exact}")
     return worked

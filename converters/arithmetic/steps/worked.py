@@ -29,7 +29,15 @@ from converters.arithmetic.steps.digits import (
     simplification,
     subtract,
 )
-from converters.arithmetic.steps.precision import EXACT, TWO_DECIMALS, held, quotient_places, root_places
+from converters.arithmetic.steps.precision import (
+    EXACT,
+    TWO_DECIMALS,
+    UNITS,
+    decimals,
+    held,
+    quotient_places,
+    root_places,
+)
 from converters.arithmetic.steps.scientific import Scientific, power, product, scientific
 
 PRECISIONS = precisions.PRECISIONS
@@ -68,11 +76,6 @@ def _units(number: Decimal, places: int) -> int:
     return int(scaled)
 
 
-def _places(*numbers: Decimal) -> int:
-    """Decimals of the operand that has the most."""
-    return max(max(0, -int(number.as_tuple().exponent)) for number in numbers)
-
-
 def _finish(problem: Problem, steps: str, worked: str, precision: str, unit: str = "") -> str:
     """Join steps and answer once the answer is known to be what the precision promises."""
     return f"{steps}{ANSWER}{held(problem, worked, precision)}{unit}"
@@ -92,7 +95,7 @@ def _signed_sum(a: int, b: int) -> tuple[str, int]:
 def direct(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """``a + b``, ``a - b``, ``a * b`` or ``a / b``."""
     a, operator, b = problem.operands
-    places = _places(a, b)
+    places = decimals(a, b)
     whole_a, whole_b = _units(a, places), _units(b, places)
     if operator in "+-":
         steps, total = _signed_sum(whole_a, whole_b if operator == "+" else -whole_b)
@@ -139,16 +142,10 @@ def fraction(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL
     return f"{simplification(p, q)}{ANSWER}{p // common}/{q // common}"
 
 
-def area(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
-    """Length by width."""
+def whole_product(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
+    """Length by width, or density by volume."""
     work = columns.multiply(*problem.operands)
-    return _finish(problem, work.text(), str(work.value), precision, " 平方厘米")
-
-
-def mass(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
-    """Density by volume."""
-    work = columns.multiply(*problem.operands)
-    return _finish(problem, work.text(), str(work.value), precision, " 克")
+    return _finish(problem, work.text(), str(work.value), precision, UNITS[problem.kind])
 
 
 def discount(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
@@ -181,7 +178,7 @@ def square_root(problem: Problem, precision: str = DEFAULT, columns: Columns = F
 def nth_power(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """``x^n``: nothing to do up to the first, exact columns for the square, leading digits from the third."""
     base, exponent = problem.operands
-    places = _places(base)
+    places = decimals(base)
     magnitude = abs(_units(base, places))
     asked = f"{base}^{exponent}"
     if exponent == 0 or magnitude == 0:
@@ -210,7 +207,7 @@ def function(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL
     x, factor, exponent = problem.operands
     if x <= 0 or factor < 1 or exponent < 1:
         raise StepError(f"{factor}·{x}^{exponent}: only positive function values are worked")
-    places = _places(x)
+    places = decimals(x)
     number = scientific(_units(x, places), places)
     keep = _EXACT_DIGITS if precision == EXACT else FUNCTION_DIGITS
     steps, result = f"{number.text()}^{exponent}*{factor}", number
@@ -242,9 +239,9 @@ STEPS = {
     "eq solve": equation,
     "mean computation": mean,
     "fraction simplify": fraction,
-    "mass computation": mass,
+    "mass computation": whole_product,
     "discount percentage": discount,
-    "area computation": area,
+    "area computation": whole_product,
     "sqrt computation": square_root,
     "power computation": nth_power,
     "sales revenue": sales,
