@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
     from backends.recipe.types import Recipe
     from backends.run.directory import Run
-    from backends.run.doctor import DoctorReport
+    from backends.run.environment import DoctorReport
 
 
 class AscendBackend(Backend):

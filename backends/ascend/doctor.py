@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.ascend.device import cards, choose, looked_for, start
-from backends.run.doctor import DoctorReport, check_step
-from backends.run.environment import code_version, package_versions
+from backends.run.environment import DoctorReport, check_step, code_version, package_versions
 from converters.common.console import format_table
 from converters.common.errors import UserError, first_line
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from backends.cuda.generate.generator import TorchGenerator
     from backends.recipe.types import Recipe
     from backends.run.directory import Run
-    from backends.run.doctor import DoctorReport
+    from backends.run.environment import DoctorReport
 
 
 class TorchBackend(Backend):

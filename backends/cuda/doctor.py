@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from backends.run.doctor import DoctorReport, check_step
-from backends.run.environment import PACKAGES, code_version, package_versions
+from backends.run.environment import PACKAGES, DoctorReport, check_step, code_version, package_versions
 from converters.common.console import format_table
 from converters.common.errors import UserError
 

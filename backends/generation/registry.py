@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backends.generation.base_generator import Generator
     from backends.recipe.types import Recipe
     from backends.run.directory import Run
-    from backends.run.doctor import DoctorReport
+    from backends.run.environment import DoctorReport
 
 BackendName = Literal["cuda", "ascend"]
 BACKENDS: tuple[BackendName, ...] = ("cuda", "ascend")

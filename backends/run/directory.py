@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from backends.weights.files import (
     TRAIN_LOG,
     writing_directory,
 )
+from converters.common import reader
 from converters.common.errors import UsageError
 from converters.common.files import write_text
 from converters.common.reader import read_json
@@ -164,10 +164,4 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """Read ``train_log.jsonl``; a last line that a kill cut short is left out."""
     if not path.is_file():
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    return [row for _, row in reader.read_log(path)[0]]

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, code, device and processor."""
+"""What a run was made with, and what ``doctor`` finds: versions, code, device and processor."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from converters.common.errors import UserError
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "twinlora")
 ASCEND_PACKAGES = ("mindspore", "mindformers", "mindpet", "tokenizers", "numpy", "twinlora")
@@ -71,3 +74,34 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """What was found.
+
+    Attributes:
+        versions: what is installed, its version, and ``ok`` or what is needed, one row each.
+        device: where the step was trained.
+        losses: before and after two steps of a tiny model.
+        seconds: that they took.
+    """
+
+    versions: list[list[str]]
+    device: str
+    losses: tuple[float, float]
+    seconds: float
+
+
+def check_step(report: DoctorReport, show: Callable[[str], None]) -> DoctorReport:
+    """Show what two training steps did to the loss.
+
+    Raises:
+        UserError: it did not fall.
+    """
+    before, after = report.losses
+    if not after < before:
+        raise UserError(f"a training step does not work here: the loss went from {before:.4f} to {after:.4f}")
+    show(f"two LoRA steps of a tiny model: loss {before:.4f} → {after:.4f} in {report.seconds:.2f} s")
+    show("ok")
+    return report

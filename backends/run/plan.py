@@ -217,7 +217,7 @@ def _memory(
     return frozen + trained + plan.micro_batch_tokens * (kept + logits)
 
 
-def cpu_rate(shape: LlamaShape, seconds: float = 0.3) -> float:
+def cpu_rate(shape: LlamaShape) -> float:
     """FLOP/s of a float32 matrix product with this model's shapes (up to 2048), measured now."""
     import numpy as np
 
@@ -225,7 +225,7 @@ def cpu_rate(shape: LlamaShape, seconds: float = 0.3) -> float:
     left = np.ones((256, inner), dtype=np.float32)
     right = np.ones((inner, width), dtype=np.float32)
     left @ right  # the first product starts the threads
-    best, until = float("inf"), time.perf_counter() + seconds
+    best, until = float("inf"), time.perf_counter() + 0.3
     while time.perf_counter() < until:
         began = time.perf_counter()
         left @ right

@@ -1,23 +1,74 @@
-"""Starting, resuming and finishing a run directory: the checks and files that both backends share."""
+"""Checking, starting, resuming and finishing a run: what both backends refuse and the files that both write."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from backends.recipe.schedule import learning_rate
 from backends.recipe.types import Recipe
 from backends.run.directory import Checkpoint, Run, changed_settings, read_log, write_recipe
 from backends.run.log import plot_loss
 from backends.run.rows import TrainingRows
 from backends.weights.files import CHECKPOINT_STATE, DATA_RECORD, ENVIRONMENT, LOSS_PLOT, RECIPE, RESULT, TEMPLATE
-from converters.common.errors import UserError
+from backends.weights.lora import target_layers
+from converters.common.errors import UsageError, UserError
 from converters.common.files import write_json
 from converters.common.reader import read_json
 
 Speak = Callable[[str], None]
+
+ADAMW = ("AdamW", "FP32StateAdamWeightDecay", "AdamWeightDecay", "FusedAdamW")
+"""Names of AdamW in mindformers, past and present."""
+
+Refusal = tuple[bool, str, Any, str]
+"""Whether a setting is refused, its key, what was found, and what is done instead."""
+
+
+def check_weights_named(recipe: Recipe, kinds: str) -> None:
+    """Refuse to fine-tune nothing.
+
+    Args:
+        recipe: what is to be run.
+        kinds: what ``load_checkpoint`` may be, for the message.
+
+    Raises:
+        UsageError: no weights are named.
+    """
+    if recipe.run_mode == "finetune" and not recipe.load_checkpoint:
+        raise UsageError(f"no weights: set load_checkpoint={kinds} (run_mode=train starts from random weights)")
+
+
+def check_settings(recipe: Recipe, more: Iterable[Refusal] = ()) -> None:
+    """Refuse settings that no backend honours, and those that this one does not.
+
+    Args:
+        recipe: what is to be run.
+        more: what this backend refuses beyond that.
+
+    Raises:
+        UsageError: LoRA names no layer, or the schedule is not known.
+        UserError: names the setting, what was found and what is done instead.
+    """
+    if recipe.pet is not None:
+        target_layers(recipe.pet)
+    learning_rate(recipe.lr_schedule, 0, 1, 0)
+    optimizer, rate = recipe.optimizer.type, recipe.optimizer.learning_rate
+    refusals: list[Refusal] = [
+        (optimizer not in ADAMW, "optimizer.type", optimizer, "AdamW"),
+        (rate not in (None, recipe.lr_schedule.learning_rate), "optimizer.learning_rate", rate, "lr_schedule's alone"),
+        (recipe.layer_scale, "layer_scale", recipe.layer_scale, "False"),
+        (recipe.lr_scale, "lr_scale", recipe.lr_scale, "False"),
+        (recipe.do_eval, "do_eval", recipe.do_eval, "False; evaluate the run afterwards"),
+        *more,
+    ]
+    for refused, key, found, wanted in refusals:
+        if refused:
+            raise UserError(f"{key}: found {found!r}; this backend does {wanted}")
+    if not recipe.train_dataset.get("drop_remainder", True):
+        raise UserError("train_dataset.drop_remainder: found False; this backend does True (steps of equal weight)")
 
 
 def open_run(recipe: Recipe, resume: bool, speak: Speak) -> tuple[Run, bool]:
@@ -150,7 +201,7 @@ def write_state(
         "layout": layout,
         "rows_sha256": rows_sha256,
     }
-    (folder / CHECKPOINT_STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CHECKPOINT_STATE, state)
 
 
 def parameters_line(trainable: int, base: int) -> str:

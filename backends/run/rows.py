@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +28,54 @@ NO_DATA = "no training data: set data.train=FILE.jsonl (conversations; `python -
 class TrainingRows:
     """The rows of a run and what is known about them.
 
-    ``supervised`` int64[n] counts each row's supervised tokens; ``record`` is what ``data.json`` holds.
+    Attributes:
+        rows: their ids and labels.
+        tokenizer: text to ids.
+        template: that they were written in.
+        record: what ``data.json`` holds.
     """
 
     rows: TokenRows
-    supervised: np.ndarray
     tokenizer: Tokenizer
     template: Template
     record: dict[str, Any]
+
+    @classmethod
+    def of_files(
+        cls,
+        files: Iterable[str | Path],
+        rows: TokenRows,
+        tokenizer: Tokenizer,
+        template: Template,
+        audit: dict[str, Any],
+        **more: Any,
+    ) -> TrainingRows:
+        """Describe rows by the hashes of what made them.
+
+        Args:
+            files: that the rows were read from.
+            rows: their ids and labels.
+            tokenizer: text to ids.
+            template: that they were written in.
+            audit: what encoding did to them; ``seq_length`` and ``longest`` at least.
+            more: further entries of the record.
+        """
+        record = {
+            "files": [{"path": str(file), "sha256": sha256_file(file)} for file in files],
+            "rows": len(rows),
+            "rows_sha256": rows.sha256,
+            **more,
+            "template": {"name": template.name, "hash": template.hash},
+            "tokenizer": {"source": str(tokenizer.source), "hash": tokenizer.hash},
+            "audit": audit,
+        }
+        return cls(rows, tokenizer, template, record)
+
+    # looked up at every step of training
+    @cached_property
+    def supervised(self) -> np.ndarray:
+        """Tokens of each row that the loss counts, int64[n]."""
+        return self.rows.supervised
 
     @property
     def tokens(self) -> np.ndarray:
@@ -109,15 +150,4 @@ def load_rows(recipe: Recipe, *, quiet: bool = False) -> TrainingRows:
         for line in audit.lines():
             say(line)
     audit.check(recipe.data.max_unsupervised)
-    if len(rows) == 0:
-        raise UserError(f"{recipe.data.train[0]}: no row is left to train on")
-    supervised = rows.supervised
-    record = {
-        "files": [{"path": str(file), "sha256": sha256_file(file)} for file in recipe.data.train],
-        "rows": len(rows),
-        "rows_sha256": rows.sha256,
-        "template": {"name": template.name, "hash": template.hash},
-        "tokenizer": {"source": str(tokenizer.source), "hash": tokenizer.hash},
-        "audit": audit.to_dict(),
-    }
-    return TrainingRows(rows, supervised, tokenizer, template, record)
+    return TrainingRows.of_files(recipe.data.train, rows, tokenizer, template, audit.to_dict())

@@ -90,16 +90,17 @@ def _check_columns(header: MindRecordHeader) -> None:
         raise UserError(f"{header.path}: holds no rows")
 
 
-def read_token_rows(path: Path, start: int = 0, end: int | None = None) -> TokenRows:
-    """Read rows back, without what they were filled up with.
+def read_token_rows(path: Path, start: int = 0, end: int | None = None, *, pad_id: int | None = None) -> TokenRows:
+    """Read rows back without their padding.
 
     Args:
         path: a MindRecord file.
         start: first row, from 0.
         end: one after the last; None: to the end of the file.
+        pad_id: the padding of a file whose sidecar does not name it; None: its rows keep their full length.
 
     Returns:
-        The rows, named by their number from 0. Without a sidecar, which names the pad, rows keep their full length.
+        The rows, named by their number from 0.
 
     Raises:
         UsageError: there is no such file, or no row ``start``.
@@ -111,7 +112,7 @@ def read_token_rows(path: Path, start: int = 0, end: int | None = None) -> Token
     if start >= header.rows:
         raise UsageError(f"{path}: there is no row {start}; it has rows 0 to {header.rows - 1}")
     sidecar = read_sidecar(path)
-    pad_id = sidecar.get("pad_id")
+    pad_id = sidecar.get("pad_id", pad_id)
     # page by page, so that the padding of a large file is never in memory at once
     ids, labels = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     lengths = [np.empty(0, np.int64)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from converters.common.errors import UsageError, UserError
+from converters.common.files import write_json
 from mindrecord.file.header import COLUMNS, SUFFIX, index_of, sidecar_of
 from mindrecord.file.pages import write_file
 from mindrecord.file.row_codec import Column
@@ -68,8 +68,7 @@ def write_token_rows(rows: TokenRows, path: Path, *, seq_length: int, pad_id: in
         with tempfile.TemporaryDirectory(prefix=f".tmp-{path.name}-", dir=path.parent) as folder:
             temporary = Path(folder) / path.name
             write_file(temporary, columns, "token rows")
-            text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
-            sidecar_of(temporary).write_text(text, encoding="utf-8")
+            write_json(sidecar_of(temporary), record)
             _move(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror or error}); nothing was left") from error

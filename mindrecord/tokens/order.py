@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+# every step of an epoch asks for the same order
+@lru_cache(maxsize=2)
 def epoch_order(n: int, seed: int, epoch: int, shuffle: bool = True) -> NDArray[np.int64]:
     """Return the row indices of one epoch, each exactly once, int64 [n].
 
@@ -39,10 +41,4 @@ def rows_of_step(count: int, batch_size: int, step: int, seed: int, shuffle: boo
         shuffle: as `epoch_order`.
     """
     epoch, place = divmod(step, count // batch_size)
-    return _order(count, seed, epoch, shuffle)[place * batch_size : (place + 1) * batch_size]
-
-
-# every step of an epoch asks for the same order
-@lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int, shuffle: bool) -> NDArray[np.int64]:
-    return epoch_order(count, seed, epoch, shuffle)
+    return epoch_order(count, seed, epoch, shuffle)[place * batch_size : (place + 1) * batch_size]

@@ -335,7 +335,7 @@ def test_a_job_comes_back_as_it_was(contest, tmp_path):
 
     offsets = np.array([0, 3, 8])
     rows = TokenRows(np.arange(8, dtype=np.int32), np.arange(8, dtype=np.int32), offsets, ["a", "b"])
-    data = TrainingRows(rows, np.array([2, 4]), None, None, {})
+    data = TrainingRows(rows, None, None, {})
     (tmp_path / "mindformers").mkdir()
     stored, figures = read_job(write_job(job(contest, tmp_path, workers=2), data))
     assert stored == job(contest, tmp_path, workers=2)

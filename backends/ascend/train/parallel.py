@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from backends.recipe.types import Recipe
-from backends.run.checks import check_settings
+from backends.run.resume import check_settings
 from converters.common.errors import UserError
 
 

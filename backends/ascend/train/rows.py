@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from backends.recipe.types import Recipe
 from backends.run.rows import TrainingRows, load_rows, recipe_tokenizer
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
-from converters.common.files import sha256_file
 from converters.common.reader import read_json
-
-if TYPE_CHECKING:
-    from mindrecord.tokens.encode import TokenRows
 
 NO_ROWS = (
     "no training data: set data.train=FILE.jsonl (conversations), or train_dataset.data_loader.dataset_dir=FILE to a "
@@ -81,28 +74,10 @@ def _rows_of_file(recipe: Recipe, file: Path) -> TrainingRows:
         tokenizer_hash=tokenizer.hash,
         packed_allowed=True,
     )
-    rows = read_token_rows(file)
-    if "pad_id" not in sidecar:
-        rows = _without(rows, tokenizer.pad_id)
-    elif sidecar["pad_id"] != tokenizer.pad_id:
+    if sidecar.get("pad_id", tokenizer.pad_id) != tokenizer.pad_id:
         raise UserError(f"{file}: filled up with token {sidecar['pad_id']}, the tokenizer's pad is {tokenizer.pad_id}")
-    supervised = rows.supervised
-    say(f"rows {len(rows)} of {file} · tokens {len(rows.input_ids):,} · supervised {int(supervised.sum()):,}")
-    record = {
-        "files": [{"path": str(file), "sha256": sha256_file(file)}],
-        "rows": len(rows),
-        "rows_sha256": rows.sha256,
-        "packed": bool(sidecar.get("packed")),
-        "template": {"name": template.name, "hash": template.hash},
-        "tokenizer": {"source": str(tokenizer.source), "hash": tokenizer.hash},
-        "audit": sidecar.get("audit") or {"seq_length": None, "longest": int(rows.lengths.max())},
-    }
-    return TrainingRows(rows, supervised, tokenizer, template, record)
-
-
-def _without(rows: TokenRows, pad_id: int) -> TokenRows:
-    """Rows without their padding, for files that do not say what it is."""
-    keep = rows.input_ids != pad_id
-    lengths = np.add.reduceat(keep, rows.offsets[:-1])
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return type(rows)(rows.input_ids[keep], rows.labels[keep], offsets, rows.ids)
+    rows = read_token_rows(file, pad_id=tokenizer.pad_id)
+    audit = sidecar.get("audit") or {"seq_length": None, "longest": int(rows.lengths.max())}
+    data = TrainingRows.of_files([file], rows, tokenizer, template, audit, packed=bool(sidecar.get("packed")))
+    say(f"rows {len(rows)} of {file} · tokens {len(rows.input_ids):,} · supervised {data.supervised.sum():,}")
+    return data

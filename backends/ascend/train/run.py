@@ -18,11 +18,11 @@ from backends.ascend.train.rows import data_file, read_training_rows
 from backends.ascend.train.start_weights import write_start
 from backends.checkpoint.fingerprint import base_fingerprint
 from backends.recipe.types import Recipe
-from backends.run.checks import check_weights_named
 from backends.run.directory import Run
 from backends.run.environment import ASCEND_PACKAGES, environment, processor
 from backends.run.resume import (
     begin_run,
+    check_weights_named,
     checkpoint_to_resume,
     open_run,
     parameters_line,

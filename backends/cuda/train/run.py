@@ -36,12 +36,13 @@ from backends.cuda.train.saving import load_weights, save_final_weights, save_we
 from backends.cuda.train.step import Stepper
 from backends.recipe.schedule import learning_rate, warmup_steps
 from backends.recipe.types import Recipe
-from backends.run.checks import check_settings, check_weights_named
 from backends.run.directory import Checkpoint, Run, read_log
 from backends.run.environment import environment, processor
 from backends.run.log import TrainLog
 from backends.run.resume import (
     begin_run,
+    check_settings,
+    check_weights_named,
     checkpoint_steps,
     checkpoint_to_resume,
     open_run,
