@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from backends.generation.perplexity import perplexity
     from backends.generation.registry import load_generator, train
     from backends.generation.types import Limits, Runtime, Sampling
-    from backends.merge.run import merge
     from backends.recipe.load import load_recipe
     from backends.run.plan import plan
 
@@ -27,7 +26,6 @@ _HOMES = {
     "generate_file": "backends.generation.ask",
     "load_generator": "backends.generation.registry",
     "load_recipe": "backends.recipe.load",
-    "merge": "backends.merge.run",
     "open_checkpoint": "backends.checkpoint.resolve",
     "perplexity": "backends.generation.perplexity",
     "plan": "backends.run.plan",
@@ -42,7 +40,6 @@ __all__ = [
     "generate_file",
     "load_generator",
     "load_recipe",
-    "merge",
     "open_checkpoint",
     "perplexity",
     "plan",

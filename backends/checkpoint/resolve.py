@@ -131,7 +131,7 @@ def open_checkpoint(
         UserError: the base or the tokenizer is missing, the base has other weights than the run was trained on, or the
             template is not the trained one.
     """
-    from backends.exchange.cache import hf_directory, is_mindformers_file
+    from backends.exchange.convert import hf_directory, is_mindformers_file
     from converters.tokenizers.load import load_tokenizer
 
     folder = Path(locate_model(path))
@@ -160,7 +160,7 @@ def open_checkpoint(
 
 def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
     """Return the frozen model's directory: the one given, else the one recorded."""
-    from backends.exchange.cache import hf_directory, is_mindformers_file
+    from backends.exchange.convert import hf_directory, is_mindformers_file
 
     recorded = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if given is None and not recorded and run is not None:

@@ -159,7 +159,7 @@ def adapter_to_mindformers(
     _check_base(shapes, found, base or config.get("base_model_name_or_path"), adapter_folder, required=base is not None)
     metadata = {METADATA_KEY: json.dumps(config, sort_keys=True)}
     with writing_weights(out, metadata) as (writer, sidecar):
-        copy_companions(adapter_folder, sidecar, without=(MODEL_CONFIG,))
+        copy_companions(adapter_folder, sidecar)
         write_json(sidecar / ADAPTER_CONFIG, config)
         for name in sorted(names, key=names.__getitem__):
             writer.add(names[name], round_to(tensors.read(name), dtype, name))
@@ -204,7 +204,7 @@ def adapter_to_peft(
     with writing_directory(out_folder) as temporary:
         _write_peft(tensors.read, names, config, temporary, dtype)
         if home is not None:
-            copy_companions(home, temporary, without=(MODEL_CONFIG,))
+            copy_companions(home, temporary)
         if finish is not None:
             finish(temporary)
     return found

@@ -1,10 +1,11 @@
-"""Conversion of whatever a path holds, which is recognised by its content."""
+"""Conversion of whatever a path holds, which is recognised by its content, into a named place or beside itself."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,12 +25,15 @@ from backends.weights.files import (
     check_output_file,
     check_output_folder,
     copy_companions,
+    sidecar_of,
 )
 from backends.weights.mindspore_ckpt import open_weights
 from backends.weights.names import is_lora
 from backends.weights.safetensors_files import DEFAULT_SHARD_BYTES, Tensors
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
+from converters.common.files import write_json
+from converters.common.reader import read_json
 from converters.common.shipped import locate_model
 
 Kind = Literal["hf", "peft", "mindformers", "mindformers-lora", "meta", "llama2c"]
@@ -50,6 +54,7 @@ USED: dict[Kind, set[str]] = {
     "meta": {"config", "tokenizer"},
     "llama2c": {"tokenizer"},
 }
+STAMP = "exchanged_from.json"  # says which file the directory beside it came from
 
 
 @dataclass(frozen=True)
@@ -229,11 +234,64 @@ def _model(
     with TemporaryDirectory() as temporary:
         home = Path(temporary)
         for known in source.homes:
-            copy_companions(known, home, without=TOKENIZER_FILES)
+            copy_companions(known, home, (GENERATION_CONFIG, TEMPLATE))
         if tokenizer.is_file() and tokenizer.suffix == ".bin":
             write_tokenizer(tokenizer, home)
         elif tokenizer.is_file() and tokenizer.name in TOKENIZER_FILES:
             shutil.copyfile(tokenizer, home / tokenizer.name)
-        elif not copy_companions(tokenizer, home, without=(MODEL_CONFIG, GENERATION_CONFIG, TEMPLATE)):
+        elif not copy_companions(tokenizer, home, TOKENIZER_FILES):
             raise UserError(f"{tokenizer}: no tokenizer files there")
         yield replace(source, homes=(home,))
+
+
+def is_mindformers_file(path: Path) -> bool:
+    """Say whether a path is a weight file by its name, and not a directory."""
+    return path.suffix in (".ckpt", ".safetensors") and path.is_file()
+
+
+def hf_directory(file: Path) -> Path:
+    """Return ``FILE.hf`` with the weights of a mindformers file in it, converted once.
+
+    It lies beside the file and stays. A sweep, a retention check or a resumed evaluation opens the same file many
+    times, and answers on the disk are known by the directory and the weights they came from: a temporary folder would
+    convert billions of weights each time under another name. A file that has changed since is converted again. Of
+    several processes that ask at once one converts and the others wait for it.
+
+    Raises:
+        UsageError: it is not mindformers' file.
+        UserError: nothing says its configuration or its scaling, or the folder cannot be written.
+    """
+    home = sidecar_of(file)
+    with file.open("rb") as handle:
+        with suppress(ImportError, OSError):  # a system or a file system without such locks
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)  # gone with the process, however it ends
+        _convert_once(file, home)
+    return home
+
+
+def _convert_once(file: Path, home: Path) -> None:
+    """Convert unless what is in ``home`` came from this very file; errors are those of ``hf_directory``."""
+    status = file.stat()
+    stamp = {"file": file.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    # size and time of change instead of a hash: reading billions of weights would take as long as converting them
+    if (home / STAMP).is_file() and read_json(home / STAMP) == stamp:
+        return
+    kind = kind_of(file)
+    if not kind.startswith("mindformers"):
+        raise UsageError(f"{file}: not a file of mindformers; name its directory")
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(
+            f"{file.parent}: cannot be written, and the file is converted beside itself: use "
+            f"python -m backends.exchange to-hf {file} -o DIR, and DIR instead"
+        )
+    say(f"{file}: converting into {home} ({status.st_size / 2**20:,.0f} MiB, once; delete it to have the room back)")
+
+    def finish(folder: Path) -> None:
+        write_json(folder / STAMP, stamp)
+
+    if kind == "mindformers-lora":
+        adapter_to_peft(file, home, finish=finish)
+    else:
+        write_hf(mindformers_source(file), home, finish=finish)

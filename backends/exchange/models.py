@@ -289,7 +289,7 @@ def write_mindformers(source: Source, out: Path, dtype: str | None = None) -> No
         )
     with writing_weights(out, {}) as (writer, sidecar):
         for home in source.homes:
-            copy_companions(home, sidecar, without=(MODEL_CONFIG,))
+            copy_companions(home, sidecar)
         write_json(sidecar / MODEL_CONFIG, _with_dtype(source, dtype))
         for name, item in _shown(source, out.name):
             writer.add(to_mindformers(name), round_to(item.read(), dtype, name))
@@ -313,7 +313,7 @@ def write_hf(
     """
     with writing_directory(out_folder) as temporary:
         for home in source.homes:
-            copy_companions(home, temporary, without=(MODEL_CONFIG,))
+            copy_companions(home, temporary)
         write_json(temporary / MODEL_CONFIG, _with_dtype(source, dtype))
         with ShardWriter(temporary, max_shard_bytes=max_shard_bytes) as writer:
             for name, item in _shown(source, out_folder.name):

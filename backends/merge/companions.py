@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from backends.weights.files import (
     TEMPLATE,
     TOKENIZER_CONFIG,
     TOKENIZER_FILES,
+    copy_companions,
     has_tokenizer,
 )
 from converters.common.console import say
@@ -104,9 +105,7 @@ def copy_tokenizer(home: Path | None, folder: Path) -> Tokenizer | None:
         return None
     from converters.tokenizers.load import load_tokenizer
 
-    for name in TOKENIZER_FILES:
-        if (home / name).is_file():
-            shutil.copyfile(home / name, folder / name)
+    copy_companions(home, folder, TOKENIZER_FILES)
     try:
         return load_tokenizer(folder)
     except UserError as error:
@@ -218,7 +217,13 @@ def modelfile(template: Template, tokenizer: Tokenizer) -> str | None:
     """
     if "{passage}" in template.first:
         return None
-    go = _go_writer(tokenizer)
+    names: dict[int | None, str] = {number: name for name, number in reversed(tokenizer.specials.items())}
+    eos = names.get(tokenizer.eos_id, "")
+    roles = {"{bos}": names.get(tokenizer.bos_id, ""), "{eos}": eos}
+
+    def go(pattern: str, slots: dict[str, str]) -> str:
+        return "".join(slots.get(piece) or roles.get(piece, piece) for piece in _SLOT.split(pattern))
+
     user = {"{user}": "{{ .Content }}"}
     first = go(_first(template).removeprefix("{bos}"), user)
     system = {"{system}": "{{ $.System }}"}
@@ -236,7 +241,7 @@ def modelfile(template: Template, tokenizer: Tokenizer) -> str | None:
     question = "{{ if $first }}{{ $first = false }}" + asked + "{{ else }}" + later + "{{ end }}"
     turn = '{{ if eq .Role "user" }}' + question + '{{ else if eq .Role "assistant" }}' + answer + "{{ end }}"
     body = "{{ $first := true }}{{ range .Messages }}" + turn + "{{ end }}"
-    stops = list(dict.fromkeys([*template.stop, eos_name(tokenizer)]))
+    stops = list(dict.fromkeys([*template.stop, eos]))
     notes = ["ollama create NAME -f Modelfile, in this directory"]
     if "{bos}" not in template.first + (template.first_with_system or "") and tokenizer.bos_id is not None:
         notes.append(f"template {template.name} has no BOS; Ollama may put one before the prompt all the same")
@@ -245,26 +250,6 @@ def modelfile(template: Template, tokenizer: Tokenizer) -> str | None:
     lines = [f"# {note}" for note in notes] + ["FROM .", f'TEMPLATE """{body}"""']
     lines += [f'PARAMETER stop "{stop}"' for stop in stops]
     return "\n".join(lines) + "\n"
-
-
-def eos_name(tokenizer: Tokenizer) -> str:
-    """Return the name of the token that ends a text."""
-    return _name_of(tokenizer, tokenizer.eos_id)
-
-
-def _name_of(tokenizer: Tokenizer, number: int | None) -> str:
-    return next((name for name, token in tokenizer.specials.items() if token == number), "")
-
-
-def _go_writer(tokenizer: Tokenizer) -> Callable[[str, dict[str, str]], str]:
-    """Return what writes a pattern in Go's syntax."""
-    roles = {"{bos}": _name_of(tokenizer, tokenizer.bos_id), "{eos}": eos_name(tokenizer)}
-
-    def write(pattern: str, slots: dict[str, str]) -> str:
-        pieces = _SLOT.split(pattern)
-        return "".join(slots.get(piece) or roles.get(piece, piece) for piece in pieces)
-
-    return write
 
 
 def _first(template: Template) -> str:

@@ -6,7 +6,7 @@ the layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,15 +146,3 @@ def _read(base: Base, name: str) -> np.ndarray:
         file = base.tensors.entries[name].file
         raise UserError(f"{file}: {name} holds a NaN or an infinity; the base is damaged, copy or download it again")
     return weight
-
-
-def rounding_costs(changes: Mapping[str, Change]) -> tuple[float, str]:
-    """Return the largest part of an update that the rounding changed, and the layer where it did."""
-    worst = max(changes, key=lambda module: changes[module].rounding)
-    return changes[worst].rounding, worst
-
-
-def written_kinds(base: Base, dtype: str | None) -> set[str]:
-    """Return the floating-point types that the output has, as safetensors names them."""
-    kinds = {base.tensors.dtype(name) for name in base.tensors} & ROUNDOFF.keys()
-    return {FLOATS[dtype]} if dtype else kinds

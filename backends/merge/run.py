@@ -15,8 +15,8 @@ from backends.merge.adapters import Adapter, open_adapter
 from backends.merge.base import Base, check_fit, check_recorded, open_base
 from backends.merge.combine import Summed, check_same_base, write_sum
 from backends.merge.companions import common_template, copy_tokenizer, tokenizer_home, write_model_files, write_template
-from backends.merge.into_base import Change, rounding_costs, unties, write_merged, written_kinds
-from backends.weights.dtypes import FLOAT_NAMES
+from backends.merge.into_base import Change, unties, write_merged
+from backends.weights.dtypes import FLOAT_NAMES, FLOATS, ROUNDOFF
 from backends.weights.files import MERGE_REPORT, check_output_file, sidecar_of, writing_directory
 from backends.weights.mindspore_ckpt import open_weights, weights_writer
 from backends.weights.safetensors_files import DEFAULT_SHARD_BYTES, ShardWriter
@@ -210,7 +210,7 @@ def _into_base(
     untied = unties(base, adapters)
     if untied:
         say("note: the output layer was the embedding matrix; with an adapter on it the two part (tie_word_embeddings)")
-    kinds = written_kinds(base, dtype)
+    kinds = {FLOATS[dtype]} if dtype else {base.tensors.dtype(name) for name in base.tensors} & ROUNDOFF.keys()
     with _destination(base, out) as (folder, file):
         with weights_writer(file) if file else ShardWriter(folder, max_shard_bytes=max_shard_bytes) as writer:
             changes = write_merged(base, adapters, writer, dtype)
@@ -324,7 +324,8 @@ def _change_lines(changes: Mapping[str, Change], dtypes: list[str], tensors: int
     most = f"{changes[largest].update:.2%} of their norm ({largest})"
     lines = [f"{len(changes)} of {tensors} tensors changed, at most by {most}"]
     if dtypes != ["float32"]:
-        lost, where = rounding_costs(changes)
+        where = max(changes, key=lambda module: changes[module].rounding)
+        lost = changes[where].rounding
         hint = "; --dtype float32 keeps it whole" if lost > 0.01 else ""
         lines.append(
             f"rounding to {'/'.join(dtypes)} changed the update by at most {lost:.2%} of its norm ({where}){hint}"

@@ -30,8 +30,8 @@ TOKENIZER_FILES = (
     "merges.txt",
     CHAT_TEMPLATE,
 )
-# what belongs to a model besides its weights
-COMPANIONS = (MODEL_CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, TEMPLATE)
+# what belongs to a model besides its weights and its configuration
+COMPANIONS = (GENERATION_CONFIG, *TOKENIZER_FILES, TEMPLATE)
 # of a run directory (:mod:`backends.run.directory`)
 RECIPE = "recipe.yaml"
 TRAIN_LOG = "train_log.jsonl"
@@ -114,12 +114,12 @@ def check_output_folder(out: Path) -> None:
         raise UsageError(f"{out}: is there already; name a directory that is not")
 
 
-def copy_companions(source: Path, target: Path, *, without: tuple[str, ...] = ()) -> list[str]:
-    """Copy what belongs to a model besides its weights; returns the names."""
-    names = [name for name in COMPANIONS if name not in without and (source / name).is_file()]
-    for name in names:
+def copy_companions(source: Path, target: Path, names: tuple[str, ...] = COMPANIONS) -> list[str]:
+    """Copy those of the named files that a directory holds; returns their names."""
+    found = [name for name in names if (source / name).is_file()]
+    for name in found:
         shutil.copyfile(source / name, target / name)
-    return names
+    return found
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -43,12 +43,10 @@ def to_mindformers(name: str) -> str:
     Raises:
         UserError: no Llama or Qwen2 has a weight of this name.
     """
-    found = _LAYER.fullmatch(name)
-    if found and _known(found[2], found[3], _MODULES_TO_MF):
-        return f"model.layers.{found[1]}.{_MODULES_TO_MF[found[2]]}.{found[3]}"
-    if name in _OUTSIDE_TO_MF:
-        return _OUTSIDE_TO_MF[name]
-    raise UserError(f"{name}: not the name of a weight of a Hugging Face Llama or Qwen2")
+    renamed = _renamed(name, _OUTSIDE_TO_MF, _MODULES_TO_MF)
+    if renamed is None:
+        raise UserError(f"{name}: not the name of a weight of a Hugging Face Llama or Qwen2")
+    return renamed
 
 
 def to_hf(name: str) -> str:
@@ -57,12 +55,10 @@ def to_hf(name: str) -> str:
     Raises:
         UserError: mindformers' Llama has no weight of this name.
     """
-    found = _LAYER.fullmatch(name)
-    if found and _known(found[2], found[3], LAYER_MODULES):
-        return f"model.layers.{found[1]}.{LAYER_MODULES[found[2]]}.{found[3]}"
-    if name in OUTSIDE_LAYERS:
-        return OUTSIDE_LAYERS[name]
-    raise UserError(f"{name}: not the name of a weight of mindformers' Llama")
+    renamed = _renamed(name, OUTSIDE_LAYERS, LAYER_MODULES)
+    if renamed is None:
+        raise UserError(f"{name}: not the name of a weight of mindformers' Llama")
+    return renamed
 
 
 def peft_to_mindformers(name: str) -> str:
@@ -100,6 +96,13 @@ def is_lora(name: str) -> bool:
     return ".lora_" in name or ".mindpet_delta_lora_" in name
 
 
-def _known(module: str, kind: str, modules: dict[str, str]) -> bool:
-    """Say whether a layer has this module; only linear layers may have a bias."""
-    return module in modules and (kind == "weight" or module in LINEAR_MODULES or module in LINEAR_MODULES.values())
+def _renamed(name: str, outside: dict[str, str], modules: dict[str, str]) -> str | None:
+    """Rename a weight by the two tables; None if they do not have it. Only linear layers may have a bias."""
+    found = _LAYER.fullmatch(name)
+    if found is None:
+        return outside.get(name)
+    number, module, kind = found.groups()
+    linear = module in LINEAR_MODULES or module in LINEAR_MODULES.values()
+    if module not in modules or (kind == "bias" and not linear):
+        return None
+    return f"model.layers.{number}.{modules[module]}.{kind}"

@@ -293,7 +293,8 @@ class ShardWriter:
             raise UserError(f"{self.folder}: {name} was written twice")
         kind = type_name(array.dtype)
         # a tensor larger than a shard gets one of its own
-        if self._handle is not None and self._bytes and self._full(array.nbytes):
+        limit = math.inf if self.max_shard_bytes is None else self.max_shard_bytes
+        if self._handle is not None and self._bytes and self._bytes + array.nbytes > limit:
             self._finish_shard()
         if self._handle is None:
             # the final name holds the number of shards, which is known at the end
@@ -328,9 +329,6 @@ class ShardWriter:
             index = {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
             write_json(self.folder / f"{self.stem}.safetensors.index.json", index)
         return files
-
-    def _full(self, more: int) -> bool:
-        return self.max_shard_bytes is not None and self._bytes + more > self.max_shard_bytes
 
     def _finish_shard(self) -> None:
         """Put the header before the data; a small file is moved up to it, a large one keeps blanks between."""

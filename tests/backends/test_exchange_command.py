@@ -14,7 +14,7 @@ import pytest
 from exchange_files import read_all, write_adapter, write_ckpt, write_hf_model, write_safetensors
 
 from backends.exchange.__main__ import main
-from backends.exchange.cache import hf_directory
+from backends.exchange.convert import hf_directory
 from backends.exchange.models import write_hf
 from backends.weights.names import peft_to_mindformers
 from backends.weights.safetensors_files import open_tensors
@@ -185,7 +185,7 @@ def test_of_two_at_once_one_converts_and_the_other_waits(tmp_path, hf, capsys, m
         running.release()
         return done
 
-    monkeypatch.setattr("backends.exchange.cache.write_hf", slow)
+    monkeypatch.setattr("backends.exchange.convert.write_hf", slow)
     with ThreadPoolExecutor(3) as pool:
         homes = set(pool.map(hf_directory, [tmp_path / "m.ckpt"] * 3))
     assert len(homes) == len(writes) == 1

@@ -254,7 +254,7 @@ def test_full_disk(tmp_path):
 
 
 def test_no_room_for_the_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("mindrecord.file.pages.index_of", lambda path: Path("/dev/full"))
+    monkeypatch.setattr("mindrecord.file.writer.index_of", lambda path: Path("/dev/full"))
     with pytest.raises(UserError, match=r"x\.mindrecord: could not be written \(.*; nothing was left"):
         write(tmp_path / "x.mindrecord")
     assert not list(tmp_path.iterdir())

@@ -12,9 +12,9 @@ import pytest
 
 from converters.tokenizers.segments import row_offsets
 from mindrecord.file.header import COLUMNS, index_of, read_header, sidecar_of
-from mindrecord.file.pages import write_file
 from mindrecord.file.reader import check, read_token_rows
 from mindrecord.file.row_codec import Column
+from mindrecord.file.writer import write_file
 
 NEEDED = ("mindspore", "mindformers")
 pytestmark = [
