@@ -15,7 +15,7 @@ from converters.common.errors import UsageError
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command."""
+    """Run the command line."""
     args = _parser().parse_args(argv)
     {"write": _write, "info": _info, "read": _read, "show": _show}[args.command](args)
 
@@ -104,7 +104,7 @@ def row_range(text: str | None) -> tuple[int, int | None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mindrecord",
-        description="Token rows made from conversations: look at them, write them as MindRecord, read them back.",
+        description="Show the token rows made from conversations, write them as MindRecord, and read them back.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_show(commands)
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m mindrecord info train.mindrecord\n  python -m mindrecord info train.mindrecord --json",
     )
     command.add_argument("file", metavar="FILE", help="a MindRecord file")
-    command.add_argument("--json", action="store_true", help="JSON on stdout (default: text)")
+    command.add_argument("--json", action="store_true", help="print JSON (default: text)")
     command = _command(
         commands,
         "read",
@@ -126,9 +126,17 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m mindrecord read train.mindrecord --ids > rows.jsonl",
     )
     command.add_argument("file", metavar="FILE", help="a MindRecord file")
-    command.add_argument("--rows", metavar="A:B", help="int:int from 0, B not included, or one number (default: all)")
-    command.add_argument("--ids", action="store_true", help="input_ids and labels as integers, without padding")
-    command.add_argument("--tokenizer", metavar="DIR", help="its tokenizer (default: where the sidecar says it was)")
+    command.add_argument(
+        "--rows",
+        metavar="A:B",
+        help="rows A up to, not including, B, counted from 0; or one row's number (default: all)",
+    )
+    command.add_argument(
+        "--ids", action="store_true", help="print input_ids and labels as integers, without padding (default: text)"
+    )
+    command.add_argument(
+        "--tokenizer", metavar="DIR", help="tokenizer of the rows (default: the one that FILE.json names)"
+    )
     return parser
 
 
@@ -151,11 +159,15 @@ def _add_show(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--template",
         metavar="NAME",
-        help="bare, alpaca, vicuna, llama3, chatml, … (a MindRecord file knows its own: there it is checked)",
+        help="bare, alpaca, vicuna, llama3, chatml, …; for a MindRecord file it is only compared with the file's own",
     )
-    command.add_argument("--rows", metavar="N", type=int, default=3, help="int: rows to print (default 3)")
-    command.add_argument("--ids", action="store_true", help="print the ids as well")
-    command.add_argument("--seq-length", metavar="N", type=int, help="int: longest model input (default: no limit)")
+    command.add_argument(
+        "--rows", metavar="N", type=int, default=3, help="number of rows to print (default: %(default)s)"
+    )
+    command.add_argument("--ids", action="store_true", help="print the token ids as well")
+    command.add_argument(
+        "--seq-length", metavar="N", type=int, help="longest model input, in tokens (default: no limit)"
+    )
     _add_over_length(command)
 
 
@@ -169,8 +181,8 @@ def _add_write(commands: argparse._SubParsersAction) -> None:
         "--template vicuna --seq-length 256\n"
         "  python -m mindrecord write train.jsonl -o packed.mindrecord --tokenizer DIR --template llama3 --pack",
         "Write conversations as a MindRecord file for mindformers: input_ids and labels, int32, seq_length + 1 long, "
-        "filled up with the tokenizer's pad and -100. FILE.db (the index) and FILE.json (template, tokenizer, audit, "
-        "hashes) come beside it; keep the three together. MindSpore is not needed.",
+        "padded with the tokenizer's pad and -100. FILE.db (the index) and FILE.json (template, tokenizer, audit, "
+        "hashes) are written beside it; keep the three together. MindSpore is not needed.",
     )
     command.add_argument(
         "conversations", metavar="CONV", nargs="+", help="conversations: ShareGPT or Alpaca, JSONL or JSON array"
@@ -179,7 +191,7 @@ def _add_write(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--tokenizer", metavar="DIR", required=True, help="directory or file of the tokenizer")
     command.add_argument("--template", metavar="NAME", required=True, help="bare, alpaca, vicuna, llama3, chatml, …")
     command.add_argument(
-        "--seq-length", metavar="N", type=int, default=256, help="int: tokens of model input (default %(default)s)"
+        "--seq-length", metavar="N", type=int, default=256, help="longest model input, in tokens (default: %(default)s)"
     )
     _add_over_length(command)
     command.add_argument(
@@ -187,12 +199,12 @@ def _add_write(commands: argparse._SubParsersAction) -> None:
         metavar="SHARE",
         type=float,
         default=0.01,
-        help="float: share of rows that may have nothing to train on (default %(default)s)",
+        help="largest share of rows, 0 to 1, that may have nothing to train on (default: %(default)s)",
     )
     command.add_argument(
         "--pack",
         action="store_true",
-        help="put several conversations into a row (default: one, padded); a batch then counts packed rows",
+        help="put several conversations into one row (default: one each, padded); batch sizes then count packed rows",
     )
 
 
@@ -213,7 +225,7 @@ def _add_over_length(command: argparse.ArgumentParser) -> None:
         "--over-length",
         choices=["drop", "truncate", "error"],
         default="drop",
-        help="what to do with longer rows (default drop)",
+        help="what to do with rows that are longer (default: %(default)s)",
     )
 
 

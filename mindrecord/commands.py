@@ -33,7 +33,7 @@ class Written:
     Attributes:
         path: the data file.
         rows: rows in it.
-        row_length: ids of a row, filled up.
+        row_length: ids of a row, padding included.
         audit: what encoding did to the conversations.
         packed: whether rows hold several conversations.
         size: bytes of the data file.
@@ -78,7 +78,7 @@ def write_mindrecord(
         pack: put several conversations into a row.
 
     Raises:
-        UsageError: a file or a template is missing, or an argument cannot be meant.
+        UsageError: a file or a template is missing, or an argument is out of range.
         UserError: the rows cannot be read, encoded, packed or written; nothing is left behind.
     """
     path = Path(out)
@@ -108,9 +108,16 @@ def write_mindrecord(
 
 @dataclass(frozen=True)
 class Info:
-    """What a MindRecord file says of itself; sizes are in bytes.
+    """Contents of a MindRecord file; sizes are in bytes.
 
     Attributes:
+        file: its path.
+        bytes: size of the data file.
+        format: MindRecord and its version.
+        pages: number of pages.
+        page_size: of each page.
+        header_size: up to the first page.
+        rows: number of rows.
         columns: type of each column.
         row_length: ids of a row; None where the columns are not those of token rows.
         sidecar: what the JSON file beside it says; empty where there is none.
@@ -153,7 +160,7 @@ class Info:
 
 
 def info(file: PathLike) -> Info:
-    """Return what a MindRecord file is and where its rows come from.
+    """Describe a MindRecord file and where its rows come from.
 
     Raises:
         UsageError: there is no such file.
@@ -189,8 +196,8 @@ def read(
         ids: give integers, for which no tokenizer is needed.
 
     Returns:
-        Of each row ``row`` (its number) with ``text`` and ``trained`` (the pieces of the text that are trained on), or
-        with ``input_ids`` and ``labels``, without padding.
+        A dict for each row: ``row`` (its number), with ``text`` and ``trained`` (the pieces of the text that are
+        trained on), or with ``input_ids`` and ``labels`` without padding.
 
     Raises:
         UsageError: there is no such file or row, or no tokenizer.
@@ -232,7 +239,7 @@ class Shown:
 
     Attributes:
         rows: the rows; all of a file of conversations, the first ones of a MindRecord file.
-        tokenizer: reads and writes them.
+        tokenizer: of their ids.
         template: name and hash of their template.
         audit: of the whole file; None where a MindRecord file has no sidecar.
     """

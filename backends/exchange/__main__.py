@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m backends.exchange",
         description="Exchange weights between Hugging Face, PEFT, mindformers and Meta's layout, bit for bit, with one "
-        "tensor in memory. What the input is, is told by its content.",
+        "tensor in memory. The kind of input is recognised from its content.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -75,40 +75,50 @@ def _parser() -> argparse.ArgumentParser:
     there.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="a .ckpt or .safetensors file")
     back = _command(commands, "to-hf", "Write a model or PEFT adapter directory from mindformers, Meta or llama2.c.")
     back.add_argument("path", type=Path, metavar="PATH", help=".ckpt or .safetensors, or Meta's directory")
-    back.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="a directory that is not there yet")
+    back.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="directory to create")
     back.add_argument(
-        "--max-shard-size", default="5GB", metavar="SIZE", help="text: of one safetensors file (default: %(default)s)"
+        "--max-shard-size",
+        default="5GB",
+        metavar="SIZE",
+        help="largest size of one safetensors file, such as 5GB or 500MB (default: %(default)s)",
     )
     back.add_argument(
         "--weights",
         action="store_true",
-        help="of a file with LoRA and frozen weights take the weights (default: the LoRA)",
+        help="convert the frozen weights of a file that also holds a LoRA (default: convert the LoRA)",
     )
     back.add_argument(
         "--lora-alpha",
         type=float,
         metavar="X",
-        help="number: of a LoRA that no recipe and no metadata describes (default: as recorded)",
+        help="lora_alpha of a LoRA file that no recipe and no metadata describes (default: as recorded)",
     )
     for command in (there, back):
         command.add_argument(
             "--config",
             type=Path,
             metavar="FILE",
-            help="config.json or mindformers YAML of weights that come without one (default: as recorded)",
+            help="config.json or mindformers YAML, for weights that have none beside them (default: as recorded)",
         )
         command.add_argument(
             "--tokenizer",
             type=Path,
             metavar="PATH",
-            help="directory with tokenizer files, or a vocabulary of llama2.c, to put beside a model "
+            help="directory with tokenizer files, or a llama2.c vocabulary, to write beside the model "
             "(default: the model's own)",
         )
         command.add_argument(
-            "--dtype", choices=["keep", *FLOATS], default="keep", help="round the weights, once (default: %(default)s)"
+            "--dtype",
+            choices=["keep", *FLOATS],
+            default="keep",
+            help="round the weights to this type; keep: leave them as they are (default: %(default)s)",
         )
-        command.add_argument("--base", metavar="DIR", help="the frozen model under an adapter (default: as recorded)")
-    look = _command(commands, "inspect", "List the tensors of a model or an adapter, its totals and its scaling.")
+        command.add_argument(
+            "--base", metavar="DIR", help="model directory that an adapter was trained on (default: as recorded)"
+        )
+    look = _command(
+        commands, "inspect", "List the tensors of a model or an adapter, their totals, and the scaling of a LoRA."
+    )
     look.add_argument("path", type=Path, metavar="PATH", help="directory, .safetensors or .ckpt")
     look.add_argument("--json", action="store_true", help="print JSON to stdout (default: a table)")
     return parser

@@ -215,6 +215,13 @@ def recorded_config(
 ) -> tuple[dict[str, Any], Path | None]:
     """Return ``adapter_config.json`` of a mindformers LoRA file, and the directory that recorded it, if one did.
 
+    Args:
+        file: the file.
+        tensors: its content.
+        found: rank and layers that its matrices show.
+        recipe: the YAML that trained it.
+        alpha: of a file that nothing describes.
+
     Raises:
         UnknownScaling: nothing is recorded and no ``alpha`` was given.
         UserError: what is recorded does not fit the matrices, or contradicts what was given.

@@ -23,7 +23,7 @@ from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_json
 
 PARAMS = "params.json"
-_SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
+_SHARD = re.compile(r"consolidated\.\d\d\.pth")
 _ROWS = re.compile(r"\.(wq|wk|wv|w1|w3)\.weight$|^output\.weight$")  # split along their rows
 _COLUMNS = re.compile(r"\.(wo|w2)\.weight$")
 # BOS and EOS by vocabulary: Llama 1 and 2, and Llama 3
@@ -107,9 +107,9 @@ def _open_shards(folder: Path) -> list[dict[str, Any]]:
     if not (folder / PARAMS).is_file():
         raise UsageError(f"{folder}: no {PARAMS} there")
     files = sorted(file for file in folder.glob("consolidated.*.pth") if _SHARD.fullmatch(file.name))
-    missing = [f"consolidated.{n:02d}.pth" for n in range(len(files) or 1) if n >= len(files) or _number(files[n]) != n]
-    if missing:
-        raise UsageError(f"{folder}: {missing[0]} is missing")
+    for wanted in (folder / f"consolidated.{number:02d}.pth" for number in range(len(files) or 1)):
+        if wanted not in files:
+            raise UsageError(f"{folder}: {wanted.name} is missing")
     try:
         import torch
     except ImportError as error:
@@ -127,11 +127,6 @@ def _open_shards(folder: Path) -> list[dict[str, Any]]:
         ):
             raise UserError(f"{file}: not a mapping of names to tensors")
     return shards
-
-
-def _number(file: Path) -> int:
-    found = _SHARD.fullmatch(file.name)
-    return int(found[1]) if found else -1
 
 
 def _split_axis(name: str, shards: list[dict[str, Any]], params: dict[str, Any]) -> int | None:

@@ -86,14 +86,9 @@ class Source:
     items: dict[str, Item]
     homes: tuple[Path, ...]
 
-    @property
-    def shape(self) -> LlamaShape:
-        """Sizes by the configuration."""
-        return exchangeable_shape(self.config, self.path)
-
 
 def exchangeable_shape(config: Mapping[str, Any], source: str | Path) -> LlamaShape:
-    """Return the sizes of a model that both sides have.
+    """Return the sizes of a model that Hugging Face and mindformers both support.
 
     Raises:
         UserError: another architecture, or a size is missing or not a number.
@@ -149,6 +144,13 @@ def make_source(
     path: Path, config: dict[str, Any], config_path: str | Path, items: dict[str, Item], *homes: Path
 ) -> Source:
     """Check the weights against the configuration and put them in the model's order.
+
+    Args:
+        path: where the weights are from.
+        config: Hugging Face configuration.
+        config_path: where that is from, for errors.
+        items: weights by Hugging Face name, in any order.
+        homes: directories with tokenizer and template; files of a later one replace those of an earlier one.
 
     Raises:
         UserError: names or shapes differ; or the output head is said to be the embedding, and is another.
@@ -228,10 +230,14 @@ def _recorded_config(file: Path) -> Path | None:
 
 
 def weight_names(tensors: Tensors, *, with_lora: bool) -> dict[str, str]:
-    """Map the Hugging Face names of a mindformers file's weights to its own; what is left out is counted and said.
+    """Map the Hugging Face names of a mindformers file's weights to its own; a note counts what is left out.
+
+    Args:
+        tensors: the file.
+        with_lora: leave LoRA matrices out; else they are an error.
 
     Raises:
-        UserError: a name that mindformers' Llama has not, or a LoRA where none may be.
+        UserError: a name that mindformers' Llama does not have, or a LoRA that would be lost.
     """
     names: dict[str, str] = {}
     copies: Counter[str] = Counter()
@@ -270,16 +276,21 @@ def weight_names(tensors: Tensors, *, with_lora: bool) -> dict[str, str]:
 
 
 def write_mindformers(source: Source, out: Path, dtype: str | None = None) -> None:
-    """Write a model as one mindformers file, and ``OUT.hf`` with what belongs to it.
+    """Write a model as one mindformers file, and ``OUT.hf`` with its configuration, tokenizer and template.
+
+    Args:
+        source: the model.
+        out: a ``.ckpt`` or ``.safetensors``.
+        dtype: round to this type; None keeps each tensor's own.
 
     Raises:
         UsageError: the name says no format, or the file would lie among the source's own.
-        UserError: mindformers' Llama has no place for some weights.
+        UserError: mindformers' Llama cannot hold some of the weights.
     """
     check_output_file(out)
     if out.suffix == ".safetensors" and source.path.is_dir() and out.resolve().parent == source.path.resolve():
         raise UsageError(f"{out}: would lie among the model's own shards; name another directory")
-    shape = source.shape
+    shape = exchangeable_shape(source.config, source.path)
     if shape.mlp_bias:
         raise UserError(f"{source.path}: mlp_bias: mindformers' Llama has no bias there")
     if shape.head_dim * shape.heads != shape.hidden:

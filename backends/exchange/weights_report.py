@@ -19,10 +19,10 @@ from converters.common.shipped import locate_model
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What was found.
+    """Tensors of a model or an adapter.
 
     Attributes:
-        path: what was looked into.
+        path: directory or file that was read.
         tensors: its tensors.
         adapter: rank, alpha, scaling, targets and base of a LoRA; None for a whole model.
     """
@@ -75,10 +75,10 @@ class WeightsReport:
 
 
 def inspect(path: Path) -> WeightsReport:
-    """Look into a model or an adapter, Hugging Face's or mindformers'.
+    """List the tensors of a model or an adapter, Hugging Face's or mindformers', and the settings of a LoRA.
 
     Raises:
-        UsageError: there is nothing.
+        UsageError: there are no weights at ``path``.
         UserError: a file is damaged, or a LoRA's matrices do not belong together.
     """
     path = Path(locate_model(path))

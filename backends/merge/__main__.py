@@ -24,7 +24,7 @@ EPILOG = """examples:
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    """Read the options and merge."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m backends.merge",
         description=DESCRIPTION,
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int | None:
         "--out",
         metavar="PATH",
         required=True,
-        help="directory to write; into a mindformers base a .ckpt or .safetensors",
+        help="directory to write; with a mindformers base, a .ckpt or .safetensors file",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace --out (default: refuse)")
     parser.add_argument(
@@ -60,27 +60,45 @@ def main(argv: list[str] | None = None) -> int | None:
         "--format",
         choices=["safetensors", "bin", "pth"],
         default="safetensors",
-        help="of a merged model: safetensors, Hugging Face's pickled .bin, or Meta's .pth (default: %(default)s)",
+        help="file format of a merged model: safetensors, Hugging Face's pickled .bin, or Meta's .pth "
+        "(default: %(default)s)",
     )
     parser.add_argument(
-        "--max-shard-size", type=float, default=5.0, metavar="GB", help="of one weights file (default: %(default)s)"
-    )
-    parser.add_argument("--rank", type=int, metavar="R", help="without --base: cut the sum to rank R by SVD")
-    parser.add_argument("--lora-alpha", type=float, metavar="X", help="of a mindformers LoRA file without its recipe")
-    parser.add_argument("--template", metavar="NAME", help="how to ask the result (default: as the runs were trained)")
-    parser.add_argument(
-        "--allow-template-mismatch", action="store_true", help="add runs of different templates (default: refuse)"
+        "--max-shard-size",
+        type=float,
+        default=5.0,
+        metavar="GB",
+        help="largest size of one weights file, in GB (default: %(default)s)",
     )
     parser.add_argument(
-        "--allow-base-mismatch", action="store_true", help="the base is not the recorded one (default: refuse)"
+        "--rank", type=int, metavar="R", help="without --base: cut the sum to rank R by SVD (default: exact)"
+    )
+    parser.add_argument(
+        "--lora-alpha", type=float, metavar="X", help="lora_alpha of a mindformers LoRA file whose recipe is missing"
+    )
+    parser.add_argument(
+        "--template", metavar="NAME", help="template to store with the result (default: that of the runs)"
+    )
+    parser.add_argument(
+        "--allow-template-mismatch",
+        action="store_true",
+        help="merge runs that were trained in different templates (default: refuse)",
+    )
+    parser.add_argument(
+        "--allow-base-mismatch",
+        action="store_true",
+        help="accept a base other than the one recorded in training (default: refuse)",
     )
     parser.add_argument(
         "--no-verify",
         action="store_true",
-        help="skip comparing logits with peft's, which needs the base in float32 in memory (default: compare)",
+        help="do not compare the logits with peft's; comparing needs the base in float32 in memory (default: compare)",
     )
     parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="for that comparison (default: %(default)s)"
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="where the logits are compared (default: %(default)s)",
     )
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if not args.max_shard_size > 0:
@@ -112,7 +130,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def split_weight(text: str) -> tuple[str, float | None]:
-    """Part ``PATH:WEIGHT``; a path without a weight, even one with a colon in it, stays whole.
+    """Split ``PATH:WEIGHT``; a path without a weight stays whole, even if it holds a colon.
 
     Raises:
         UsageError: the weight is not a finite number.

@@ -141,6 +141,11 @@ def source_of(base: Base, module: str) -> str:
 def check_recorded(base: Base, adapters: Sequence[Adapter], *, allow: bool) -> None:
     """Compare the base with the one that the adapters were trained on, as far as that is recorded.
 
+    Args:
+        base: to merge into.
+        adapters: to merge.
+        allow: print a note about another base instead of refusing it.
+
     Raises:
         UserError: it is another one, and ``allow`` is not set.
     """

@@ -1,4 +1,4 @@
-"""The run directory: everything that is needed to use, to judge and to repeat a training run.
+"""The run directory: everything needed to use, assess and repeat a training run.
 
 ::
 
@@ -139,7 +139,7 @@ class Run:
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Store the merged recipe, overrides included."""
+    """Write the merged recipe, overrides included, as YAML."""
     import yaml
 
     write_text(path, yaml.safe_dump(recipe.raw, sort_keys=False, allow_unicode=True))
@@ -150,7 +150,7 @@ MAY_CHANGE = ("output_dir", "resume_training", "data.micro_batch_tokens", "callb
 
 
 def changed_settings(before: Recipe, now: Recipe) -> list[str]:
-    """Describe the settings that differ between two recipes and matter to the result, one line each."""
+    """List the settings that differ between two recipes and affect the result, one line each."""
     old, new = before.settings, now.settings
     lines = []
     for key in sorted(old.keys() | new.keys()):

@@ -19,7 +19,7 @@ ASCEND_PACKAGES = ("mindspore", "mindformers", "mindpet", "tokenizers", "numpy",
 
 
 def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str | None]:
-    """Installed version of each package, None where there is none."""
+    """Return the installed version of each package, None where it is not installed."""
     found: dict[str, str | None] = {}
     for name in names:
         try:
@@ -32,7 +32,16 @@ def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str | None]:
 def environment(
     device: str, device_name: str, dtype: str, threads: int, processes: int, packages: Sequence[str] = PACKAGES
 ) -> dict[str, Any]:
-    """Versions, device and code of this process, for ``environment.json``."""
+    """Describe this process for ``environment.json``: versions, device and code.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``npu``.
+        device_name: of the card or processor.
+        dtype: of the matrix products.
+        threads: CPU threads of a process.
+        processes: number of processes that train together.
+        packages: whose versions are recorded.
+    """
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -49,7 +58,7 @@ def environment(
 
 
 def code_version() -> str | None:
-    """Git commit of the code, ``+changes`` when files differ from it, None outside its own checkout."""
+    """Return the git commit of the code, with ``+changes`` if files differ from it; None outside its checkout."""
     root = Path(__file__).resolve().parents[2]
     # an installed package may lie inside somebody else's repository
     if not (root / ".git").exists():
@@ -66,7 +75,7 @@ def code_version() -> str | None:
 
 
 def processor() -> str:
-    """Name of the CPU."""
+    """Return the name of the CPU."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -78,7 +87,7 @@ def processor() -> str:
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What was found.
+    """Result of a backend's ``doctor`` command.
 
     Attributes:
         versions: what is installed, its version, and ``ok`` or what is needed, one row each.
@@ -94,10 +103,10 @@ class DoctorReport:
 
 
 def check_step(report: DoctorReport, show: Callable[[str], None]) -> DoctorReport:
-    """Show what two training steps did to the loss.
+    """Check that two training steps lowered the loss, and show it.
 
     Raises:
-        UserError: it did not fall.
+        UserError: the loss did not fall.
     """
     before, after = report.losses
     if not after < before:

@@ -1,4 +1,4 @@
-"""What a recipe will take, before it is run: parameters, steps, tokens, memory and time.
+"""Predicts what a recipe takes before it is run: parameters, steps, tokens, memory and time.
 
 Pure arithmetic on sizes, without weights and without a framework. Parameters, steps and tokens are exact;
 memory and minutes are predictions, and are called so.
@@ -98,7 +98,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, rows: int | None = None) -> Plan:
-    """Work out what a recipe will take, and predict memory and time on this CPU and on known cards.
+    """Compute the figures of a recipe, and predict memory and time on this CPU and on known cards.
 
     Args:
         recipe: what is to be run; its rows are read where it names files and a tokenizer.
@@ -131,7 +131,7 @@ def recipe_shape(recipe: Recipe) -> LlamaShape:
 
 
 def make_plan(recipe: Recipe, shape: LlamaShape, rows: int | None = None, data: TrainingRows | None = None) -> Plan:
-    """Work out the figures of a recipe without its predictions by device: arithmetic alone.
+    """Compute the figures of a recipe by arithmetic alone, without predictions by device.
 
     Args:
         recipe: what is to be run.

@@ -28,7 +28,7 @@ Refusal = tuple[bool, str, Any, str]
 
 
 def check_weights_named(recipe: Recipe, kinds: str) -> None:
-    """Refuse to fine-tune nothing.
+    """Refuse a fine-tuning recipe that names no weights.
 
     Args:
         recipe: what is to be run.
@@ -42,7 +42,7 @@ def check_weights_named(recipe: Recipe, kinds: str) -> None:
 
 
 def check_settings(recipe: Recipe, more: Iterable[Refusal] = ()) -> None:
-    """Refuse settings that no backend honours, and those that this one does not.
+    """Refuse settings that no backend supports, and those that this backend does not.
 
     Args:
         recipe: what is to be run.
@@ -72,10 +72,16 @@ def check_settings(recipe: Recipe, more: Iterable[Refusal] = ()) -> None:
 
 
 def open_run(recipe: Recipe, resume: bool, speak: Speak) -> tuple[Run, bool]:
-    """Return the run of a recipe and whether it is finished already.
+    """Open the run directory of a recipe and tell whether its training is finished.
+
+    Args:
+        recipe: names the directory (``output_dir``).
+        resume: go on with a run that is there.
+        speak: prints one line.
+
 
     Raises:
-        UserError: there is a run, and it is not to be resumed or cannot be with this recipe.
+        UserError: a run is there, and ``resume`` is not set or the recipe differs from the run's.
     """
     run = Run(Path(recipe.output_dir))
     if not (run.path / RECIPE).is_file():
@@ -94,7 +100,7 @@ def open_run(recipe: Recipe, resume: bool, speak: Speak) -> tuple[Run, bool]:
 
 @contextmanager
 def saying_how_to_resume(run: Run) -> Iterator[None]:
-    """Let an interruption say what becomes of the run."""
+    """Add to a KeyboardInterrupt how the run can be resumed."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -104,10 +110,15 @@ def saying_how_to_resume(run: Run) -> Iterator[None]:
 
 
 def steps_of(recipe: Recipe, count: int, speak: Speak) -> tuple[int, int]:
-    """Return steps an epoch and steps in all.
+    """Return the steps of one epoch and of the whole run.
+
+    Args:
+        recipe: says the rows of a step and the epochs.
+        count: number of rows.
+        speak: prints one line.
 
     Raises:
-        UserError: the rows are not one step.
+        UserError: there are fewer rows than one step takes.
     """
     batch = recipe.runner_config.batch_size
     steps_per_epoch = count // batch
@@ -166,7 +177,7 @@ def checkpoint_to_resume(
 
 
 def begin_run(run: Run, recipe: Recipe, data: TrainingRows, base: str | None, checkpoint: Checkpoint | None) -> None:
-    """Make the run directory ready, and store what the run is made of unless it goes on from a checkpoint."""
+    """Prepare the run directory; a run that starts from the beginning also gets its record, template and recipe."""
     run.path.mkdir(parents=True, exist_ok=True)
     run.remove_unfinished()
     if checkpoint is not None:
@@ -216,7 +227,13 @@ def resumed_line(checkpoint: Checkpoint, total: int) -> str:
 
 
 def write_environment(run: Run, now: dict[str, Any], start: int) -> None:
-    """Store where the run began, and under ``resumed`` where it went on."""
+    """Write ``environment.json``; a resumed run adds its environment under ``resumed``.
+
+    Args:
+        run: the run directory.
+        now: of this process (:func:`backends.run.environment.environment`).
+        start: steps done before this process; 0 for a new run.
+    """
     file = run.path / ENVIRONMENT
     if start:
         first = read_json(file)
@@ -245,7 +262,15 @@ def remove_old_checkpoints(run: Run, recipe: Recipe) -> None:
 
 
 def write_result(run: Run, recipe: Recipe, rows: list[dict[str, Any]], trainable: int, speak: Speak) -> None:
-    """Draw the curve and write ``result.json``, which says that the run is finished."""
+    """Draw the loss curve and write ``result.json``, which marks the run as finished.
+
+    Args:
+        run: the run directory.
+        recipe: of the run.
+        rows: of the training log, resumed parts included.
+        trainable: number of trained parameters.
+        speak: prints one line.
+    """
     title = f"{run.path.name}: {rows[-1]['step']:,} steps of {recipe.runner_config.batch_size} rows"
     plot_loss(rows, run.path / LOSS_PLOT, title)
     seconds = sum(row["seconds"] for row in rows)
@@ -268,7 +293,7 @@ def write_result(run: Run, recipe: Recipe, rows: list[dict[str, Any]], trainable
 
 
 def _refuse(run: Run, changes: list[str]) -> None:
-    """Refuse to resume with what would make another run of it."""
+    """Refuse to resume when anything that affects the result has changed."""
     if changes:
         rest = f"; and {'; '.join(changes[1:4])}" if len(changes) > 1 else ""
         raise UserError(f"{run.path}: cannot be resumed: {changes[0]}{rest}")

@@ -1,4 +1,4 @@
-"""Training data of a recipe: conversations → token rows, audited, with the hashes that identify them."""
+"""Training data of a recipe: token rows made from conversations, audited, with the hashes that identify them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ MERGE_REPORT = "merge.json"
 
 @contextmanager
 def writing_directory(final: Path) -> Iterator[Path]:
-    """Yield an empty directory beside ``final`` and put it in its place when it is complete and synced.
+    """Yield an empty directory beside ``final`` and rename it to ``final`` when it is complete and synced.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -88,12 +88,12 @@ def adding_files(folder: Path) -> Iterator[Path]:
 
 
 def sidecar_of(file: Path) -> Path:
-    """Return the directory that keeps what a mindformers file cannot: configuration, tokenizer, template."""
+    """Return the directory beside a mindformers file that keeps its configuration, tokenizer and template."""
     return file.with_name(f"{file.name}.hf")
 
 
 def check_output_file(out: Path) -> None:
-    """Refuse a name that says no format.
+    """Refuse a file name whose ending names no weight format.
 
     Raises:
         UsageError: it ends neither in ``.ckpt`` nor in ``.safetensors``, or is a directory.
@@ -105,7 +105,7 @@ def check_output_file(out: Path) -> None:
 
 
 def check_output_folder(out: Path) -> None:
-    """Refuse a directory that holds something: it would be replaced.
+    """Refuse a directory that is not empty, because it would be replaced.
 
     Raises:
         UsageError: it is there and not empty, or is a file.

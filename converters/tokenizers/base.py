@@ -91,10 +91,6 @@ class Tokenizer(ABC):
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write what `load_tokenizer` and stock transformers (``AutoTokenizer``) read into a directory."""
 
-    @abstractmethod
-    def files(self) -> list[Path]:
-        """Return the files that make up this tokenizer; `save` copies them."""
-
     @property
     @abstractmethod
     def hash(self) -> str:

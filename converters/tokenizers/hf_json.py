@@ -102,18 +102,14 @@ class JsonTokenizer(Tokenizer):
         merges = [f"{left} {right}" for left, right in _pairs(model.pop("merges", []))]
         return sha256_text(json.dumps([parts, model, merges, self.bos_id, self.eos_id], sort_keys=True))
 
-    def files(self) -> list[Path]:
-        """See `Tokenizer.files`."""
-        names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
-        beside = [self.source.with_name(name) for name in names[1:]]
-        return [self.source, *(path for path in beside if path.is_file())]
-
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Copy the files; complete ``tokenizer_config.json`` with class, BOS, EOS and a pad that is not EOS."""
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
-        for path in self.files():
-            copy_file(path, target / ("tokenizer.json" if path == self.source else path.name))
+        copy_file(self.source, target / "tokenizer.json")
+        for name in ("tokenizer_config.json", "tokenizer.model", "chat_template.jinja"):
+            if self.source.with_name(name).is_file():
+                copy_file(self.source.with_name(name), target / name)
         config = dict(self._config)
         config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
         name_of = {i: name for name, i in self._ids.items()}

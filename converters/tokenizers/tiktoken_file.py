@@ -86,10 +86,6 @@ class TiktokenTokenizer(Tokenizer):
         """See `Tokenizer.hash`."""
         return sha256_text(json.dumps([sha256_file(self.source), LLAMA3_PATTERN, self.specials]))
 
-    def files(self) -> list[Path]:
-        """See `Tokenizer.files`."""
-        return [self.source]
-
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Copy ``tokenizer.model`` and write the equal ``tokenizer.json`` with its configuration (about 2 s, 9 MB)."""
         target = Path(directory)

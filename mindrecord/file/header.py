@@ -4,7 +4,7 @@ The data file is eight bytes (length of the header's text, little-endian), the h
 ``header_size``, then pages (see `mindrecord.file.row_codec` for the rows in them); each begins at a multiple of
 ``page_size`` and the last one ends with its data. The index, ``FILE.db``, says where each row lies. Both hold the
 file's own name: a renamed file cannot be read. What is known here needs no MindSpore, so that a file can be judged in
-milliseconds; the tests hold it against MindSpore's own reader and writer.
+milliseconds; the tests compare it with MindSpore's own reader and writer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUFFIX = ".mindrecord"
 
 @dataclass(frozen=True)
 class MindRecordHeader:
-    """What header and index of a file say.
+    """Contents of a file's header and index.
 
     Attributes:
         path: the data file.
@@ -65,7 +65,7 @@ def is_mindrecord(path: Path) -> bool:
 
 
 def read_header(path: Path) -> MindRecordHeader:
-    """Read header and index, and see that the file is whole.
+    """Read header and index, and check that the file is whole.
 
     Raises:
         UsageError: there is no such file.

@@ -1,4 +1,4 @@
-"""MindRecord files: are they whole, do they hold the rows that a run asks for, and those rows; without MindSpore."""
+"""Checks MindRecord files against what a run expects, and reads their rows, without MindSpore."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def check(
     tokenizer_hash: str | None,
     packed_allowed: bool = False,
 ) -> dict[str, Any]:
-    """See that a file is whole and holds the rows that a run asks for.
+    """Check that a file is whole and holds rows that fit a run.
 
     Args:
         path: a MindRecord file.
         seq_length: tokens of model input; rows hold one id more.
         template_hash: what the run's template hashes to; None: any.
         tokenizer_hash: what the run's tokenizer hashes to; None: any.
-        packed_allowed: the reader tells the conversations of a packed row apart. One that does not would let them see
-            each other, and nothing would say so.
+        packed_allowed: accept packed rows, because the caller keeps their conversations apart. A model that does not
+            would let them attend to each other without an error.
 
     Returns:
-        The sidecar. A file from elsewhere has none: then what the file itself says, and one line of talk.
+        The sidecar. For a file without one: what the file itself says, and a note is printed.
 
     Raises:
         UsageError: there is no such file.

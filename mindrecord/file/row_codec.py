@@ -18,13 +18,13 @@ _ROW, _COLUMN, _COUNT = 8, 8, 4
 
 
 class Column:
-    """One column of many rows, end to end, each row filled up to the same length.
+    """One column of many rows, end to end, each row padded to the same length.
 
     Args:
         values: int32 [t].
         offsets: int64 [n + 1]; row i is ``offsets[i]:offsets[i + 1]``.
-        length: elements of each row once filled up.
-        fill: what rows are filled up with.
+        length: elements of each padded row.
+        fill: the padding value.
     """
 
     def __init__(self, values: NDArray[np.int32], offsets: NDArray[np.int64], length: int, fill: int):

@@ -1,4 +1,4 @@
-"""What encoding did to the rows: nothing is dropped, cut or left without a target in silence."""
+"""Counts what encoding did to the rows, so that none is dropped, cut or left without a target unnoticed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Audit:
         rows: rows given.
         kept: rows that came out.
         tokens: ids in the rows kept, BOS and end tokens included.
-        supervised: tokens of them that are trained on.
+        supervised: those of them that are trained on.
         seq_length: the limit asked for, in tokens of model input (a row holds one id more); None: no limit.
         longest: ids of the longest row given.
         dropped: rows left out because they were over length.
@@ -69,7 +69,7 @@ class Audit:
         ]
 
     def check(self, max_unsupervised: float = 0.01) -> None:
-        """Refuse rows that would spoil a run.
+        """Refuse rows that a run cannot be trained on.
 
         Raises:
             UserError: no row is left, or more than the share ``max_unsupervised`` of the rows has nothing to train on.
@@ -119,5 +119,5 @@ class Audit:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Audit:
-        """Return what `to_dict` wrote."""
+        """Rebuild an audit from what `to_dict` returned."""
         return cls(**{**value, "histogram": [(low, high, count) for low, high, count in value["histogram"]]})

@@ -96,7 +96,7 @@ def encode(
         The rows kept, in the order of the conversations, and the audit.
 
     Raises:
-        UsageError: ``over_length`` or ``seq_length`` cannot be meant.
+        UsageError: ``over_length`` or ``seq_length`` has no valid value.
         UserError: a conversation does not suit the template, the tokenizer lacks one of its tokens, or a row is over
             length and that is to be an error.
     """
