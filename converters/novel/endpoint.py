@@ -150,15 +150,36 @@ class Endpoint:
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             raise _PassingError(str(cause) or type(cause).__name__) from None
+        # some servers stream unasked, as ``transformers serve`` does; the stream is here whole by now
+        streamed = "text/event-stream" in response.headers.get("content-type", "")
+        pieces: list[str] = []
+        finished, usage = None, None
         try:
-            if "text/event-stream" in response.headers.get("content-type", ""):
-                return self._from_stream(response.http_response)
-            return self._from_completion(response.parse())
+            events: Iterable[Any] = self._events(response.http_response) if streamed else [response.parse()]
+            for event in events:
+                usage = event.usage or usage
+                for choice in event.choices or []:
+                    content = (choice.delta if streamed else choice.message).content
+                    pieces += [content] if isinstance(content, str) else []
+                    finished = choice.finish_reason or finished
         except openai.APIError as error:
             raise _PassingError(f"the server says {str(error.body or error)[:200]}") from None
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            finished = None
+        if finished is None or not (streamed or pieces):
             shown = response.content[:120].decode(errors="replace")
-            raise _PassingError(f"an answer that is no chat completion: {shown!r}") from None
+            fault = "the stream broke off" if streamed else "an answer that is no whole chat completion"
+            raise _PassingError(f"{fault}: {shown!r}")
+        counts = {key: getattr(usage, key, None) for key in ("prompt_tokens", "completion_tokens")}
+        told = all(isinstance(count, int) for count in counts.values())
+        self._count(**(counts if told else {"untold": 1}))
+        return Reply("".join(pieces), finished == "length")
+
+    def _events(self, response: Any) -> Iterable[Any]:
+        from openai import Stream
+        from openai.types.chat import ChatCompletionChunk
+
+        return Stream(cast_to=ChatCompletionChunk, response=response, client=self._client)
 
     def _refused(self, error: openai.APIStatusError) -> Exception:
         response = error.response
@@ -169,42 +190,6 @@ class Endpoint:
             return _PassingError(message, float(wished) if wished.isdecimal() else None)
         hint = f"; set {' or '.join(self.key_names)}" if response.status_code in (401, 403) else ""
         return EndpointError(f"{self.url}: {message}{hint}")
-
-    def _from_completion(self, answer: Any) -> Reply:
-        choice = answer.choices[0]
-        text = choice.message.content
-        if not isinstance(text, str):
-            raise TypeError
-        self._count_tokens(answer.usage)
-        return Reply(text, choice.finish_reason == "length")
-
-    def _from_stream(self, response: Any) -> Reply:
-        """Read a stream from a server that sends one whether it is asked for or not, as ``transformers serve`` does.
-
-        It is here whole already, so that a stream that broke off cannot look like an answer.
-        """
-        from openai import Stream
-        from openai.types.chat import ChatCompletionChunk
-
-        pieces: list[str] = []
-        finished, usage = None, None
-        for event in Stream(cast_to=ChatCompletionChunk, response=response, client=self._client):
-            usage = event.usage or usage
-            for choice in event.choices or []:
-                pieces.append(choice.delta.content or "")
-                finished = choice.finish_reason or finished
-        if finished is None:
-            raise _PassingError("the stream broke off")
-        self._count_tokens(usage)
-        return Reply("".join(pieces), finished == "length")
-
-    def _count_tokens(self, usage: Any) -> None:
-        told = {key: getattr(usage, key, None) for key in ("prompt_tokens", "completion_tokens")}
-        counts = {key: count for key, count in told.items() if isinstance(count, int)}
-        if len(counts) == len(told):
-            self._count(**counts)
-        else:
-            self._count(untold=1)
 
     def _count(self, **counts: int) -> None:
         with self._lock:

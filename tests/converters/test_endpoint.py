@@ -19,6 +19,7 @@ FAULTS: list[Answer] = [
     (200, {"Content-Type": "application/json"}, b'{"choices": ['),
     (200, {"Content-Type": "application/json"}, b'{"choices": []}'),
     (200, {"Content-Type": "application/json"}, b'{"choices": [{"message": {"content": null}}]}'),
+    (200, {"Content-Type": "application/json"}, b'{"choices": [{"message": {"content": "ha"}}]}'),
     (200, {"Content-Type": "application/json"}, b"\xff\xfe"),
     (200, {"Content-Type": "text/event-stream"}, b'data: {"choices": [{"delta": {"content": "ha"}}]}\n\n'),
     (200, {"Content-Type": "text/event-stream"}, b'data: {"error": "out of memory"}'),
