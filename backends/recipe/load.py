@@ -36,6 +36,9 @@ def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         overrides: texts like ``runner_config.epochs=3`` or ``callbacks.1.save_checkpoint_steps=50`` (entries of a list
             count from 0); the value is read as YAML.
 
+    Returns:
+        The checked recipe; ``load_checkpoint`` is the path of a shipped model where it names one.
+
     Raises:
         UsageError: there is no such file, an override is not ``key=value``, a key is unknown, or a value has the wrong
             type or cannot be meant; the message names both.
@@ -54,6 +57,7 @@ def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     for override in overrides:
         _override(raw, override)
     recipe = recipe_from(raw, source=str(source))
+    # in the typed recipe only: raw, which is stored beside the weights, keeps the name as it was written
     return dataclasses.replace(recipe, load_checkpoint=locate_model(recipe.load_checkpoint))
 
 
@@ -61,12 +65,16 @@ def recipe_from(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """Check a merged YAML and return it as a recipe.
 
     Args:
-        raw: what the YAML says.
-        source: where it stands, for messages.
+        raw: content of the YAML; it is copied.
+        source: name of the file, for messages.
+
+    Returns:
+        The recipe, with the whole YAML in ``raw``.
 
     Raises:
-        UsageError: as :func:`load_recipe`.
+        UsageError: a key is unknown, or a value has the wrong type or cannot be meant.
     """
+    # the recipe is frozen: what a caller changes in the mapping later must not reach into it
     kept = copy.deepcopy(dict(raw))
     for key in kept:
         if key not in TOP_LEVEL_KEYS:
@@ -74,16 +82,21 @@ def recipe_from(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
     for name, known in SECTIONS.items():
         _check_keys(kept.get(name) or {}, known, name, source)
     loader = (kept.get("train_dataset") or {}).get("data_loader")
+    # only that it is a section: its keys belong to the type of loader
     _check_keys(loader or {}, set(), "train_dataset.data_loader", source)
+    # "raw" and "path" are fields, too, but no keys of a recipe: the check above has refused them
     typed = {field.name: kept[field.name] for field in dataclasses.fields(Recipe) if field.name in raw}
     try:
         recipe = Recipe(**typed, raw=kept, path=source)
     except ValidationError as error:
+        # from None: the report of pydantic, many lines long, would bury this one
         raise UsageError(f"{source}: {_in_words(error)}") from None
+    # after the types have been checked: every callback is a mapping by now
     for callback in [*recipe.callbacks, *recipe.eval_callbacks]:
         kind = callback.get("type")
         if kind not in CALLBACKS:
             raise UsageError(f"{source}: callbacks: unknown type {kind!r}{did_you_mean(str(kind), CALLBACKS)}")
+        # an empty set means "not checked", which adding "type" would undo
         _check_keys(callback, CALLBACKS[kind] | {"type"} if CALLBACKS[kind] else set(), f"callbacks.{kind}", source)
     return recipe
 
@@ -95,9 +108,11 @@ def _override(raw: dict[str, Any], text: str) -> None:
     key, equals, value_text = text.partition("=")
     if not equals or not key:
         raise UsageError(f"override {text!r}: expected key.path=value, for example runner_config.epochs=3")
+    # checked here already, so that the message names the override and not the file
     if "." not in key and key not in TOP_LEVEL_KEYS:
         raise UsageError(f"override {text!r}: unknown key {key!r}{_hint(key, TOP_LEVEL_KEYS)}")
     try:
+        # YAML reads nothing as null; "key=" means an empty text
         value = yaml.safe_load(value_text) if value_text else ""
     except yaml.YAMLError as error:
         raise UsageError(f"override {text!r}: the value is not YAML ({' '.join(str(error).split())})") from error
@@ -114,6 +129,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
             raise UsageError(f"override {text!r}: {parents[depth - 1]!r} is not a section")
         if depth == len(parents):
             node[place] = value
+        # a section that the YAML leaves out, or leaves empty, is made
         elif isinstance(node, dict) and node.get(place) is None:
             node[place] = {}
         node = node[place]
@@ -128,13 +144,13 @@ def _check_keys(section: Any, known: Set[str], path: str, source: str) -> None:
 
 
 def _hint(key: str, known: Iterable[str]) -> str:
-    """Return what an unknown key may mean: a setting of that very name elsewhere, or else a known one like it."""
+    """Suggest what an unknown key may mean: a known key with similar letters, else a setting of that name elsewhere."""
     elsewhere = [path for path in LEAF_PATHS if path.split(".")[-1] == key]
     return did_you_mean(key, known) or (f" (did you mean {elsewhere[0]!r}?)" if elsewhere else "")
 
 
 def _in_words(invalid: ValidationError) -> str:
-    """Return the first of pydantic's errors, an unknown key before others: ``key.path: expected …, found …``."""
+    """Say one of pydantic's errors as ``key.path: expected …, found …``: an unknown key, or else the first."""
     errors = [(*_place(error["loc"]), error) for error in invalid.errors(include_url=False)]
     for leaf, _, error in errors:
         if error["type"] == "unexpected_keyword_argument":
@@ -159,6 +175,7 @@ def _place(location: tuple[int | str, ...]) -> tuple[str, str]:
     Behind a setting, pydantic's locations also name the type that was tried.
     """
     leaf, rest = "", list(location)
+    # the location goes on behind the setting: places in a list, and the types that were tried
     while rest and leaf not in LEAF_PATHS:
         leaf = f"{leaf}.{rest.pop(0)}".removeprefix(".")
     inside = [part for part in rest if isinstance(part, int) or part.isidentifier()]
@@ -166,7 +183,7 @@ def _place(location: tuple[int | str, ...]) -> tuple[str, str]:
 
 
 def _expected(error: ErrorDetails) -> str:
-    """Return the type that was expected."""
+    """Say in words what type or length pydantic expected."""
     kind, details = error["type"].removesuffix("_type"), error.get("ctx", {})
     if kind == "literal_error":
         return details["expected"].replace(", ", " or ")

@@ -29,7 +29,7 @@ DATASET = _words(
     """
 )
 
-# an empty set: its keys are not checked
+# section → its keys; an empty set: they are not checked
 SECTIONS: dict[str, frozenset[str]] = {
     "trainer": _words("model_name type"),
     "parallel": _words(
@@ -68,6 +68,7 @@ SECTIONS: dict[str, frozenset[str]] = {
     "monitor_config": frozenset(),
 }
 
+# type → its keys besides "type"; an empty set: they are not checked
 CALLBACKS: dict[str, frozenset[str]] = {
     "MFLossMonitor": _words("origin_epochs per_print_times"),
     "CheckpointMonitor": _words(

@@ -1,9 +1,9 @@
 """What a recipe says, as types: the keys of a mindformers YAML that both backends read, plus the block ``data:``.
 
-The types check what they are given, from a file or from Python alike: unknown keys, wrong types and values that cannot
-be meant raise pydantic's ``ValidationError``; :mod:`backends.recipe.load` says it in one line. They are dataclasses of
-pydantic and not models, because ``model_config`` is a key of the YAML and a reserved name of a model. What mindformers
-alone reads passes through untouched in ``Recipe.raw``.
+The types check their values, whether a file or Python code sets them: an unknown key, a wrong type or a value that
+makes no sense raises pydantic's ``ValidationError``, which :mod:`backends.recipe.load` turns into one line. They are
+pydantic's dataclasses and not its models, because a model reserves the name ``model_config``, which is a key of the
+YAML. What only mindformers reads is kept unchanged in ``Recipe.raw``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ FLOAT_TYPES = ("float16", "bfloat16", "float32")
 
 
 def _whole(value: Any) -> Any:
+    # YAML reads 8.0 as a float; a whole number is meant
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -35,11 +36,17 @@ def _number(value: Any) -> Any:
 
 
 def _texts(value: Any) -> Any:
+    # one file may stand without a list around it
     return ([value] if value else []) if isinstance(value, str | None) else value
 
 
 def where(holds: Callable[[Any], bool], expected: str) -> AfterValidator:
-    """Refuse values for which ``holds`` is false; the message says what was ``expected``."""
+    """Return a validator that refuses values for which ``holds`` is false.
+
+    Args:
+        holds: says whether a value is accepted.
+        expected: what would be accepted, for the message.
+    """
 
     def check(value: Any) -> Any:
         if not holds(value):
@@ -71,7 +78,7 @@ FloatType = Annotated[Text, where(FLOAT_TYPES.__contains__, ", ".join(FLOAT_TYPE
 
 @dataclass(frozen=True, config=FORBID)
 class RunnerConfig:
-    """How often and how much: one optimizer step takes ``batch_size`` rows, whatever the number of devices."""
+    """Epochs, and rows of a step: an optimizer step takes ``batch_size`` rows, whatever the number of devices."""
 
     epochs: Positive = 1
     batch_size: Positive = 8
@@ -101,6 +108,7 @@ class OptimizerConfig:
     @property
     def adam_betas(self) -> tuple[float, float]:
         """The decay rates of the two moments."""
+        # a beta of its own is what somebody wrote; the pair may be the default
         first = self.betas[0] if self.beta1 is None else self.beta1
         second = self.betas[1] if self.beta2 is None else self.beta2
         return first, second
@@ -160,6 +168,7 @@ class ModelConfig:
     bos_token_id: Int | None = None
     eos_token_id: Int | list[Int] | None = None
     pad_token_id: Int | None = None
+    # rows are written with this label, so another one would be taken for a token
     ignore_token_id: Annotated[Int, where(lambda label: label == IGNORE_INDEX, str(IGNORE_INDEX))] = IGNORE_INDEX
     compute_dtype: FloatType = "bfloat16"
     param_init_type: FloatType = "bfloat16"
@@ -200,7 +209,9 @@ class ModelConfig:
             return self.intermediate_size
         width = int(8 * self.hidden_size / 3)
         if self.ffn_dim_multiplier is not None:
+            # 0.01 is mindformers' own (LlamaFeedForward in models/llama/llama_layer.py)
             width = int((self.ffn_dim_multiplier + 0.01) * width)
+        # -(-a // b) is a / b, rounded up
         return self.multiple_of * -(-width // self.multiple_of)
 
     @property
@@ -279,6 +290,7 @@ class Recipe:
     do_eval: Bool = False
     layer_scale: Bool = False
     lr_scale: Bool = False
+    # not compared: raw repeats the settings, and path says where they lie
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     path: Text = field(default="", compare=False)
 
@@ -290,12 +302,14 @@ class Recipe:
     @property
     def shuffle(self) -> bool:
         """Whether each epoch takes the rows in its own order (``train_dataset.data_loader.shuffle``)."""
+        # "or {}": a key without a value is null in YAML
         return bool((self.train_dataset.get("data_loader") or {}).get("shuffle", True))
 
     @property
     def checkpoint_callback(self) -> Callback:
         """The CheckpointMonitor block of ``callbacks``, or an empty mapping."""
         for callback in self.callbacks:
+            # the second is the spelling of mindformers 1.x
             if callback.get("type") in ("CheckpointMonitor", "CheckpointMointor"):
                 return callback
         return {}
@@ -310,11 +324,13 @@ class Recipe:
 
 def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
+        # an empty section has no settings inside and stands for itself
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
+# with a PetConfig: of None, the default, no settings could be listed
 LEAF_PATHS = list(Recipe(model=Model(model_config=ModelConfig(pet_config=PetConfig()))).settings)
 """Key paths of all typed settings."""

@@ -115,6 +115,7 @@ class Run:
         found = []
         for path in self.path.glob("checkpoints/step-*"):
             number = path.name.removeprefix("step-")
+            # nothing can go on from a directory without state.json
             if number.isdigit() and (path / CHECKPOINT_STATE).is_file():
                 found.append(Checkpoint(path, int(number)))
         return sorted(found, key=lambda checkpoint: checkpoint.step)
@@ -150,9 +151,18 @@ MAY_CHANGE = ("output_dir", "resume_training", "data.micro_batch_tokens", "callb
 
 
 def changed_settings(before: Recipe, now: Recipe) -> list[str]:
-    """List the settings that differ between two recipes and affect the result, one line each."""
+    """List the settings that differ between two recipes and affect the result.
+
+    Args:
+        before: the recipe that a run was started with.
+        now: the recipe that it would go on with.
+
+    Returns:
+        One line for each setting, with both values; empty where the run may go on.
+    """
     old, new = before.settings, now.settings
     lines = []
+    # of both, since a section that one of them lacks has no keys there
     for key in sorted(old.keys() | new.keys()):
         if key.startswith(MAY_CHANGE) or old.get(key) == new.get(key):
             continue
@@ -161,7 +171,7 @@ def changed_settings(before: Recipe, now: Recipe) -> list[str]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read ``train_log.jsonl``; a last line that a kill cut short is left out."""
+    """Return the records of ``train_log.jsonl``; a last line that a kill cut short is left out."""
     if not path.is_file():
         return []
     return [row for _, row in reader.read_log(path)[0]]

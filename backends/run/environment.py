@@ -66,9 +66,11 @@ def code_version() -> str | None:
     try:
         git = ["git", "-C", str(root)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        # without untracked files: runs and data may lie in the checkout and are not its code
         changes = subprocess.run(
             [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10
         )
+    # no git, a damaged checkout or a disk that hangs must not stop a run
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
@@ -77,6 +79,7 @@ def code_version() -> str | None:
 def processor() -> str:
     """Return the name of the CPU."""
     try:
+        # the name in full, where platform.processor() is often empty (Linux)
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
@@ -109,6 +112,7 @@ def check_step(report: DoctorReport, show: Callable[[str], None]) -> DoctorRepor
         UserError: the loss did not fall.
     """
     before, after = report.losses
+    # "not <" refuses a NaN, too
     if not after < before:
         raise UserError(f"a training step does not work here: the loss went from {before:.4f} to {after:.4f}")
     show(f"two LoRA steps of a tiny model: loss {before:.4f} → {after:.4f} in {report.seconds:.2f} s")

@@ -25,10 +25,12 @@ class TrainLog:
     """
 
     def __init__(self, path: Path, kept: list[dict[str, Any]], total: int, steps_per_epoch: int) -> None:
+        # steps that were done after the checkpoint are done again, so their records go
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self.rows, self.total, self.steps_per_epoch = kept, total, steps_per_epoch
         self._file: IO[str] = path.open("a", encoding="utf-8")
         self._bar = progress(total=total, desc="train", unit="step")
+        # tqdm leaves the initial steps out of its rate: this process has not done them
         self._bar.initial = self._bar.n = len(kept)
         self._first = len(kept)
         self._began = time.perf_counter()
@@ -47,6 +49,7 @@ class TrainLog:
             supervised: those that the loss counts.
             seconds: that the step took.
         """
+        # checkpoints are in this mean, which the sum of the steps' seconds leaves out
         left = (time.perf_counter() - self._began) / (step - self._first) * (self.total - step)
         row = {
             "step": step,
@@ -63,6 +66,7 @@ class TrainLog:
         }
         self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
+        # at each step, for whoever follows the file
         self._file.flush()
         self._bar.set_postfix(loss=f"{row['loss']:.4f}", tok_s=f"{row['tokens_per_s']:,.0f}", refresh=False)
         self._bar.update()
@@ -85,15 +89,23 @@ def running_mean(values: Sequence[float]) -> list[float]:
     It is smooth, without the lag of a decaying mean.
     """
     reach = len(values) // 80
+    # prefix sums: any window is one subtraction
     sums = [0.0, *accumulate(values)]
     windows = ((max(0, i - reach), min(i + reach + 1, len(values))) for i in range(len(values)))
     return [(sums[end] - sums[start]) / (end - start) for start, end in windows]
 
 
 def plot_loss(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw the loss curve with a running mean, and the learning rate under it."""
+    """Draw the loss curve with a running mean, and the learning rate under it.
+
+    Args:
+        rows: records of the training log.
+        path: the PNG file; whole or absent.
+        title: over the curve.
+    """
     import matplotlib
 
+    # draws without a screen, which a server has not
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -113,4 +125,5 @@ def plot_loss(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     lower.grid(alpha=0.3)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
+    # pyplot keeps every figure until it is closed
     plt.close(figure)

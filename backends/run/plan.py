@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from backends.run.rows import TrainingRows
 
 LLAMA3_8B = 8_030_261_248
+# the contest rounds the denominator of its ratio, and prescribes it
 CONTEST_DENOMINATOR = 8_030_000_000
 
 # Dense bfloat16 matrix products, FLOP/s, by the makers' datasheets, and memory in bytes.
@@ -104,6 +105,9 @@ def plan(recipe: Recipe, rows: int | None = None) -> Plan:
         recipe: what is to be run; its rows are read where it names files and a tokenizer.
         rows: number of training rows, where there is no file yet.
 
+    Returns:
+        The exact figures, and the predictions for each device.
+
     Raises:
         UsageError: ``rows`` is not positive.
         UserError: the rows cannot be read.
@@ -123,7 +127,7 @@ def plan(recipe: Recipe, rows: int | None = None) -> Plan:
 
 
 def recipe_shape(recipe: Recipe) -> LlamaShape:
-    """Sizes of the model that a recipe trains: the checkpoint's own where it is at hand, else the recipe's."""
+    """Return the sizes of the model that a recipe trains: from its checkpoint where that is at hand, else its own."""
     folder = Path(recipe.load_checkpoint)
     if recipe.load_checkpoint and (folder / MODEL_CONFIG).is_file():
         return LlamaShape.from_folder(folder)
@@ -138,12 +142,16 @@ def make_plan(recipe: Recipe, shape: LlamaShape, rows: int | None = None, data: 
         shape: of its model.
         rows: number of training rows, where there is no data.
         data: the rows themselves.
+
+    Returns:
+        The plan; steps and tokens are None where the number of rows is not known.
     """
     pet, batch, epochs = recipe.pet, recipe.runner_config.batch_size, recipe.runner_config.epochs
     layers = target_layers(pet) if pet is not None else None
     micro, share = recipe.data.micro_batch_tokens, 1.0
     if data is not None:
         rows = len(data.rows)
+        # a micro-batch never holds more than the rows of one step
         micro = min(micro, round(float(data.tokens.mean()) * batch))
         share = int(data.supervised.sum()) / int(data.tokens.sum())
     # rows that do not fill a step are left over (drop_remainder), as in training
@@ -211,6 +219,7 @@ def _memory(
     # autocast keeps a copy of trained weights in the type of the matrix products
     frozen = width * shape.parameters if not full or accelerator else 0
     trained = 16 * plan.trainable  # float32: the weight, its gradient, two moments
+    # checkpointing keeps the input of every layer, and all of one layer while that is computed again
     layer = activation_bytes(shape, plan.layers, width, mask if plan.dropout else 0)
     kept = layer + shape.layers * width * shape.hidden if checkpointing else shape.layers * layer
     logits = (width + 8) * shape.vocab * supervised  # as computed, in float32, and their gradient
@@ -229,12 +238,14 @@ def cpu_rate(shape: LlamaShape) -> float:
     while time.perf_counter() < until:
         began = time.perf_counter()
         left @ right
+        # the fastest one: other processes only ever slow a product down
         best = min(best, time.perf_counter() - began)
     return 2.0 * left.size * width / best
 
 
 def _predictions(plan: Plan, cpu_rate: float) -> list[dict[str, str]]:
     """One row a device: predicted memory and time."""
+    # without data, every row is taken for a full one
     tokens = plan.real_tokens or plan.padded_tokens
     work = None if tokens is None else tokens * plan.flop_per_token
     table = [
@@ -248,7 +259,7 @@ def _predictions(plan: Plan, cpu_rate: float) -> list[dict[str, str]]:
     for name, (flops, memory) in DEVICES.items():
         need, slower, note = plan.predicted_bytes["accelerator"], 1.0, ""
         if need > memory:
-            # the forward pass once more: 2 FLOP on top of 4 or 6
+            # the forward pass once more: 2 FLOP on top of 4 (× 1.5) or of 6 (× 1.33)
             need, slower, note = plan.predicted_bytes["accelerator, checkpointing"], 1.4, ", activation checkpointing"
         if need > memory:
             note = ", too little memory: lower data.micro_batch_tokens"
@@ -276,6 +287,7 @@ def _table(plan: Plan) -> str:
     """The exact figures."""
     recipe = plan.recipe
     ratio = f"{plan.trainable / plan.parameters:.6f}"
+    # the contest is about this model; its own ratio is printed beside the exact one
     if plan.parameters == LLAMA3_8B:
         ratio += f" ({plan.trainable / CONTEST_DENOMINATOR:.6f} of 8.03e9, as the contest counts)"
     layers = "all, no LoRA" if plan.layers is None else f"LoRA on {', '.join(plan.layers)}"
@@ -303,6 +315,7 @@ def _table(plan: Plan) -> str:
         lines.append(["real tokens", f"{plan.real_tokens:,}", saved if recipe.data.packing else "packing is off"])
         lines.append(["supervised tokens", f"{plan.supervised_tokens:,}", ""])
     lines.append(["micro-batch", f"{plan.micro_batch_tokens:,} tokens", "data.micro_batch_tokens, or one step's rows"])
+    # without the headings, which are empty, and the rule under them
     return format_table(["", "", ""], lines, left=3).split("\n", 2)[2]
 
 

@@ -49,11 +49,12 @@ def check_settings(recipe: Recipe, more: Iterable[Refusal] = ()) -> None:
         more: what this backend refuses beyond that.
 
     Raises:
-        UsageError: LoRA names no layer, or the schedule is not known.
-        UserError: names the setting, what was found and what is done instead.
+        UserError: LoRA names no layer, the schedule is not known, or a setting is not supported; the message says what
+            was found and what is done instead.
     """
     if recipe.pet is not None:
         target_layers(recipe.pet)
+    # called for its error: an unknown schedule should not come up after the data was read
     learning_rate(recipe.lr_schedule, 0, 1, 0)
     optimizer, rate = recipe.optimizer.type, recipe.optimizer.learning_rate
     refusals: list[Refusal] = [
@@ -79,11 +80,14 @@ def open_run(recipe: Recipe, resume: bool, speak: Speak) -> tuple[Run, bool]:
         resume: go on with a run that is there.
         speak: prints one line.
 
+    Returns:
+        The run, which need not exist yet, and whether it is finished.
 
     Raises:
         UserError: a run is there, and ``resume`` is not set or the recipe differs from the run's.
     """
     run = Run(Path(recipe.output_dir))
+    # begin_run writes the recipe last: without it no run has begun here
     if not (run.path / RECIPE).is_file():
         return run, False
     if not resume:
@@ -110,7 +114,7 @@ def saying_how_to_resume(run: Run) -> Iterator[None]:
 
 
 def steps_of(recipe: Recipe, count: int, speak: Speak) -> tuple[int, int]:
-    """Return the steps of one epoch and of the whole run.
+    """Return the number of steps of one epoch, and of the whole run.
 
     Args:
         recipe: says the rows of a step and the epochs.
@@ -121,6 +125,7 @@ def steps_of(recipe: Recipe, count: int, speak: Speak) -> tuple[int, int]:
         UserError: there are fewer rows than one step takes.
     """
     batch = recipe.runner_config.batch_size
+    # rows that do not fill a step are left out, so that every step weighs the same
     steps_per_epoch = count // batch
     if steps_per_epoch == 0:
         raise UserError(f"{count} rows are not one step of runner_config.batch_size {batch}; set it to {count} or less")
@@ -165,6 +170,7 @@ def checkpoint_to_resume(
         changes.append(f"load_checkpoint: the run is on weights {before['base']}, these are {base}")
     if whole:
         state = whole[-1].state
+        # each backend stores the moments under names of its own, which the other cannot read
         if state.get("backend", "cuda") != backend:
             changes.append(f"backend: the run was trained by backends.{state.get('backend', 'cuda')}")
         elif state["dtype"].removeprefix("torch.") != dtype:
@@ -177,7 +183,17 @@ def checkpoint_to_resume(
 
 
 def begin_run(run: Run, recipe: Recipe, data: TrainingRows, base: str | None, checkpoint: Checkpoint | None) -> None:
-    """Prepare the run directory; a run that starts from the beginning also gets its record, template and recipe."""
+    """Prepare the run directory: make it, and remove what a killed process left.
+
+    A run that starts from the beginning also gets its data record, template, tokenizer and recipe.
+
+    Args:
+        run: the run directory.
+        recipe: of the run.
+        data: its training rows.
+        base: fingerprint of the weights that training starts from; None for random ones.
+        checkpoint: where the run goes on; None starts from the beginning.
+    """
     run.path.mkdir(parents=True, exist_ok=True)
     run.remove_unfinished()
     if checkpoint is not None:
@@ -185,6 +201,7 @@ def begin_run(run: Run, recipe: Recipe, data: TrainingRows, base: str | None, ch
     write_json(run.path / DATA_RECORD, data.record | {"base": base})
     write_json(run.path / TEMPLATE, data.template.to_json())
     data.tokenizer.save(run.path)
+    # last: a directory counts as a run once it holds the recipe, and then it holds the rest
     write_recipe(recipe, run.path / RECIPE)
 
 
@@ -216,12 +233,12 @@ def write_state(
 
 
 def parameters_line(trainable: int, base: int) -> str:
-    """Say how many parameters are trained, and how many the base has."""
+    """Return the line that says how many parameters are trained, and how many the base has."""
     return f"parameters: {trainable:,} trainable; the base has {base:,} (ratio {trainable / base:.6f})"
 
 
 def resumed_line(checkpoint: Checkpoint, total: int) -> str:
-    """Say where a run goes on."""
+    """Return the line that says from which step a run of ``total`` steps goes on."""
     left = total - checkpoint.step
     return f"resumed from {checkpoint.path}: {checkpoint.step:,} steps done, {left:,} to go"
 
@@ -237,26 +254,31 @@ def write_environment(run: Run, now: dict[str, Any], start: int) -> None:
     file = run.path / ENVIRONMENT
     if start:
         first = read_json(file)
+        # added and not replaced: the earlier steps were computed in the earlier environment
         now = first | {"resumed": [*first.get("resumed", []), {"after_step": start} | now]}
     write_json(file, now)
 
 
 def checkpoint_steps(recipe: Recipe, total: int) -> set[int]:
-    """Steps after which a checkpoint is written: every ``save_checkpoint_steps``, or evenly spaced at -1."""
+    """Return the steps after which a checkpoint is written: every ``save_checkpoint_steps``, or at -1 evenly spaced."""
     callback = recipe.checkpoint_callback
     every, keep = int(callback.get("save_checkpoint_steps", -1)), kept_checkpoints(recipe)
     if every > 0:
+        # the last step as well, as in mindformers' CheckpointMonitor
         return {*range(every, total + 1, every), total}
+    # a run of fewer steps than checkpoints rounds to 0, before which there is nothing to keep
     return {round(total * part / keep) for part in range(1, keep + 1)} - {0}
 
 
 def kept_checkpoints(recipe: Recipe) -> int:
-    """How many checkpoints stay on the disk."""
+    """Return how many checkpoints stay on the disk."""
+    # 5 is mindformers' default
     return int(recipe.checkpoint_callback.get("keep_checkpoint_max", 5))
 
 
 def remove_old_checkpoints(run: Run, recipe: Recipe) -> None:
     """Delete all but the newest checkpoints."""
+    # the recipe makes sure that it is at least 1: [:-0] would be empty
     for old in run.checkpoints()[: -kept_checkpoints(recipe)]:
         run.remove_checkpoint(old)
 
@@ -272,7 +294,9 @@ def write_result(run: Run, recipe: Recipe, rows: list[dict[str, Any]], trainable
         speak: prints one line.
     """
     title = f"{run.path.name}: {rows[-1]['step']:,} steps of {recipe.runner_config.batch_size} rows"
+    # before the result, after which everything else is expected to be there
     plot_loss(rows, run.path / LOSS_PLOT, title)
+    # of the steps alone: a run that was resumed also has pauses
     seconds = sum(row["seconds"] for row in rows)
     tokens = sum(row["tokens"] for row in rows)
     result = {

@@ -65,6 +65,7 @@ class TrainingRows:
             "rows": len(rows),
             "rows_sha256": rows.sha256,
             **more,
+            # by hash as well: a name says nothing about changes of its text
             "template": {"name": template.name, "hash": template.hash},
             "tokenizer": {"source": str(tokenizer.source), "hash": tokenizer.hash},
             "audit": audit,
@@ -97,7 +98,12 @@ class TrainingRows:
 
 
 def row_names(ids: Sequence[str] | np.ndarray, rows: Sequence[int] | np.ndarray) -> str:
-    """Name rows by their ids, the first five of them."""
+    """Name rows by their ids for a message: the first five, and how many more there are.
+
+    Args:
+        ids: of all rows.
+        rows: indices of the rows to name.
+    """
     names = ", ".join(str(ids[int(row)]) for row in rows[:5])
     return f"rows {names}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
@@ -133,6 +139,7 @@ def load_rows(recipe: Recipe, *, quiet: bool = False) -> TrainingRows:
 
     if not recipe.data.train:
         raise UsageError(NO_DATA)
+    # all of them before the first is read: a misspelt last one is found at once
     for file in recipe.data.train:
         if not Path(file).is_file():
             raise UsageError(f"data.train: {file}: no such file")
@@ -149,5 +156,6 @@ def load_rows(recipe: Recipe, *, quiet: bool = False) -> TrainingRows:
     if not quiet:
         for line in audit.lines():
             say(line)
+    # after its lines were shown, which explain a refusal
     audit.check(recipe.data.max_unsupervised)
     return TrainingRows.of_files(recipe.data.train, rows, tokenizer, template, audit.to_dict())

@@ -28,6 +28,7 @@ _EXPONENT = {"F32": ("uint32", 0x7F800000), "F16": ("uint16", 0x7C00), "BF16": (
 @cache
 def numpy_types() -> dict[str, np.dtype[Any]]:
     """Map the types of safetensors to numpy's; those that numpy lacks (bfloat16) are of ``ml_dtypes``."""
+    # imported here: command lines that only offer the names do not wait for numpy
     import ml_dtypes
     import numpy as np
 
@@ -64,8 +65,9 @@ def type_name(dtype: np.dtype[Any]) -> str:
 
 
 def rows_in_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Cut the first axis into pieces of about :data:`BLOCK` numbers."""
+    """Cut the first axis of a shape into slices of about :data:`BLOCK` numbers each, at least one row."""
     width = math.prod(shape[1:])
+    # a row may be wider than a block, or have no columns at all
     step = max(1, BLOCK // max(1, width))
     for start in range(0, shape[0] if shape else 0, step):
         yield slice(start, min(start + step, shape[0]))
@@ -86,24 +88,29 @@ def is_finite(values: np.ndarray) -> bool:
 
 
 def round_to(values: np.ndarray, dtype: str | None, name: str) -> np.ndarray:
-    """Round a tensor to another type, once, to the nearest even; integers stay what they are.
+    """Round a tensor to another type, to the nearest and ties to even, by way of float32; integers stay what they are.
 
     Args:
         values: any shape.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None keeps the type.
         name: of the tensor, for errors.
 
+    Returns:
+        The same shape; the tensor itself where nothing has to be rounded.
+
     Raises:
         UserError: a finite number would become infinite.
     """
     import numpy as np
 
+    # integers are asked for, because bfloat16 of ml_dtypes is of kind V and not f
     if dtype is None or values.dtype.kind in "biu":
         return values
     target = numpy_types()[FLOATS[dtype]]
     if values.dtype == target:
         return values
     rounded = np.empty(values.shape, target)
+    # rounded is new and contiguous, so that out is a view of it
     flat, out = values.reshape(-1), rounded.reshape(-1)
     for at in range(0, flat.size, BLOCK):
         part = flat[at : at + BLOCK]
@@ -111,6 +118,7 @@ def round_to(values: np.ndarray, dtype: str | None, name: str) -> np.ndarray:
         with np.errstate(over="ignore"):
             out[at : at + BLOCK] = part.astype(np.float32).astype(target)
         if not is_finite(out[at : at + BLOCK]):
+            # an infinity of the input may stay; one that rounding made is an error
             finite = np.isfinite(part)
             if not np.isfinite(out[at : at + BLOCK][finite]).all():
                 largest = np.abs(part[finite].astype(np.float64)).max()

@@ -50,8 +50,10 @@ def writing_directory(final: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
+    # beside the final name, because a rename works within one file system only
     temporary = final.with_name(f".tmp-{os.getpid()}-{final.name}")
     try:
+        # a killed process may have left one of this name
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
@@ -59,12 +61,14 @@ def writing_directory(final: Path) -> Iterator[Path]:
         for file in temporary.iterdir():
             with file.open("rb+") as handle:
                 os.fsync(handle.fileno())
+        # os.replace cannot put a directory in the place of one that is not empty
         if final.exists():
             shutil.rmtree(final)
         os.replace(temporary, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"{final}: could not be written ({error.strerror or error}); nothing was left") from error
+    # an interrupt as well must leave nothing behind
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -79,6 +83,7 @@ def adding_files(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
+    # if a kill leaves it, the next start removes it: Run.remove_unfinished looks for .tmp-*
     staging = folder / ".tmp-product"
     with writing_directory(staging) as temporary:
         yield temporary
@@ -115,7 +120,16 @@ def check_output_folder(out: Path) -> None:
 
 
 def copy_companions(source: Path, target: Path, names: tuple[str, ...] = COMPANIONS) -> list[str]:
-    """Copy those of the named files that a directory holds; returns their names."""
+    """Copy files that belong to a model, those of them that are there.
+
+    Args:
+        source: directory to copy from.
+        target: existing directory to copy to; files of the same name are replaced.
+        names: files to look for.
+
+    Returns:
+        The names that were found and copied.
+    """
     found = [name for name in names if (source / name).is_file()]
     for name in found:
         shutil.copyfile(source / name, target / name)
@@ -129,6 +143,6 @@ def has_tokenizer(folder: Path) -> bool:
 
 def run_around(path: Path) -> Path | None:
     """Return the run directory that a path belongs to: the run itself, a checkpoint of it, or a file inside."""
-    # mindformers saves its files some folders deep: RUN/mindformers/checkpoint/rank_0/x.ckpt
+    # a directory is the run or RUN/checkpoints/step-N; mindformers' files lie deeper: RUN/mindformers/checkpoint/rank_0
     places = [path, path.parent.parent] if path.is_dir() else path.resolve().parents[:4]
     return next((place for place in places if (place / RECIPE).is_file()), None)

@@ -45,7 +45,7 @@ class LlamaShape:
         qkv_bias: query, key and value have biases.
         o_bias: the attention's output has one.
         mlp_bias: the three feed-forward layers have biases.
-        architecture: ``model_type`` of config.json; says who computes, not what the weights look like.
+        architecture: ``model_type`` of config.json: which code computes. Two shapes are equal without it.
     """
 
     layers: int
@@ -75,7 +75,9 @@ class LlamaShape:
 
         def size(key: str, default: int | None = None) -> int:
             value = config.get(key)
+            # null in config.json means the default, as a missing key does
             value = default if value is None else value
+            # True is an int in Python
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"{source}: {key}: found {value!r}, expected a whole number of at least 1")
             return value
@@ -108,6 +110,7 @@ class LlamaShape:
     @classmethod
     def from_recipe(cls, config: ModelConfig) -> LlamaShape:
         """Take the sizes from ``model.model_config`` of a recipe."""
+        # a Llama with attention_bias has one on the output too
         qwen2 = config.qkv_has_bias and not config.attn_proj_has_bias
         return cls(
             layers=config.num_layers,
@@ -138,8 +141,10 @@ class LlamaShape:
             "tie_word_embeddings": self.tied,
         }
         if self.architecture == "llama":
+            # Qwen2 has no such key: its biases are fixed in its code
             config["attention_bias"] = self.qkv_bias
         if self.head_dim * self.heads != self.hidden:
+            # left out where it is the default, so that readers without this key can read the rest
             config["head_dim"] = self.head_dim
         return config
 
@@ -171,6 +176,7 @@ class LlamaShape:
             prefix = f"model.layers.{layer}"
             for name, (out, width) in self.linear_layers.items():
                 shapes[f"{prefix}.{LINEAR_LAYERS[name]}.weight"] = (out, width)
+                # the layers that are not in the table are those of the feed-forward
                 if biased.get(name, self.mlp_bias):
                     shapes[f"{prefix}.{LINEAR_LAYERS[name]}.bias"] = (out,)
             shapes[f"{prefix}.input_layernorm.weight"] = (self.hidden,)
@@ -183,6 +189,7 @@ class LlamaShape:
     @property
     def matrix_parameters(self) -> int:
         """Parameters that a token is multiplied with: all linear layers and the head, not the embedding."""
+        # a tied head counts, too: it is multiplied with, whoever owns the matrix
         return self.layers * sum(out * width for out, width in self.linear_layers.values()) + self.vocab * self.hidden
 
     @property
@@ -214,6 +221,12 @@ def check_shapes(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: str | Path, against: str
 ) -> None:
     """Compare names and shapes one to one.
+
+    Args:
+        found: shapes by name, of the weights.
+        expected: shapes by name, as they should be.
+        source: where the weights are from, for the error.
+        against: what they are compared with, for the error.
 
     Raises:
         UserError: listing what is missing, what is extra and what has another shape.

@@ -85,9 +85,11 @@ def check_plain_lora(
     if not isinstance(config, dict):
         raise UserError(f"{source}: a JSON object is expected")
     for key in ("peft_type", "bias"):
+        # a file without peft_type is not of PEFT; one without bias trains none
         found = config.get(key, None if key == "peft_type" else "none")
         if found not in _ALLOWED[key]:
             raise UserError(f"{source}: {key} is {found!r}; {refusal}")
+    # known settings are listed, not refused ones: what a later PEFT adds is refused until it is understood
     for key in sorted(config.keys() - _NEUTRAL - _ALLOWED.keys() - variants):
         if not _is_off(config[key]):
             raise UserError(f"{source}: {key} is {config[key]!r}; {refusal}")
@@ -121,6 +123,7 @@ def target_layers(pet: PetConfig) -> list[str]:
             f"pet_config.target_modules: {pet.target_modules!r} chooses none of {', '.join(LINEAR_LAYERS)}; "
             "it is matched against the layer's own name, without its path"
         )
+    # in the order of the table, since a set has none
     return [name for name in LINEAR_LAYERS if name in chosen]
 
 
@@ -131,6 +134,7 @@ def hf_modules(pet: PetConfig) -> list[str]:
 
 def _matching(pattern: str, key: str) -> set[str]:
     try:
+        # used with match below, as in mindformers: a pattern has to fit the beginning of the name, not all of it
         expression = re.compile(pattern)
     except re.error as error:
         raise UserError(f"pet_config.{key}: {pattern!r} is not a regular expression ({error})") from error
@@ -156,7 +160,9 @@ def initial_lora_a(seed: int, layer: int, name: str, rank: int, width: int) -> n
     Returns:
         float32[r, in].
     """
+    # a generator for each name: no matrix depends on which others are drawn, or in which order
     key = hashlib.sha256(f"lora_A/{seed}/{layer}/{name}".encode()).digest()
+    # the key of Philox has 128 bits
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
     bound = 1.0 / math.sqrt(width)
     return generator.uniform(-bound, bound, size=(rank, width)).astype(np.float32)
@@ -185,6 +191,7 @@ def peft_config(
         "init_lora_weights": True,
         "layers_pattern": None,
         "layers_to_transform": None,
+        # LoraConfig of PEFT declares a whole number
         "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
         "lora_dropout": dropout,
         "modules_to_save": None,
@@ -192,6 +199,7 @@ def peft_config(
         "r": rank,
         "rank_pattern": {},
         "revision": None,
+        # sorted, so that the same adapter is the same bytes
         "target_modules": sorted(modules),
         "task_type": "CAUSAL_LM",
         "use_dora": False,

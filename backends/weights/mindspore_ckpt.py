@@ -29,6 +29,7 @@ from backends.weights.safetensors_files import Entry, ShardWriter, Tensors, open
 from converters.common.errors import UsageError, UserError
 from converters.common.files import atomic
 
+# tensor_type of the file → name in safetensors
 TYPES = {
     "Float64": "F64",
     "Float32": "F32",
@@ -48,6 +49,7 @@ TYPE_NAMES = {short: name for name, short in TYPES.items()}
 PIECE_BYTES = 2**29  # MindSpore's own: SLICE_SIZE
 CHECKSUM = b"crc_num"
 CHECKSUM_BYTES = len(CHECKSUM) + 10
+# wire types of protocol buffers; a key is field << 3 | wire type
 _VARINT, _BYTES = 0, 2
 _VALUE_TAG = 1 << 3 | _BYTES
 
@@ -63,6 +65,7 @@ def open_weights(path: str | Path) -> Tensors:
     if source.is_file() and source.suffix == ".ckpt":
         return open_ckpt(source)
     if source.is_dir() and not any(source.glob("*.safetensors")):
+        # each holds slices of the matrices, and only the training strategy says which
         if any(source.glob("rank_*")):
             raise UserError(f"{source}: holds the parts of several devices (rank_0 …); join them into one file first")
         found = sorted(source.glob("*.ckpt"))
@@ -82,6 +85,7 @@ def weights_writer(file: Path, metadata: Mapping[str, str] | None = None) -> Ckp
     """
     if file.suffix == ".ckpt":
         return CkptWriter(file)
+    # a model of mindformers is one file, whatever its size
     return ShardWriter(file.parent, max_shard_bytes=None, metadata={"format": "ms", **(metadata or {})}, stem=file.stem)
 
 
@@ -91,12 +95,20 @@ def writing_weights(out: Path, metadata: Mapping[str, str]) -> Iterator[tuple[Ck
 
     Both appear under their names when all is written.
 
+    Args:
+        out: the file, ``.ckpt`` or ``.safetensors``; the directory becomes ``OUT.hf``.
+        metadata: texts that a safetensors file keeps; a ``.ckpt`` has no place for them.
+
+    Yields:
+        The writer, and a temporary directory.
+
     Raises:
         UsageError: the name says no format.
         UserError: the disk is full or the folder cannot be written.
     """
     check_output_file(out)
     with (
+        # left from last to first: the writer ends its file, the file gets its name, then the directory
         writing_directory(sidecar_of(out)) as sidecar,
         atomic(out) as temporary,
         weights_writer(temporary, metadata) as writer,
@@ -140,6 +152,7 @@ def open_ckpt(file: str | Path) -> Tensors:
                 last = value.name
     except OSError as error:
         raise UserError(f"{source}: could not be read ({error.strerror or error})") from error
+    # only now are all pieces of a tensor known
     for name, entry in entries.items():
         found = sum(count for _, count in entry.pieces)
         if found != entry.nbytes:
@@ -161,7 +174,7 @@ class _Value:
 
 
 def _checked_end(handle: IO[bytes], file: Path) -> int:
-    """Return where the values end; a checksum behind them is verified."""
+    """Return the position where the values end; verify the checksum if one follows."""
     end = handle.seek(0, os.SEEK_END)
     handle.seek(0)
     # torch.save writes a zip archive; some share its files under this suffix
@@ -178,6 +191,7 @@ def _checked_end(handle: IO[bytes], file: Path) -> int:
     stated, found = int.from_bytes(tail[len(CHECKSUM) :], "big"), 0
     handle.seek(0)
     while left:
+        # 16 MiB at a time: a checkpoint may be larger than the memory
         block = handle.read(min(left, 2**24))
         found = zlib.crc32(block, found)
         left -= len(block)
@@ -192,6 +206,7 @@ def _values(handle: IO[bytes], end: int, file: Path) -> Iterator[_Value]:
     while position < end:
         try:
             tag = _varint(handle)
+            # Checkpoint has one field: any other key is no checkpoint, or the bytes of an encrypted one
             if tag != _VALUE_TAG:
                 raise UserError(f"{file}: not a MindSpore checkpoint at byte {position:,}: damaged, or encrypted")
             size = _varint(handle)
@@ -223,6 +238,7 @@ def _value(handle: IO[bytes], end: int, file: Path) -> _Value:
                     kind = handle.read(width).decode()
                 elif inner == 3:
                     start, count = handle.tell(), width
+                    # over the contents, which Tensors.read fetches when they are wanted
                     handle.seek(start + count)
         elif field == 3:
             raise UserError(f"{file}: {name or 'a parameter'} is a MapParameter, which no Llama has")
@@ -230,7 +246,11 @@ def _value(handle: IO[bytes], end: int, file: Path) -> _Value:
 
 
 def _fields(handle: IO[bytes], end: int, varint_field: int | None = None) -> Iterator[tuple[int, int]]:
-    """Yield (field, value of a varint or length of bytes) of one message; packed varints come one by one."""
+    """Yield the fields of one message as (field number, number).
+
+    The number is the value where ``field == varint_field``, else the length of the bytes that the handle stands at.
+    Other fields that hold a varint are passed over.
+    """
     while handle.tell() < end:
         tag = _varint(handle)
         field, wire = tag >> 3, tag & 7
@@ -246,6 +266,7 @@ def _fields(handle: IO[bytes], end: int, varint_field: int | None = None) -> Ite
         if stop > end:
             raise EOFError
         if field == varint_field:
+            # a writer may pack all dims into one field
             while handle.tell() < stop:
                 yield field, _varint(handle)
         else:
@@ -257,6 +278,7 @@ def _varint(handle: IO[bytes]) -> int:
     value, shift = 0, 0
     while True:
         byte = handle.read(1)
+        # no varint has more than 64 bits: longer ones are damage
         if not byte or shift > 63:
             raise EOFError
         value |= (byte[0] & 127) << shift
@@ -296,11 +318,14 @@ class CkptWriter:
             raise UserError(f"{self.file}: {name}: a MindSpore checkpoint has no type for {array.dtype}")
         self._names.add(name)
         tag = _field(1, name.encode())
+        # proto2 does not pack numbers: each width is a field of its own, key 1 << 3 | _VARINT
         head = b"".join(b"\x08" + _as_varint(width) for width in array.shape)
         head += _field(2, TYPE_NAMES[short].encode())
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        # max: an empty tensor is one piece without bytes
         for start in range(0, max(len(flat), 1), PIECE_BYTES):
             piece = flat[start : start + PIECE_BYTES]
+            # the lengths of the outer messages come first and count the piece, which is written apart: no copy of it
             before = head + b"\x1a" + _as_varint(len(piece))
             tensor = b"\x12" + _as_varint(len(before) + len(piece)) + before
             self._handle.write(b"\x0a" + _as_varint(len(tag) + len(tensor) + len(piece)) + tag + tensor)

@@ -29,6 +29,7 @@ LINEAR_MODULES = {module: hf for module, hf in LAYER_MODULES.items() if hf.split
 
 _OUTSIDE_TO_MF = {hf: mf for mf, hf in OUTSIDE_LAYERS.items()}
 _MODULES_TO_MF = {hf: mf for mf, hf in LAYER_MODULES.items()}
+# no leading zeros: each weight has one name
 _LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]*)\.(.+)\.(weight|bias)")
 # files have it without the adapter's name ("default"), a live model's state has it with
 _PEFT = re.compile(r"base_model\.model\.model\.layers\.(0|[1-9][0-9]*)\.(.+)\.lora_([AB])(?:\.\w+)?\.weight")
@@ -102,6 +103,7 @@ def _renamed(name: str, outside: dict[str, str], modules: dict[str, str]) -> str
     if found is None:
         return outside.get(name)
     number, module, kind = found.groups()
+    # either way: the name may be of one side or the other
     linear = module in LINEAR_MODULES or module in LINEAR_MODULES.values()
     if module not in modules or (kind == "bias" and not linear):
         return None

@@ -25,8 +25,10 @@ from converters.common.reader import read_json
 HEADER_LIMIT = 100_000_000  # of the reference implementation
 # The header is known when all tensors are written: this much room is kept for it, and padded with blanks in large files
 HEADER_ROOM = 2**20
+# up to 64 MiB the data is moved up to the header: a LoRA of a few KiB should not take a MiB
 SMALL_FILE = 2**26
 COPY_BYTES = 2**24
+# the default of save_pretrained in transformers
 DEFAULT_SHARD_BYTES = 5 * 10**9
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -93,6 +95,7 @@ class Tensors:
         """
         entry = self._entry(name)
         values = np.empty(entry.shape, numpy_types()[entry.dtype])
+        # the memory of the tensor itself: the file is read into it, without a copy
         room = values.reshape(-1).view(np.uint8).data
         try:
             with entry.file.open("rb") as handle:
@@ -128,6 +131,7 @@ def open_tensors(path: str | Path) -> Tensors:
     if not source.is_dir():
         raise UsageError(f"{source}: no such file or directory")
     index = source / MODEL_INDEX
+    # before the index, as transformers looks for them
     single = next((source / name for name in (MODEL_WEIGHTS, ADAPTER_WEIGHTS) if (source / name).is_file()), None)
     if single is not None:
         files = [single]
@@ -148,6 +152,7 @@ def open_tensors(path: str | Path) -> Tensors:
             raise UserError(f"{file}: holds {name}, which {found[name].file.name} holds as well")
         found.update(entries)
         common.update(more)
+    # the files may all be there and yet lack what the index promises
     if single is None and index.is_file():
         lost = [name for name in _weight_map(index) if name not in found]
         if lost:
@@ -182,6 +187,7 @@ def _check_series(files: list[Path]) -> None:
     for file in files:
         found = _SHARD.fullmatch(file.name)
         for number in range(1, int(found[3]) + 1) if found else ():
+            # the name says how many there are, so a missing one is noticed without an index
             wanted = f"{found[1]}-{number:05d}-of-{found[3]}.safetensors" if found else ""
             if wanted not in present:
                 raise UserError(f"{file.parent}: shard {wanted} is missing")
@@ -275,6 +281,7 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        # an error inside the block: the files are incomplete and go
         if kind is None:
             self.close()
             return
@@ -299,6 +306,7 @@ class ShardWriter:
         if self._handle is None:
             # the final name holds the number of shards, which is known at the end
             file = self.folder / f".{self.stem}-{len(self._shards) + 1:05d}.part"
+            # read and write: the data of a small file is moved when the shard ends
             self._handle = file.open("wb+")
             self._handle.seek(HEADER_ROOM)
             self._shards.append(file)
@@ -338,10 +346,12 @@ class ShardWriter:
         head = json.dumps({**metadata, **self._header}, separators=(",", ":")).encode()
         room = HEADER_ROOM - 8
         if len(head) > room or self._bytes <= SMALL_FILE:
+            # rounded up to eight bytes, where every type of number may begin
             room = -(-len(head) // 8) * 8
             _move(handle, HEADER_ROOM, 8 + room, self._bytes)
         handle.seek(0)
         handle.write(room.to_bytes(8, "little") + head.ljust(room))
+        # moving leaves the end of the data once more behind it
         handle.truncate(8 + room + self._bytes)
         handle.close()
         self._handle, self._header, self._bytes = None, {}, 0
@@ -350,6 +360,7 @@ class ShardWriter:
 def _move(handle: IO[bytes], source: int, target: int, count: int) -> None:
     """Move ``count`` bytes inside a file, which may overlap, in the order that destroys nothing."""
     starts = range(0, count, COPY_BYTES)
+    # up: from the front; down: from the back, or a block would overwrite one that is still to be read
     for start in starts if target < source else reversed(starts):
         handle.seek(source + start)
         block = handle.read(min(COPY_BYTES, count - start))
