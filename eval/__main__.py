@@ -1,4 +1,4 @@
-"""``python -m eval TASK``: any task by its name or file, with the options that all tasks have."""
+"""``python -m eval TASK``: run any task by its name or file, with the options that all tasks share."""
 
 from __future__ import annotations
 

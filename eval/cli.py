@@ -1,4 +1,4 @@
-"""What the commands of all tasks share: their options, and the way from options to printed results."""
+"""Shared by the commands of all tasks: their options, and the steps from options to printed results."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from eval.run import Results, evaluate, grade_predictions
 from eval.task import Task
 
 LIMIT = "the first N rows only (default: all)"
+# options whose names are also parameters of evaluate() and tabulate()
 ASKING = (
     *("base", "template", "allow_template_mismatch"),
     *("limit", "out", "overwrite", "max_new_tokens", "min_new_tokens"),
@@ -34,7 +35,7 @@ def build_parser(
     predictions: str = "grade these again instead of asking a model",
     max_new_tokens: int | None = None,
 ) -> argparse.ArgumentParser:
-    """Return the options that every task's command has.
+    """Return a parser with the options that every task's command has.
 
     Args:
         prog: how the command is called.
@@ -43,7 +44,10 @@ def build_parser(
         data: help of ``--data``.
         out: help of ``--out``.
         predictions: help of ``--predictions``.
-        max_new_tokens: the task's limit of an answer.
+        max_new_tokens: the task's default for ``--max-new-tokens``; None names the run's longest row in the help.
+
+    Returns:
+        The parser; a command adds its own options to it.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {prog}",
@@ -51,6 +55,7 @@ def build_parser(
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # not required: --predictions grades a file without any checkpoint
     add_checkpoint_arguments(parser, required=False)
     parser.add_argument("--data", metavar="FILE", help=data)
     parser.add_argument("--predictions", metavar="FILE", help=predictions)
@@ -63,7 +68,7 @@ def build_parser(
 
 
 def add_way_argument(parser: argparse.ArgumentParser) -> None:
-    """Add how a choice is found."""
+    """Add ``--way``: how the choice that a model takes is found."""
     parser.add_argument(
         "--way",
         choices=list(WAYS),
@@ -74,11 +79,11 @@ def add_way_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def check_source(args: argparse.Namespace, data: str | None = None) -> None:
-    """Refuse a command that names neither or both of model and predictions.
+    """Check that exactly one of ``--ckpt`` and ``--predictions`` is given, and ``--data`` where it is needed.
 
     Args:
         args: options of :func:`build_parser`.
-        data: what ``--ckpt`` needs besides, if the task has no data of its own.
+        data: what the file of ``--data`` holds, for a task without default data; None if the task has some.
 
     Raises:
         UsageError: options that do not go together.
@@ -90,25 +95,38 @@ def check_source(args: argparse.Namespace, data: str | None = None) -> None:
 
 
 def asking_from(args: argparse.Namespace) -> dict[str, Any]:
-    """Return how a model is asked: the options of :func:`build_parser` that :func:`eval.run.evaluate` takes by name."""
+    """Return the options of :func:`build_parser` as keyword arguments of :func:`eval.run.evaluate`."""
     return {name: getattr(args, name) for name in ASKING} | {"runtime": runtime_from(args)}
 
 
 def results_from(task: Task, args: argparse.Namespace) -> Results:
-    """Ask the checkpoint of ``--ckpt``, or grade the file of ``--predictions``; options of :func:`build_parser`."""
+    """Evaluate the checkpoint of ``--ckpt``, or grade the file of ``--predictions``.
+
+    Args:
+        task: the task to run.
+        args: options of :func:`build_parser`, checked by :func:`check_source`.
+
+    Raises:
+        UsageError: a file is missing or empty, or no template is known.
+        UserError: a file has another shape.
+    """
     if args.predictions:
         return grade_predictions(task, args.predictions, args.data, limit=args.limit, out=args.out)
     return evaluate(task, args.ckpt, args.data, **asking_from(args))
 
 
 def print_results(results: Results) -> int:
-    """Print table and lines.
+    """Print the table and its lines, if any row was graded.
+
+    Returns:
+        0, the exit code of a command whose gate, if there is one, was passed.
 
     Raises:
         GateNotPassed: a figure is below the task's gate.
     """
     if results.text:
         print(results.text)
+    # None means that the task has no gate, which is not a failure
     if results.passed is False:
         raise GateNotPassed(results.verdict)
     return 0

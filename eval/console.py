@@ -1,4 +1,4 @@
-"""The one command ``twinlora``: it hands the rest of the line to the command that the first words name."""
+"""The command ``twinlora``: passes the rest of the command line to the command that its first words name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ GROUPS = {
 
 
 def usage() -> str:
-    """Return the map of all commands."""
+    """Return the help text that lists all commands."""
     lines = ["usage: twinlora COMMAND …", "", f"on a backend, --backend {{auto,{','.join(BACKENDS)}}} (default: auto)"]
     lines += [f"  {name:<19} {purpose}" for name, purpose in ON_A_BACKEND.items()]
     lines += ["", "on files"]
@@ -83,11 +83,13 @@ def main(argv: list[str] | None = None) -> int | None:
     first = words[0] if words else ""
     if first in ("", "-h", "--help"):
         print(usage())
+        # help that was asked for is a success; a bare command line is wrong use
         return 0 if words else 2
     if first in GROUPS and (len(words) == 1 or words[1] in ("-h", "--help")):
         members = [f"  {name:<12} {purpose}" for name, (_, purpose) in GROUPS[first].items()]
         print("\n".join([f"usage: twinlora {first} COMMAND …", "", *members]))
         return 0 if len(words) > 1 else 2
+    # only the chosen command is imported: the others may need a framework that is not installed
     module, rest = resolve(words)
     return main_of(module)(rest)
 
@@ -95,6 +97,7 @@ def main(argv: list[str] | None = None) -> int | None:
 def main_of(module: str) -> Callable[[list[str]], int | None]:
     """Return the ``main`` that ``python -m MODULE`` runs."""
     found = importlib.import_module(module)
+    # a package runs its __main__, as `python -m` does
     if hasattr(found, "__path__"):
         found = importlib.import_module(f"{module}.__main__")
     run_it: Callable[[list[str]], int | None] = found.main
@@ -102,10 +105,13 @@ def main_of(module: str) -> Callable[[list[str]], int | None]:
 
 
 def resolve(words: list[str]) -> tuple[str, list[str]]:
-    """Map a command line to the module that ``python -m`` would run for it, and the words that it gets.
+    """Find the module that ``python -m`` would run for a command line, and the words to pass to it.
 
     Args:
         words: what follows ``twinlora``, at least one word, and two for a group.
+
+    Returns:
+        Name of the module, and its command line.
 
     Raises:
         UsageError: there is no command of that name.
@@ -130,17 +136,21 @@ def run() -> None:
 
 def _on_a_backend(command: str, words: list[str]) -> tuple[str, list[str]]:
     rest, given = _without(words, "--backend")
+    # only read: the device decides the choice of the backend and is still an option of its command
     _, device = _without(words, "--device")
+    # only the Ascend backend has distributed checkpoints to join
     if command == "unshard" and given is None:
         given = "ascend"
     helping = any(word in ("-h", "--help") for word in rest)
     # these answer without a framework, so a backend that is not installed is no reason to refuse them
     if helping or command in ("plan", "doctor"):
+        # any backend can print help without its framework; one has to be named
         if given is None and all(map(missing, BACKENDS)):
             given = "cuda"
         if given in BACKENDS:
             return f"backends.{given}", [command, *rest]
     name, why = choose_backend(given or "auto", device or "auto")
+    # a backend that was chosen silently could surprise; under --help nothing runs on it
     if why and not helping:
         say(f"backend: {name} ({why})")
     return f"backends.{name}", [command, *rest]

@@ -1,4 +1,4 @@
-"""Predictions, one row an answer: what was asked, said and expected, so that every figure can be recomputed.
+"""Reads predictions: one row per answer with prompt, answer and label, so that every figure can be recomputed.
 
 Fields of ours: ``idx, prompt, predict, label, finish_reason, n_tokens`` and what the task adds. Other tools' files are
 read too: JSON lines, one JSON array, or a ``.txt`` of one answer a line.
@@ -23,7 +23,7 @@ LABEL = ("label", "expected_output", "output")
 def read_predictions(path: str | Path, *, labelled: bool = True) -> list[dict[str, Any]]:
     """Read predictions, in the order of the file.
 
-    A torn last line, as a kill leaves it, is left out and said, and so are predictions that are not finished.
+    A last line that a kill cut short is left out, with a message; a file that is not complete yet gets a message, too.
 
     Args:
         path: JSON lines, one JSON array, or a ``.txt`` file of one answer a line.
@@ -44,12 +44,15 @@ def read_predictions(path: str | Path, *, labelled: bool = True) -> list[dict[st
     seen: set[Any] = set()
     for place, (number, value) in enumerate(values):
         row = value if isinstance(value, dict) else {}
+        # an empty text is an answer, so the type is tested and not the truth
         predict = next((row[key] for key in PREDICT if isinstance(row.get(key), str)), None)
         label = next((_label(row[key]) for key in LABEL if _label(row.get(key)) is not None), None)
+        # an empty label is no label: nothing could be right by it
         missing = PREDICT if predict is None else LABEL if labelled and not (label or "").strip() else None
         if missing:
             found = ", ".join(row) or type(value).__name__
             raise UserError(f"{path}: row {number}: a text under {' or '.join(missing)} is expected; found {found}")
+        # the place from 0 is how this project numbers rows; messages count lines from 1
         idx = row.get("idx", place)
         if not isinstance(idx, int | str):
             raise UserError(f"{path}: row {number}: a number under idx is expected; found {type(idx).__name__}")
@@ -62,13 +65,14 @@ def read_predictions(path: str | Path, *, labelled: bool = True) -> list[dict[st
 
 
 def _label(value: Any) -> str | None:
-    """A label that is a text or a plain number, as text."""
+    """Return a label as text; other tools write classes as numbers. None if it is neither."""
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int | float) else None
 
 
 def _check_whole(path: str | Path, rows: Sequence[Any], meta: Mapping[str, Any]) -> None:
+    # another tool's file has no meta file, so nothing contradicts its number of rows
     if not meta.get("complete", True):
         say(f"{path}: unfinished; the command that made it goes on with it")
     elif meta.get("rows", len(rows)) != len(rows):
@@ -82,6 +86,7 @@ def read_answer_lines(path: str | Path) -> list[str]:
         UsageError: the file is missing or empty.
         UserError: a line is not UTF-8.
     """
+    # no line is dropped: the line number is what joins answers and labels
     lines = [text for _, text in read_lines(path)]
     if not any(line.strip() for line in lines):
         raise UsageError(f"{path}: empty; one label a line is expected")
@@ -89,6 +94,6 @@ def read_answer_lines(path: str | Path) -> list[str]:
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """Read what predictions were made with, from the file beside them; empty for another tool's predictions."""
+    """Read the meta file beside predictions, which says how they were made; empty for another tool's predictions."""
     meta = meta_path(Path(path))
     return read_json(meta) if meta.is_file() else {}

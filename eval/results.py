@@ -1,4 +1,4 @@
-"""What every evaluation writes: figures with intervals, ``results.json``, Markdown tables, and what they depend on."""
+"""What every evaluation writes: figures with intervals, ``results.json``, Markdown tables and package versions."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ PACKAGES = ("twinlora", "torch", "transformers", "peft", "mindspore", "mindforme
 
 @dataclass(frozen=True)
 class Figures:
-    """What graded rows come to.
+    """The figures of a set of graded rows.
 
     Attributes:
         header: names of the table's columns.
         table: its rows.
-        lines: what is said under it.
+        lines: the lines printed under it.
         results: figures by part of the task, as lm-eval names them: ``{"squad": {"f1,none": 58.5, …}}``.
         configs: what the figures were made with, by task.
-        higher_is_better: measures by task and whether more is better.
-        samples: rows of each part, ``(read, graded)``.
-        extra: what else ``results.json`` holds.
+        higher_is_better: whether a higher value is better, by task and measure.
+        samples: numbers of rows by part, ``(read, graded)``.
+        extra: further entries of ``results.json``.
         title: heading of ``table.md``; None writes no such file.
         passed: whether the gate was passed; None without one.
         verdict: the gate's verdict in words.
@@ -56,28 +56,39 @@ class Figures:
 
 
 def wilson(right: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Interval that holds a share's true value with 95 % confidence (Wilson 1927): it never leaves 0…1.
+    """Return the Wilson score interval of a share (Wilson 1927); unlike the normal interval it stays within 0…1.
 
     Args:
         right: successes.
         n: trials.
-        z: quantile of the normal distribution; 1.96 is 95 %.
+        z: quantile of the normal distribution; 1.96 gives 95 % confidence.
+
+    Returns:
+        Lower and upper end, 0 to 1.
     """
     if n == 0:
+        # without a trial nothing is known of the share
         return 0.0, 1.0
     share = right / n
     centre = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
-    # without rounding these hold exactly
+    # at 0 and n the formula gives exactly 0 and 1, which floating point may miss by a rounding error
     return (0.0 if right == 0 else low), (1.0 if right == n else high)
 
 
 def share_figures(measure: str, right: int, n: int) -> dict[str, Any]:
-    """Return a share as ``results.json`` has it: itself, its standard error (None for a single row), its interval."""
+    """Return the entries of a share in ``results.json``: value, standard error (None for a single row), 95 % interval.
+
+    Args:
+        measure: name of the entries.
+        right: successes.
+        n: trials.
+    """
     share = right / n if n else 0.0
     return {
         f"{measure},none": share,
+        # n - 1: the sample standard deviation of zeros and ones over √n, as in mean_and_interval()
         f"{measure}_stderr,none": math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else None,
         f"{measure}_wilson95,none": list(wilson(right, n)),
     }
@@ -86,18 +97,20 @@ def share_figures(measure: str, right: int, n: int) -> dict[str, Any]:
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None, tuple[float, float]]:
     """Return mean, standard error and 95 % interval of values from 0 to 1.
 
-    The interval is Wilson's where every value is 0 or 1, else a normal one within 0…1.
+    The interval is Wilson's if every value is 0 or 1, otherwise the normal one (mean ± 1.96 standard errors) cut to
+    0…1. The standard error of a single value is None.
     """
     n, mean = len(values), sum(values) / len(values)
     error = statistics.stdev(values) / math.sqrt(n) if n > 1 else None
     if set(values) <= {0.0, 1.0}:
         return mean, error, wilson(int(sum(values)), n)
+    # one value says nothing of the spread: 1 makes the interval the whole range
     spread = Z95 * (1.0 if error is None else error)
     return mean, error, (max(0.0, mean - spread), min(1.0, mean + spread))
 
 
 def percent(share: float) -> str:
-    """Write a share with one decimal, in percent."""
+    """Format a share from 0 to 1 in percent with one decimal, without the sign."""
     return f"{100 * share:.1f}"
 
 
@@ -108,14 +121,14 @@ def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]], *, left
 
 
 def _cell(value: Any) -> str:
-    """A cell cannot hold a line break, and a bar would end it."""
+    """Format a table cell: a Markdown cell cannot hold a line break, and a bar would end it."""
     return " ".join(str(value).replace("|", "\\|").split())
 
 
 def markdown_page(
     title: str, header: Sequence[Any], rows: Iterable[Sequence[Any]], lines: Iterable[str], *, left: int = 1
 ) -> str:
-    """Return a page of a title, a table and a list."""
+    """Return a Markdown page: a title, a table (see :func:`markdown_table`) and a list of lines."""
     table = markdown_table(header, rows, left=left)
     return "\n".join([f"# {title}", "", table, *(f"- {line}" for line in lines)]) + "\n"
 
@@ -137,8 +150,8 @@ def read_results_json(path: str | Path) -> dict[str, Any]:
     """Read a ``results.json``.
 
     Raises:
-        UsageError: there is none.
-        UserError: it is not one of an evaluation.
+        UsageError: the file is missing.
+        UserError: it was not written by an evaluation.
     """
     value = read_json(path)
     parts = ("results", "higher_is_better", "n-samples", "hashes")
@@ -154,10 +167,10 @@ def results_json(
     packages: Sequence[str] = (),
     not_in_config: Sequence[str] = ("identity", "complete", "rows"),
 ) -> dict[str, Any]:
-    """Return ``results.json`` in the shape of lm-eval's, with hashes and what the task adds.
+    """Return the content of ``results.json``: lm-eval's shape, plus hashes and the task's own entries.
 
     Args:
-        figures: what the rows come to.
+        figures: the figures of the rows.
         meta: what the predictions were made with, as :class:`backends.generation.predictions_log.AnswerLog` keeps it.
         packages: packages whose versions the figures depend on, besides the usual ones.
         not_in_config: parts of ``meta`` that ``config`` leaves out.
@@ -176,6 +189,7 @@ def results_json(
             task: {"task": task, "output_type": "generate_until", **config, **made_with}
             for task, config in figures.configs.items()
         },
+        # lm-eval's files have both for every task; 0 because no prompt holds worked examples
         "versions": dict.fromkeys(figures.configs, 1.0),
         "n-shot": dict.fromkeys(figures.configs, 0),
         "higher_is_better": dict(figures.higher_is_better),
@@ -184,6 +198,7 @@ def results_json(
         },
         **figures.extra,
         "config": {key: value for key, value in meta.items() if key not in not_in_config},
+        # the predictions' own hash lets retention and report refuse rows that were changed afterwards
         "hashes": {**identity, "predictions": meta.get("sha256")},
         "git_hash": code_version(),
         "date": time.time(),

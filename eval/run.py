@@ -1,4 +1,4 @@
-"""The one evaluation: ask a checkpoint what it was not asked yet, grade every answer, write figures and rows.
+"""Runs every evaluation: asks a checkpoint the questions still unanswered, grades all answers, writes the figures.
 
 ::
 
@@ -41,8 +41,8 @@ class Results:
         predictions: the file they are in.
         value: the content of ``results.json``; empty where no row has a label.
         table: the figures as plain text; empty where no row has a label.
-        lines: what is said under the table.
-        folder: where files were written; None if nowhere.
+        lines: the lines printed under the table.
+        folder: where files were written; None if none were written.
         passed: whether the task's gate was passed; None without one.
         verdict: the gate's verdict in words.
     """
@@ -90,22 +90,25 @@ def evaluate(
     Args:
         task: a task, or the name of one: ``math``, ``squad``, ``choice``, ``webqa``, ``my_task.py``.
         ckpt: run, checkpoint of a run, adapter or model directory.
-        data: what is asked; None takes the task's own data.
+        data: file of the questions; None takes the task's own data.
         limit: the first rows only.
         out: folder of the files; None takes one in the run, for a model one under ``runs/eval``.
         overwrite: start over instead of going on with the predictions there.
         runtime: where and in which precision the model runs.
-        template: how questions are put; None asks as the run was trained.
-        allow_template_mismatch: accept a template the run was not trained in.
+        template: prompt template around each question; None takes the one the run was trained with.
+        allow_template_mismatch: accept a template the run was not trained with.
         base: the frozen model under an adapter, if it is not where the adapter says.
         max_new_tokens: an answer is cut after so many; None takes the task's limit.
         min_new_tokens: no answer ends before so many.
         generator: the loaded model, or what loads it when the first question needs it; None loads it by ``runtime``.
         options: options of a task that is given by name.
 
+    Returns:
+        The graded rows and their figures, read back from the ``predictions.jsonl`` that was written.
+
     Raises:
         UsageError: the data are missing or empty, or no template is known.
-        UserError: the data have another shape, or predictions there were made with something else.
+        UserError: the data have another shape, or existing predictions were made with another model or setting.
     """
     from mindrecord.tokens.encode import encode_prompts
 
@@ -114,10 +117,12 @@ def evaluate(
     source = chosen.default_data if data is None else Path(data)
     if source is None:
         raise UsageError(f"{chosen.name}: data are needed to ask a model")
+    # data before checkpoint: reading rows is quick, and bad data should not wait for a model to be opened
     rows = chosen.read_data(source, limit)
     if isinstance(ckpt, CheckpointFiles):
         files = ckpt
     else:
+        # asking in the task's own form is the purpose of naming it, so a mismatch needs no second permission
         allowed = allow_template_mismatch or (template is not None and template == chosen.own_template)
         files = open_checkpoint(ckpt, base=base, template=template, allow_mismatch=allowed)
     if out is None:
@@ -126,11 +131,14 @@ def evaluate(
         home = files.path / "eval" if files.run is not None else Path("runs") / "eval" / files.path.resolve().name
         out = home / name
     turns = [chosen.turns(row, files.template) for row in rows]
+    # all prompts before the model is loaded: what cannot be encoded is reported at once
     encoded = encode_prompts(turns, files.template, files.tokenizer)
     prompts = {row.idx: ids for row, ids in zip(rows, encoded, strict=True)}
     candidates = chosen.candidates(rows, files)
     most = chosen.max_new_tokens if max_new_tokens is None else max_new_tokens
+    # scored choices are not written token by token, so no limit applies and none belongs to their identity
     limits = None if candidates else answer_limits(files, most, min_new_tokens)
+    # answers depend on all of this: AnswerLog refuses to continue a file made with anything else
     identity = {
         **files.identity,
         "data": sha256_file(source)[:16],
@@ -139,6 +147,7 @@ def evaluate(
         **({"max_new_tokens": limits.max_new, "min_new_tokens": limits.min_new} if limits else {}),
         **registry.conditions(runtime),
     }
+    # kept for the reader of results, not compared: a moved checkpoint still continues its file
     about = {
         "ckpt": str(files.path if isinstance(ckpt, CheckpointFiles) else ckpt),
         "data": str(source),
@@ -152,6 +161,7 @@ def evaluate(
     asked = {row.idx: row for row in rows}
 
     def graded(idx: int, predict: str, **more: Any) -> dict[str, Any]:
+        # special tokens stay visible: a prompt without them would hide a wrong template
         row = asked[idx].answered(files.tokenizer.decode(prompts[idx], skip_special=False), predict)
         return {**row, **chosen.grade_row(row), **more}
 
@@ -163,6 +173,7 @@ def evaluate(
         answer_missing(log, prompts, load, files.stop_ids, limits, written)
     elif candidates is not None:
         _score_missing(log, prompts, load, candidates, graded)
+    # from the file and not from memory: grading it again later gives the same figures by the same path
     results = _report(chosen, log.path, Path(out), None, None)
     chosen.export(results.rows, Path(out))
     return results
@@ -177,7 +188,7 @@ def grade_predictions(
     out: str | Path | None = None,
     **options: Any,
 ) -> Results:
-    """Grade predictions again, ours or another tool's; no framework is needed.
+    """Grade a file of predictions, of this project or another tool; needs neither torch nor mindspore.
 
     Args:
         task: a task, or the name of one.
@@ -186,6 +197,9 @@ def grade_predictions(
         limit: the first rows only.
         out: folder of table and results; None writes nothing.
         options: options of a task that is given by name.
+
+    Returns:
+        The graded rows and their figures.
 
     Raises:
         UsageError: a file is missing or empty.
@@ -213,11 +227,13 @@ def _score_missing(
     missing = {idx: prompt for idx, prompt in prompts.items() if idx not in log.rows}
     if log.rows:
         say(f"{log.path}: {len(log.rows)} of {len(prompts)} rows are there already, {len(missing)} to go")
+    # a file that is complete already needs no model
     if missing:
         scorer = load().scorer(list(candidates.values()))
         with log, progress(total=len(missing), desc="scores") as bar:
             for idx, values in scorer.score(missing):
                 scores = dict(zip(candidates, values, strict=True))
+                # of equal log-probabilities max() takes the first choice, so a rerun decides alike
                 log.append(graded(idx, max(scores, key=scores.__getitem__), logprobs=scores))
                 bar.update()
     log.finish()
@@ -231,6 +247,7 @@ def _report(task: Task, predictions: Path, folder: Path | None, limit: int | Non
         raise UsageError(f"{predictions}: no prediction in it")
     identity = task.graded_identity(rows, meta.get("identity", {}), data)
     digest = sha256_file(predictions) if predictions.is_file() else None
+    # another tool's predictions name no data: the file's own name stands in for it
     source = str(meta.get("data") or predictions.name)
     meta = {**meta, "identity": identity, "sha256": digest}
     figures = task.figures(rows, meta, source)

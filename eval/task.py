@@ -1,4 +1,4 @@
-"""What a task is: the rows it asks, what counts as right, and the figures its graded rows come to.
+"""Defines a task: the rows it asks, what counts as right, and the figures computed from the graded rows.
 
 :func:`eval.run.evaluate` does the rest for every task: prompts, the resumable log of answers, files. A new task is one
 file with a subclass of :class:`Task` that has a ``name``, :meth:`Task.read_data` and :meth:`Task.grade`.
@@ -40,8 +40,8 @@ class Row:
     Attributes:
         idx: its number in the data, from 0.
         turns: what is asked, the question last.
-        label: the right answer; None where nobody knows it.
-        fields: what the row of predictions says before the prompt, for instance ``id`` or ``kind``.
+        label: the right answer; None if the row has none.
+        fields: further fields of the row of predictions, for instance ``id`` or ``kind``.
         labels: all right answers, where a question has several.
     """
 
@@ -52,21 +52,27 @@ class Row:
     labels: tuple[str, ...] = ()
 
     def answered(self, prompt: str, predict: str) -> dict[str, Any]:
-        """Return the row of predictions with this answer, not graded yet."""
+        """Return the row of ``predictions.jsonl`` for an answer, before it is graded.
+
+        Args:
+            prompt: the text that the model read, special tokens included.
+            predict: the answer.
+        """
         row = {"idx": self.idx, **self.fields, "prompt": prompt, "predict": predict, "label": self.label}
+        # label stays beside labels: read_predictions() and whatever takes one gold answer look for it
         return {**row, "labels": list(self.labels)} if self.labels else row
 
 
 class Task(ABC):
-    """Base class of all tasks; one object is for one data set.
+    """Base class of all tasks. One object serves one data set, since a task may keep what it read.
 
     Attributes:
-        name: how files and commands call it.
-        default_data: what is asked where no data are named; None if they must be.
+        name: the task's name in files and commands.
+        default_data: data set used when none is named; None if one must be named.
         max_new_tokens: limit of an answer; None takes the longest row that the run was trained on.
-        own_template: a template that is the task's own form, which a model may be asked in whatever it was trained in.
+        own_template: a template that belongs to the task: allowed even if the run was trained with another.
         packages: packages whose versions the figures depend on.
-        not_in_config: what the ``config`` of ``results.json`` leaves out of the predictions' description.
+        not_in_config: keys of the predictions' meta file that ``config`` of ``results.json`` leaves out.
     """
 
     name: str = ""
@@ -86,32 +92,41 @@ class Task(ABC):
         """
 
     def turns(self, row: Row, template: Template) -> Sequence[Turn]:
-        """Return what is asked, in the form that suits a template."""
+        """Return the turns to ask for a row; a task overrides this if they depend on the template."""
         return row.turns
 
     def candidates(self, rows: Sequence[Row], files: CheckpointFiles) -> dict[str, list[int]] | None:
-        """Return tokens by answer where the likeliest of a few answers is taken; None lets the model write."""
+        """Return the tokens of each possible answer if the likeliest one is to be taken; None lets the model write."""
         return None
 
     def grade(self, predict: str, label: str) -> Mapping[str, float]:
-        """Return each measure of one answer, from 0 to 1."""
+        """Return every measure of one answer by name, each from 0 to 1.
+
+        Args:
+            predict: what the model answered.
+            label: the right answer.
+        """
+        # not abstract: a task that overrides grade_row() needs no grade()
         raise TypeError(f"{type(self).__name__} has neither grade() nor a grade_row() of its own")
 
     def grade_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a row of predictions gains by grading: by default ``scores`` by measure."""
+        """Return the fields that grading adds to a row of predictions: by default ``scores`` by measure."""
         measures = self.grade(row["predict"], row["label"])
         return {"scores": {self.name: {name: float(value) for name, value in measures.items()}}}
 
     def read_predictions(
         self, path: Path, *, data: Path | None, limit: int | None, meta: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """Read answers and grade them anew; nothing but the answer and its label is believed.
+        """Read answers and grade them anew; grades that the file already holds are ignored.
 
         Args:
             path: predictions of this project or of another tool.
             data: the data they answer, for predictions without labels.
             limit: the first rows only.
-            meta: what the predictions were made with, as the file beside them says.
+            meta: what the predictions were made with, from the meta file beside them.
+
+        Returns:
+            The rows with the fields of :meth:`grade_row`.
 
         Raises:
             UsageError: the file is missing or empty.
@@ -127,7 +142,7 @@ class Task(ABC):
         Args:
             rows: graded rows, at least one.
             meta: what the predictions were made with.
-            source: name of the data, or of the predictions where nothing says which data they answer.
+            source: name of the data set, or of the predictions file if the data set is not known.
 
         Returns:
             The figures; None where no row has a label.
@@ -136,6 +151,7 @@ class Task(ABC):
         entry: dict[str, Any] = {"alias": self.name}
         table, lines = [], []
         for measure in measures:
+            # ",none" is lm-eval's name for "no filter was applied", so that its readers find the figures
             mean, error, (low, high) = mean_and_interval([row["scores"][self.name][measure] for row in rows])
             entry |= {f"{measure},none": mean, f"{measure}_stderr,none": error, f"{measure}_95,none": [low, high]}
             table.append([measure, len(rows), f"{100 * mean:.1f}"])
@@ -152,21 +168,27 @@ class Task(ABC):
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return the options that answers depend on, for the identity of an answer file."""
+        """Return the options that answers depend on; answers made with others are not continued."""
         return {}
 
     def about(self, files: CheckpointFiles) -> dict[str, Any]:
-        """Return what else is worth keeping of a checkpoint beside its answers."""
+        """Return what else the meta file beside the answers should say about a checkpoint."""
         return {}
 
     def graded_identity(
         self, rows: Sequence[Mapping[str, Any]], identity: Mapping[str, Any], data: Path | None
     ) -> dict[str, Any]:
-        """Return what ``results.json`` names under ``hashes``: by default what the predictions were made with."""
+        """Return what ``results.json`` holds under ``hashes``: by default what the predictions were made with.
+
+        Args:
+            rows: the graded rows.
+            identity: what the predictions were made with.
+            data: the data that were named for grading, if any.
+        """
         return dict(identity)
 
     def folder_name(self, data: Path, template: str | None) -> str:
-        """Return the name of the folder where results go if nobody says where."""
+        """Return the name of the results folder that is used when none is named."""
         return f"{self.name}-{data.name.split('.')[0]}"
 
     def export(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:  # noqa: B027 - writing nothing is a right answer
@@ -174,7 +196,11 @@ class Task(ABC):
 
 
 def get_task(task: str | Task, **options: Any) -> Task:
-    """Return a task by its name: ``math``, or a file that defines one, ``my_task.py``.
+    """Return a task by name.
+
+    Args:
+        task: a name of ``TASKS``, a file with one subclass of :class:`Task` (``my_task.py``), or a task itself.
+        options: keyword arguments of the task's class; only with a name.
 
     Raises:
         UsageError: there is no such task, or it has no such option.
@@ -189,6 +215,7 @@ def get_task(task: str | Task, **options: Any) -> Task:
         found: type[Task] = getattr(importlib.import_module(module), name)
     else:
         found = _class_in(Path(task))
+    # checked here, since a TypeError of the constructor would be a traceback instead of one line
     known = inspect.signature(found).parameters
     for option in options:
         if option not in known:
@@ -205,6 +232,7 @@ def _class_in(path: Path) -> type[Task]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file of a task")
     try:
+        # run_name sets __module__ of what the file defines, which tells its classes from those that it imports
         names = runpy.run_path(str(path), run_name=path.stem)
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: {error.msg}") from error

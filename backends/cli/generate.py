@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser, backend: BackendName) -> None
         help="conversations (ShareGPT or Alpaca, JSONL or JSON); the last question of each is answered",
     )
     parser.add_argument(
-        "--out", metavar="FILE", help="with --data: JSONL of the answers; the same command again goes on after a kill"
+        "--out",
+        metavar="FILE",
+        help="with --data: JSONL file of the answers; run the command again to continue after a kill",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="with --data: the first N rows only (default: all)")
     parser.add_argument("--overwrite", action="store_true", help="start --out over (default: go on with it)")

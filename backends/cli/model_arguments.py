@@ -32,7 +32,7 @@ def add_template_arguments(parser: argparse.ArgumentParser) -> None:
         "--base", metavar="DIR", help="the frozen model under an adapter (default: where the adapter says)"
     )
     parser.add_argument(
-        "--template", metavar="NAME", help="how questions are put to the model (default: as the run was trained)"
+        "--template", metavar="NAME", help="prompt template to ask in (default: the one the run was trained with)"
     )
     parser.add_argument(
         "--allow-template-mismatch",
@@ -71,8 +71,8 @@ def add_device_arguments(parser: argparse.ArgumentParser, backend: BackendName |
         type=int,
         default=BATCH_TOKENS,
         metavar="N",
-        help="rows of a batch times its longest prompt and answer: memory and speed, never the answers "
-        "(default: %(default)s)",
+        help="size of a batch: its rows times its longest prompt and answer in tokens; changes memory and speed, not "
+        "the answers (default: %(default)s)",
     )
 
 
@@ -98,11 +98,11 @@ def add_limit_arguments(parser: argparse.ArgumentParser, max_new_tokens: int | N
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how the next token is chosen."""
     for name, kind, purpose in (
-        ("temperature", float, "0 takes the likeliest token, more is freer"),
-        ("top_p", float, "keep the likeliest tokens up to this probability"),
-        ("top_k", int, "keep this many likeliest tokens; 0 keeps all"),
-        ("repetition_penalty", float, "above 1: what was said already is less likely"),
-        ("seed", int, "of the random numbers when temperature is above 0"),
+        ("temperature", float, "0 always takes the likeliest token; higher values vary more"),
+        ("top_p", float, "choose among the likeliest tokens that together have this probability"),
+        ("top_k", int, "choose among this many of the likeliest tokens; 0 means all"),
+        ("repetition_penalty", float, "above 1 makes tokens of the prompt and the answer so far less likely"),
+        ("seed", int, "seed of the random numbers, used when temperature is above 0"),
     ):
         parser.add_argument(
             f"--{name.replace('_', '-')}",

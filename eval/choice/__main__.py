@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--answers", metavar="FILE", help="with --predictions: the labels, one a line")
     parser.add_argument("--choices", metavar="A,B,…", help="the possible answers (default: the labels of the data)")
     parser.add_argument(
-        "--positive", metavar="CHOICE", help="name the F1 of this class (default: 1, yes or true if a choice)"
+        "--positive", metavar="CHOICE", help="report the F1 of this class (default: 1, yes or true if it is a choice)"
     )
     parser.add_argument(
         "--score-002",
@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     check_source(args, "conversations")
     if args.ckpt and args.answers:
         raise UsageError("--answers goes with --predictions: grade the file that this writes")
+    # the contest's own file of answers has such a name; rows and results then go to the default directory
     labels = Path(args.out) if args.out and args.out.endswith(".txt") else None
     if labels is not None:
         if args.predictions:

@@ -22,14 +22,16 @@ from converters.common.errors import UsageError
 
 UNPARSED = "unparsed"
 
+# kana, CJK with extension A, Hangul, compatibility forms: beside them a Latin word needs no space
 _CHINESE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _CHINESE_CHAR = re.compile(f"[{_CHINESE}]")
+# how QQP, RTE and their like write the class that is looked for
 _POSITIVE = ("1", "yes", "true")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The answers a task has.
+    """The possible answers of a task.
 
     Attributes:
         names: the choices as the data write them, two or more.
@@ -42,22 +44,24 @@ class Choices:
             raise UsageError(f"at least two choices are expected, found {', '.join(self.names) or 'none'}")
         seen: dict[str, str] = {}
         for name in self.names:
+            # a sign alone has no edge where a word could end
             if not any(char.isalnum() for char in name):
                 raise UsageError(f"the choice {name!r} has no letter and no digit")
             if _canonical(name) in seen:
                 raise UsageError(f"the choices {seen[_canonical(name)]!r} and {name!r} cannot be told apart")
             seen[_canonical(name)] = name
+        # files of labels write this word where no choice was found
         if UNPARSED in seen:
             raise UsageError(f"{UNPARSED!r} cannot be a choice: it is how answers that name none are counted")
 
     @classmethod
     def of(cls, text: str) -> Choices:
-        """Return the choices of a list with commas: ``yes,no,maybe``."""
+        """Return the choices of a comma-separated list, ``yes,no,maybe``."""
         return cls(tuple(name.strip() for name in text.split(",") if name.strip()))
 
     @property
     def positive(self) -> str | None:
-        """The class whose F1 is meant when nobody says which: ``1``, ``yes`` or ``true``, else none."""
+        """The class whose F1 is reported if none is named: ``1``, ``yes`` or ``true``; None without such a class."""
         return next((name for name in self.names if _canonical(name) in _POSITIVE), None)
 
     def find(self, text: str) -> str | None:
@@ -71,6 +75,7 @@ class Choices:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
+        # an alternation takes its first match: "not sure" must be tried before "not"
         longest_first = sorted(self.names, key=len, reverse=True)
         return re.compile("|".join(_whole_word(name) for name in longest_first), re.IGNORECASE)
 
@@ -83,26 +88,29 @@ def _whole_word(name: str) -> str:
     """Return the pattern of a choice as a whole word."""
     words = unicodedata.normalize("NFKC", name).split()
     body = r"\s+".join(map(re.escape, words))
+    # a single capital keeps its case: the article "a" is not choice A
     if len(name) == 1 and name.isupper():
         body = f"(?-i:{body})"
     before, after = _neighbour(words[0][0]), _neighbour(words[-1][-1])
+    # a digit after a sign or a decimal point belongs to a longer number; a word after a hyphen to a longer word
     number = r"(?<![-+−])(?<!\d[.,])" if words[0][0].isdigit() else f"(?<!{before}-)"
+    # likewise at the end: the 1 of 1.5 or 1,000 is no choice
     decimals = r"(?![.,]\d)" if words[-1][-1].isdigit() else ""
     return f"(?<!{before}){number}{body}(?!-?{after}){decimals}"
 
 
 def _neighbour(edge: str) -> str:
-    """Return the class of characters that would go on with the word that has this edge."""
+    """Return a regex class of the characters that would continue a word whose first or last character is ``edge``."""
     return f"[{_CHINESE}]" if _CHINESE_CHAR.match(edge) else rf"[^\W{_CHINESE}]"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well a set of answers agrees with its labels (k choices).
+    """Counts of labels and answers, and the measures computed from them (k choices).
 
     Attributes:
         choices: names of the classes.
-        confusion: counts [k, k + 1]; one row a label, one column an answer, the unparsed last.
+        confusion: counts [k, k + 1]: one row per label, one column per answer, the last for unparsed answers.
     """
 
     choices: tuple[str, ...]
@@ -110,7 +118,12 @@ class Scores:
 
     @classmethod
     def of(cls, choices: Choices, pairs: Iterable[tuple[str, str | None]]) -> Scores:
-        """Count ``(label, answer)`` pairs; an answer of None is unparsed."""
+        """Count answers by label.
+
+        Args:
+            choices: the possible answers.
+            pairs: ``(label, answer)``, both names of choices; an answer of None is unparsed.
+        """
         counts = Counter(pairs)
         columns = (*choices.names, None)
         return cls(choices.names, tuple(tuple(counts[label, one] for one in columns) for label in choices.names))
@@ -137,7 +150,7 @@ class Scores:
 
     @property
     def commonest(self) -> tuple[str, float]:
-        """The commonest label and the accuracy of always giving it: what must be beaten to have learned anything."""
+        """The commonest label, and the accuracy of always answering it: the baseline that a model must beat."""
         labels = [sum(row) for row in self.confusion]
         most = max(range(len(labels)), key=labels.__getitem__)
         return self.choices[most], labels[most] / self.n if self.n else 0.0
@@ -160,6 +173,7 @@ class Scores:
 
     def f1(self, i: int) -> float | None:
         """Harmonic mean of precision and recall, 2·TP / (labels + answers); None if class ``i`` occurs nowhere."""
+        # this form also holds where precision or recall alone is not defined
         total = self.labelled(i) + self.answered(i)
         return 2 * self.confusion[i][i] / total if total else None
 
@@ -178,13 +192,15 @@ class Scores:
         n, right = self.n, self.right
         labels = [sum(row) for row in self.confusion]
         answers = [sum(column) for column in zip(*self.confusion, strict=True)]
+        # not strict: answers has the unparsed column besides, which no label can match
         both = sum(label * answer for label, answer in zip(labels, answers, strict=False))
+        # 0 if one class holds all labels or all answers: then the correlation is not defined and counts as none
         spread = (n * n - sum(one * one for one in labels)) * (n * n - sum(one * one for one in answers))
         return (right * n - both) / math.sqrt(spread) if spread else 0.0
 
 
 def label_of(text: str | None, choices: Choices) -> str | None:
-    """Return the choice that a label names; None where there is no label.
+    """Return the choice that a label names; None if the label is empty or missing.
 
     Raises:
         UsageError: there is a text, but it names no choice.
@@ -198,12 +214,13 @@ def label_of(text: str | None, choices: Choices) -> str | None:
 
 
 def choices_of(labels: Sequence[str]) -> Choices:
-    """Return the choices that a data set's labels are, ordered by how often they come.
+    """Return the distinct labels of a data set as choices, the most frequent first.
 
     Raises:
-        UsageError: they are no small set of short answers.
+        UsageError: the labels are not 2 to 20 short texts.
     """
     counts = Counter(label.strip() for label in labels if label.strip())
+    # more or longer texts are free answers: every one would become a class of its own
     if not 2 <= len(counts) <= 20 or max(map(len, counts)) > 40:
         what = f"{len(counts)} different answers" if counts else "no answers"
         raise UsageError(f"{what} in {len(labels)} rows are no set of choices; name them with --choices")

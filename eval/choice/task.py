@@ -1,7 +1,7 @@
 """Tasks with few possible answers, yes/no/maybe, 0/1, A to D: accuracy, F1 and Matthews correlation.
 
-An answer is found in one of two ways: ``generate`` takes the first whole word of what the model writes that is a
-choice, ``loglik`` the choice of the highest summed log-probability, all of them in one forward pass.
+An answer is found in one of two ways. ``generate`` lets the model write and takes the first whole word that is a
+choice. ``loglik`` takes the choice whose tokens have the highest summed log-probability; one forward pass scores all.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class ChoiceTask(Task):
     """Conversations whose last answer, if there is one, is the label.
 
     Args:
-        choices: the possible answers, or these with commas; None takes the labels of the data, and says so.
-        positive: the class whose F1 is named; None takes ``1``, ``yes`` or ``true`` if it is a choice.
+        choices: the possible answers, also as comma-separated text; None takes the labels of the data, with a message.
+        positive: the class whose F1 is reported; None takes ``1``, ``yes`` or ``true`` if it is a choice.
         way: ``generate`` or ``loglik``.
         answers: file of labels, one a line, for predictions that have none.
         score_002: add the score of the QQP and CoLA contest, 70 points times the accuracy.
@@ -64,6 +64,7 @@ class ChoiceTask(Task):
             turns = conversation.turns
             answered = turns[-1].role == "assistant"
             found.append((conversation.id, turns[:-1] if answered else turns, turns[-1].text if answered else ""))
+        # from all labels, not those within the limit: the choices must not depend on it
         choices = self._find_choices(path, [label for _, _, label in found])
         rows = []
         for number, (row_id, asked, label) in enumerate(found[:limit], start=1):
@@ -73,21 +74,22 @@ class ChoiceTask(Task):
         return rows
 
     def candidates(self, rows: Sequence[Row], files: CheckpointFiles) -> dict[str, list[int]] | None:
-        """Return the tokens of every choice; None lets the model write."""
+        """Return the tokens of every choice for ``loglik``; None for ``generate``."""
         return None if self.way == "generate" else choice_ids(rows[0].turns, self._known().names, files)
 
     def grade_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the choice that the answer names, and whether it is the label; without a label, None."""
+        """Return ``parsed``, the choice that the answer names, if any, and ``correct``, None without a label."""
         parsed = self._known().find(row["predict"])
         return {"parsed": parsed, "correct": None if row["label"] is None else parsed == row["label"]}
 
     def read_predictions(
         self, path: Path, *, data: Path | None, limit: int | None, meta: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """Read answers; labels are those of the rows, or of the file of ``answers``."""
+        """Read answers and grade them; labels come from the rows, or from the file of ``answers``."""
         if data is not None:
             raise UsageError("--data goes with --ckpt; labels for --predictions come from --answers")
         rows = read_predictions(path, labelled=False)
+        # the choices that were asked for, which the labels of a part of the data may not show
         kept = meta.get("identity", {}).get("choices")
         if self.choices is None and kept:
             self.choices = Choices(tuple(kept))
@@ -108,6 +110,7 @@ class ChoiceTask(Task):
         if not labelled:
             parsed = [row["parsed"] for row in rows]
             counts = ", ".join(f"{name or UNPARSED} {parsed.count(name)}" for name in (*choices.names, None))
+            # a data set to predict, as contests hand out: answers are wanted, figures are not
             say(f"{len(rows)} rows answered, none has a label to grade by: {counts}")
             return None
         if unlabelled:
@@ -118,12 +121,14 @@ class ChoiceTask(Task):
         task = f"choice_{Path(source).name.split('.')[0]}"
         measures = {"acc": scores.accuracy, "macro_f1": scores.macro_f1, "mcc": scores.mcc}
         if positive is not None:
+            # 0 where the class occurs nowhere: eval.retention needs a number under every measure
             measures["f1"] = scores.f1(choices.names.index(positive)) or 0.0
         if points is not None:
             measures["score_002"] = points * scores.accuracy
         entry = {"alias": task, **{f"{name},none": value for name, value in measures.items()}}
         entry |= {**share_figures("acc", scores.right, scores.n), "unparsed,none": scores.unparsed / scores.n}
         way = meta.get("identity", {}).get("way")
+        # lm-eval's names for the two ways
         config = {"output_type": "multiple_choice" if way == "loglik" else "generate_until", "way": way}
         whole = {"n": scores.n, "right": scores.right, UNPARSED: scores.unparsed, "without label": unlabelled}
         confusion = {
@@ -182,18 +187,22 @@ def _label(where: str, text: str | None, choices: Choices) -> str | None:
 
 
 def choice_ids(turns: Sequence[Turn], names: Sequence[str], files: CheckpointFiles) -> dict[str, list[int]]:
-    """Return the tokens that the template makes the model write for each choice, without what ends an answer.
+    """Return the tokens of each choice as the template writes an answer, without the tokens that end it.
 
     Args:
-        turns: any question; a template tokenises an answer on its own, so that one stands for all.
+        turns: any question; a template tokenises answers separately, so one question stands for all.
         names: the choices.
-        files: template and tokenizer.
+        files: the checkpoint's template and tokenizer.
+
+    Returns:
+        Token ids by choice.
 
     Raises:
-        UserError: two choices are the same tokens.
+        UserError: two choices have the same tokens.
     """
     from mindrecord.tokens import encode
 
+    # the whole conversation less its prompt: exactly the tokens that training would put there
     [prompt] = encode.encode_prompts([turns], files.template, files.tokenizer)
     answered = [Conversation(name, (*turns, Turn("assistant", name))) for name in names]
     rows, _ = encode.encode(answered, files.template, files.tokenizer, seq_length=None)
@@ -201,6 +210,7 @@ def choice_ids(turns: Sequence[Turn], names: Sequence[str], files: CheckpointFil
     found: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         ids = rows.row(i)[0].tolist()[len(prompt) :]
+        # only the choices are compared, not how likely each is to be the end of the answer
         found[name] = ids[: next((place for place, token in enumerate(ids) if token in stop), len(ids))]
     for i, first in enumerate(names):
         for j, second in enumerate(names):
@@ -208,19 +218,26 @@ def choice_ids(turns: Sequence[Turn], names: Sequence[str], files: CheckpointFil
                 raise UserError(
                     f"this tokenizer writes {first!r} and {second!r} with the same tokens; take --way generate"
                 )
+            # a sum over more tokens is never higher than the sum over the first of them
             if len(found[first]) < len(found[second]) and found[second][: len(found[first])] == found[first]:
                 say(f"note: {second!r} can never win, since its tokens begin with those of {first!r}")
     return found
 
 
 def add_labels(rows: Sequence[dict[str, Any]], path: str | Path, choices: Choices) -> list[dict[str, Any]]:
-    """Give rows the labels of a file, one a line; empty answers at the end that no label is for are left out.
+    """Return rows with the labels of a file.
+
+    Args:
+        rows: rows of predictions; empty answers at the end without a label are left out.
+        path: one label per line, in the order of the rows.
+        choices: the possible answers.
 
     Raises:
         UsageError: the file is missing or empty.
         UserError: the file has more or fewer lines than there are rows, or a line is not a choice.
     """
     lines = read_answer_lines(path)
+    # a file may end in empty lines; further up an empty label is an error
     while not lines[-1].strip():
         lines.pop()
     rows = list(rows)
@@ -240,12 +257,12 @@ def add_labels(rows: Sequence[dict[str, Any]], path: str | Path, choices: Choice
 
 
 def write_labels(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write one answer a line, ``unparsed`` where none was found, so that every row keeps its line."""
+    """Write one answer per line; ``unparsed`` if none was found, so that line numbers stay those of the data."""
     write_text(path, "".join(f"{row['parsed'] or UNPARSED}\n" for row in rows))
 
 
 def table_rows(scores: Scores) -> tuple[list[str], list[list[Any]]]:
-    """Return header and rows of the table: one row a label, with its figures and what was answered instead."""
+    """Return header and rows of the table: one row per label with its measures and the counts of every answer."""
     answers = [f"→ {name}" for name in (*scores.choices, UNPARSED)]
     header = ["label", "n", "precision", "recall", "F1", *answers]
     rows = [
@@ -260,12 +277,12 @@ def _share(value: float | None) -> str:
 
 
 def summary_lines(scores: Scores, positive: str | None, points: int | None = None) -> list[str]:
-    """Say the figures over all rows.
+    """Return the lines under the table: the measures over all rows.
 
     Args:
         scores: the counts.
-        positive: the class whose F1 is named beside the macro-F1, if any.
-        points: what an accuracy of 1 is worth in the contest, if that is asked for.
+        positive: the class whose F1 is reported beside the macro-F1, if any.
+        points: points that the contest gives for an accuracy of 1; None leaves its score out.
     """
     low, high = wilson(scores.right, scores.n)
     name, share = scores.commonest

@@ -23,8 +23,8 @@ class Comparison:
     """Accuracy before and after.
 
     Attributes:
-        rows: one a kind: kind, rows, percent before, an arrow, percent after, change in points, unparsed rows.
-        lines: the totals with their intervals, and what differs in how they were measured.
+        rows: one per kind: kind, rows, percent before, an arrow, percent after, change in points, unparsed rows.
+        lines: the totals with their intervals, and the settings that differ.
     """
 
     rows: list[Sequence[Any]]
@@ -43,6 +43,9 @@ def compare(before: str | Path | Results, after: str | Path | Results, rule: str
         before: what ``evaluate`` returned, a ``results.json``, or the directory that holds it.
         after: the same, of the tuned model.
         rule: the rule to compare under.
+
+    Returns:
+        The table and the lines under it.
 
     Raises:
         UsageError: a file is missing, or there is no such rule.
@@ -67,9 +70,15 @@ def _read(path: str | Path | Results) -> dict[str, Any]:
 def compare_results(before: Mapping[str, Any], after: Mapping[str, Any], rule: str) -> Comparison:
     """Compare the contents of two ``results.json``.
 
+    Args:
+        before: the content before training.
+        after: the content after training.
+        rule: the rule to compare under.
+
     Raises:
         UserError: they are not of the same rows.
     """
+    # accuracies of other questions differ whatever the model learned, so this is an error
     for key in ("data", "rows"):
         old, new = before["hashes"].get(key), after["hashes"].get(key)
         if old != new:
@@ -81,9 +90,11 @@ def compare_results(before: Mapping[str, Any], after: Mapping[str, Any], rule: s
             raise UserError(f"the results are of different rows: {now['n']} of kind {kind} after, not so before")
         rows.append(_change(kind, then, now, rule))
         parts = now.get("parts", {})
+        # the same rows have the same operators; a file without parts is still compared by kind
         if parts.keys() == then.get("parts", {}).keys():
             rows += [_change(name, then["parts"][part], parts[part], rule) for part, name in operators(parts)]
     lines = [_total_line("before", before, rule), _total_line("after", after, rule)]
+    # other conditions still answer a question, for instance what a template is worth: a note is enough
     for key in ("template", "max_new_tokens", "min_new_tokens", "backend", "dtype"):
         old, new = before["hashes"].get(key), after["hashes"].get(key)
         if old != new:
@@ -103,6 +114,7 @@ def _total_line(when: str, results: Mapping[str, Any], rule: str) -> str:
     right, n = total["correct"][rule], total["n"]
     low, high = wilson(right, n)
     line = f"{when}: {percent(right / n)} % {rule} (95 %: {percent(low)} to {percent(high)})"
+    # "NAME HASH": the name is enough for people
     if template := results["hashes"].get("template"):
         line += f", template {template.split()[0]}"
     if contest := contest_score(results.get("config", {}).get("parameters", {}), right / n):

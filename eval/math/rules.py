@@ -24,7 +24,9 @@ from decimal import Context, Decimal, InvalidOperation
 # Differences of 28-digit labels must come out exactly: the default context would round them.
 _EXACT = Context(prec=80, Emax=999_999, Emin=-999_999)
 
+# full-width digits and signs, and two other minus signs, become the ASCII ones that the patterns below expect
 _CANONICAL = str.maketrans("０１２３４５６７８９：．－＋／−–", "0123456789:.-+/--")
+# LaTeX allows \frac12 without braces, for one digit each
 _FRAC = re.compile(r"\\[dt]?frac\s*\{?\s*(\d+)\s*\}?\s*\{\s*(\d+)\s*\}|\\[dt]?frac\s*(\d)(\d)")
 _NUMBER = re.compile(
     r"""
@@ -46,6 +48,7 @@ _MARKER = re.compile(
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _LATEX_TEXT = re.compile(r"\\(?:text|mbox|textrm|mathrm)\s*\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?")
 _LATEX_LAYOUT = re.compile(r"\\left|\\right|\\[!,;: ]|\\\$|\$|\s|\^\s*\{?\\circ\}?")
+# a unit behind the number of a box: %, degrees, Chinese words such as 平方厘米
 _BOXED_UNIT = re.compile(r"(?:\\?%|°|[\u4e00-\u9fff])[\u4e00-\u9fff/]*$")
 
 
@@ -65,14 +68,21 @@ class Parsed:
 
 
 def parse(text: str) -> Parsed | None:
-    """Return the answer of a text, or ``None`` when it has none."""
+    """Return the answer of a text, or None if it has none.
+
+    Args:
+        text: an answer or a whole worked solution; the module's docstring says where the answer is looked for.
+    """
     text = text.translate(_CANONICAL)
     marker = _last(_MARKER, text)
     boxed = _last(_BOXED, text)
+    # compared before fractions are rewritten: that changes the length of the text and so every position
     if boxed and (marker is None or boxed.start() > marker.start()):
         return _parse_boxed(_inside_braces(text, boxed.end()))
     text = _plain_fractions(text)
+    # searched again, since rewriting the fractions has moved it
     if marker := _last(_MARKER, text):
+        # the first line with something in it: what follows the answer may hold other numbers
         line = next((line for line in text[marker.end() :].splitlines() if line.strip()), "")
         return _to_parsed(_after_last_equals(line) or _NUMBER.search(line))
     return _to_parsed(_last(_NUMBER, text))
@@ -109,6 +119,7 @@ def _parse_boxed(content: str) -> Parsed | None:
     r"""Parse the inside of ``\boxed{…}``: a number if it is nothing but one (and a unit), else an expression."""
     content = _LATEX_LAYOUT.sub("", _LATEX_TEXT.sub("", content))
     content = _plain_fractions(content)
+    # \boxed{x = 5} answers 5
     bare = _BOXED_UNIT.sub("", content.rsplit("=", 1)[-1])
     if match := _NUMBER.fullmatch(bare):
         return _to_parsed(match)
@@ -118,6 +129,7 @@ def _parse_boxed(content: str) -> Parsed | None:
 def _to_parsed(match: re.Match[str] | None) -> Parsed | None:
     if match is None:
         return None
+    # two fractions are compared as text, where +2/5 and 2/5 would differ
     text = match[0].removeprefix("+")
     try:
         if match["fraction"]:
@@ -141,17 +153,21 @@ def _finite(text: str) -> Decimal:
 
 
 def _exact(answer: Decimal, label: Decimal) -> bool:
+    # digits that a float cannot hold make no difference; values beyond any float are not equal for both being inf
     return answer == label or (float(answer) == float(label) and abs(float(label)) != float("inf"))
 
 
 def _close(answer: Decimal, label: Decimal) -> bool:
+    # numpy.isclose with atol=1e-2 and its default rtol: the tolerance that published results of the contest used
     tolerance = _EXACT.fma(Decimal("1e-5"), label.copy_abs(), Decimal("1e-2"))
     return _EXACT.subtract(answer, label).copy_abs() <= tolerance
 
 
 def _sig4(answer: Decimal, label: Decimal) -> bool:
+    # 0 has no significant digit, so no unit to take half of
     if label == 0:
         return answer == 0
+    # adjusted() is the exponent of the first digit a, so the fourth is worth 10^(a-3); half of it is 5·10^(a-4)
     half_unit = Decimal(5).scaleb(label.adjusted() - 4)
     return _EXACT.subtract(answer, label).copy_abs() <= half_unit
 
@@ -166,7 +182,7 @@ RULES: dict[str, str] = {
 
 
 def is_right(answer: Parsed | None, label: Parsed, rule: str) -> bool:
-    r"""Say whether an answer is right by one of ``RULES``.
+    r"""Return whether an answer is right under one of ``RULES``.
 
     Numbers are compared by value under the rule. ``sig4`` is half a unit rather than two rounded numbers being
     equal, so that a label rounded to four digits or more is right wherever its fifth digit lies.
@@ -176,6 +192,11 @@ def is_right(answer: Parsed | None, label: Parsed, rule: str) -> bool:
     right under ``close`` and ``sig4``, wrong under ``exact``.
 
     Expressions (``7\sqrt{5}``) are compared as text under every rule. A missing answer is wrong.
+
+    Args:
+        answer: what :func:`parse` found in the model's text.
+        label: what it found in the solution.
+        rule: a key of ``RULES``.
     """
     if answer is None:
         return False

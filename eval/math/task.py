@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 TOTAL = "total"
 OTHER = "other"
 DIRECT = "direct computation"
+# the contest's rules fix this number, although Llama-3-8B has LLAMA3_8B parameters
 CONTEST_DENOMINATOR = 8_030_000_000
+# a label of direct computation begins "a + b"; spaces tell the operator from the sign of a number
 _OPERATION = re.compile(r"\S+ ([-+*/]) ")
 
 
@@ -43,9 +45,10 @@ class MathTask(Task):
         self.rule = rule
 
     def read_data(self, path: Path, limit: int | None) -> list[Row]:
-        """Read problems and name their kinds; a row whose solution has no answer is left out, and said."""
+        """Read problems and find their kinds; rows whose solution has no answer are left out, with a message."""
         found: list[Row] = []
         without: list[int] = []
+        # idx counts the rows left out as well, so that it names the same row in every result of this file
         for idx, (number, row) in enumerate(read_rows(path)):
             if limit is not None and idx >= limit:
                 break
@@ -68,7 +71,7 @@ class MathTask(Task):
         return found
 
     def grade_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer that was found in the text, and whether it is right under each rule."""
+        """Return ``parsed``, the answer found in the text (None if none), and ``correct``, the verdict by rule."""
         label = parse(row["label"])
         if label is None:
             raise UserError(f"row {row['idx']}: there is no answer in the label {row['label'][:60]!r}")
@@ -83,7 +86,7 @@ class MathTask(Task):
         return [{**row, "kind": row.get("kind") or kind_of(str(row.get("prompt", "")), row["label"])} for row in rows]
 
     def about(self, files: CheckpointFiles) -> dict[str, Any]:
-        """Keep what the run was trained on, for the line of a comparison."""
+        """Return what the run was trained on; :mod:`eval.math.compare` prints it."""
         return {"training": files.training}
 
     def figures(self, rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any], source: str) -> Figures:
@@ -91,6 +94,7 @@ class MathTask(Task):
         tallies = tally(rows)
         contest = contest_score(meta.get("parameters", {}), tallies[TOTAL].share(self.rule))
         header, table = table_rows(tallies)
+        # a lm-eval group with its subtasks: math is the whole, math_KIND a part
         parts = {"math" if kind == TOTAL else f"math_{kind.replace(' ', '_')}": kind for kind in tallies}
         return Figures(
             header=header,
@@ -109,7 +113,12 @@ class MathTask(Task):
 
 
 def kind_of(problem: str, solution: str) -> str:
-    """Name the kind of a problem; ``other`` if it is none of the known ones."""
+    """Return the kind of a problem as ``converters.arithmetic`` names it; ``other`` if it is none of these.
+
+    Args:
+        problem: the text of the problem.
+        solution: its raw solution, which some kinds are recognised by.
+    """
     known = parse_problem(problem, solution)
     return known.kind if known else OTHER
 
@@ -118,7 +127,7 @@ def kind_of(problem: str, solution: str) -> str:
 class Tally:
     """Counts of one kind: rows, rows without an answer, rows cut at the limit, right answers by rule.
 
-    ``parts`` has the same of direct computation's operators, which are learned one by one.
+    ``parts`` holds a tally for each operator of direct computation, since a model learns them at different speeds.
     """
 
     n: int = 0
@@ -131,6 +140,7 @@ class Tally:
         """Count one graded row."""
         self.n += 1
         self.unparsed += row["parsed"] is None
+        # another tool's rows do not say how they ended and count as not cut
         self.cut += row.get("finish_reason") == "length"
         for rule in RULES:
             self.correct[rule] += bool(row["correct"][rule])
@@ -141,7 +151,14 @@ class Tally:
 
 
 def tally(rows: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
-    """Count rows by kind, in the kinds' own order, others after them, ``total`` last."""
+    """Count rows by kind.
+
+    Args:
+        rows: graded rows with ``kind``.
+
+    Returns:
+        Tallies by kind in the order of ``KINDS``, unknown kinds after them, ``total`` last.
+    """
     found: dict[str, Tally] = {}
     total = Tally()
     for row in rows:
@@ -156,10 +173,18 @@ def tally(rows: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
 
 
 def contest_score(parameters: Mapping[str, int | None], accuracy: float) -> dict[str, Any] | None:
-    """Return the contest's score ``(1 − ratio)·0.3 + accuracy·0.7``; None when what was trained is not known.
+    """Return the contest's score ``(1 − ratio)·0.3 + accuracy·0.7`` (Ascend AI Innovation Contest 2024, stage 1).
 
-    The ratio of trainable parameters is taken to the contest's fixed 8,030,000,000 for Llama-3-8B, otherwise to the
-    base's own size; ``denominator_is`` says which.
+    The ratio is that of trainable parameters to the contest's fixed 8,030,000,000 for Llama-3-8B, and to the base's
+    own size for every other model.
+
+    Args:
+        parameters: numbers of parameters: ``trainable``, and ``base`` for the whole base model.
+        accuracy: share of right answers, 0 to 1.
+
+    Returns:
+        ``score`` with the terms it was computed from; ``denominator_is`` says in words which denominator was taken.
+        None if the numbers of parameters are not known.
     """
     trainable, base = parameters.get("trainable"), parameters.get("base")
     if trainable is None or not base:
@@ -177,12 +202,12 @@ def contest_score(parameters: Mapping[str, int | None], accuracy: float) -> dict
 
 
 def operators(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the operators of direct computation with their names in a table, in the usual order."""
+    """Return the operators of direct computation in the order ``+-*/``, each with its label in a table."""
     return [(operator, f"  {operator}") for operator in "+-*/" if operator in parts]
 
 
 def table_rows(tallies: Mapping[str, Tally]) -> tuple[list[str], list[list[Any]]]:
-    """Return header and rows of accuracy by kind under every rule, in percent; ``unparsed`` and ``cut`` are rows."""
+    """Return header and rows of the table: accuracy by kind and rule in percent, ``unparsed`` and ``cut`` as rows."""
     return ["kind", "n", "unparsed", "cut", *RULES], [
         [name, one.n, one.unparsed, one.cut, *(percent(one.share(rule)) for rule in RULES)]
         for kind, whole in tallies.items()
@@ -191,7 +216,7 @@ def table_rows(tallies: Mapping[str, Tally]) -> tuple[list[str], list[list[Any]]
 
 
 def summary_lines(tallies: Mapping[str, Tally], contest: Mapping[str, Any] | None, rule: str) -> list[str]:
-    """Say the totals with their intervals, and the contest's score under ``rule``."""
+    """Return the lines under the table: totals with their intervals, and the contest's score under ``rule``."""
     total = tallies[TOTAL]
     lines = []
     for name, meaning in RULES.items():

@@ -1,16 +1,16 @@
 """What tuning cost: the same measures before and after, their ratio, and a verdict.
 
-Two ``results.json`` of one evaluation are compared, say of ``eval.squad`` on the base and on the tuned run. Every
-measure they have must keep the threshold's share of what it was.
+Two ``results.json`` of the same evaluation are compared, for instance ``eval.squad`` on the base and on the tuned run.
+After tuning, every measure must be at least the threshold (0.9 by default) times its value before.
 
 The interval of a ratio comes from the delta method (van der Vaart 1998, chapter 3): for means a after and b before,
 with r = a / b,
 
     var r = (var a + r² var b - 2 r cov(a, b)) / b²
 
-The covariance needs both models' scores of the same rows. They are read from the ``predictions.jsonl`` beside each
-``results.json``; where one is not there the rows count as unrelated, which makes the interval too wide, not too narrow
-(answers of a model and its tuned self agree more than chance has it), and the table says so.
+The covariance needs both models' scores of the same rows, read from the ``predictions.jsonl`` beside each
+``results.json``. If one is missing, the covariance is taken as 0 and the output says so. The interval is then too wide
+rather than too narrow, because a model and its tuned self tend to be right on the same rows.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from converters.common.files import sha256_file, write_json, write_text
 from converters.common.reader import read_rows
 from eval.results import Z95, markdown_page, read_results_json
 
+# the contest's rule: a tuned model that loses more than a tenth of F1 or EM is void
 THRESHOLD = 0.9
-# what must be equal for a ratio to mean anything, by its name in ``hashes``, and how it is called in the refusal
+# keys of ``hashes`` that must be equal for a ratio to mean anything, and their names in the error message
 SAME = {
     "data": "data",
     "rows": "limits: rows",
@@ -44,7 +45,7 @@ class SavedResults:
 
     Attributes:
         value: the file's content.
-        rows: ``{task: {measure: score}}`` by the row's id; None without a matching predictions.jsonl beside.
+        rows: ``{task: {measure: score}}`` by the row's id; None without a matching ``predictions.jsonl``.
         path: the file.
     """
 
@@ -54,7 +55,7 @@ class SavedResults:
 
     @property
     def source(self) -> dict[str, Any]:
-        """Where the results came from, as ``retention.json`` says it."""
+        """Where the results came from, as ``retention.json`` records it."""
         return {"path": str(self.path), "sha256": sha256_file(self.path), "hashes": self.value["hashes"]}
 
 
@@ -70,7 +71,7 @@ class Kept:
         after: the mean after.
         low: lower end of the ratio's 95 % interval; None where it is not known.
         high: its upper end.
-        paired: whether the interval knows which rows belong together.
+        paired: whether the interval uses the scores of the same rows on both sides.
     """
 
     task: str
@@ -84,15 +85,16 @@ class Kept:
 
     @property
     def ratio(self) -> float | None:
-        """``after / before``; None when there was nothing to lose."""
+        """``after / before``; None if the measure was 0 before."""
         return self.after / self.before if self.before > 0 else None
 
     def passed(self, threshold: float) -> bool:
-        """Whether the threshold's share of the figure before is reached."""
+        """Whether the measure after is at least ``threshold`` times the one before."""
+        # a product and no quotient: a published gate such as 0.9 · 59.87 is met exactly at its own figure
         return self.before <= 0 or self.after >= threshold * self.before
 
     def certain(self, threshold: float) -> bool:
-        """Whether the whole interval lies on the verdict's side of the threshold."""
+        """Whether the interval does not contain the threshold, so that more rows would not change the verdict."""
         if self.low is None or self.high is None:
             return False
         return self.low >= threshold or self.high < threshold
@@ -100,7 +102,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Retention:
-    """What two results come to, side by side.
+    """Two results side by side.
 
     Attributes:
         kept: how much of every measure is left.
@@ -121,15 +123,16 @@ class Retention:
 
     @property
     def certain(self) -> bool:
-        """Whether no interval holds the threshold."""
+        """Whether no interval contains the threshold."""
         return all(one.certain(self.threshold) for one in self.kept)
 
     @property
     def doubts(self) -> list[str]:
-        """What does not forbid the comparison but makes it less sure."""
+        """Notes on differences that make the comparison less reliable without forbidding it."""
         old, new = self.before.value["hashes"], self.after.value["hashes"]
         lines = [
             f"note: {key} was {old.get(key)} before and {new.get(key)} after"
+            # these may move an answer here or there; they do not change what is measured
             for key in ("backend", "dtype", "tokenizer")
             if old.get(key) != new.get(key)
         ]
@@ -139,7 +142,7 @@ class Retention:
 
     @property
     def lines(self) -> list[str]:
-        """How the intervals were made, what is uncertain, and the verdict last."""
+        """The method of the intervals, what is uncertain, and the verdict last."""
         pairing = "rows paired" if all(one.paired for one in self.kept) else "rows not paired, so wider than need be"
         lines = [f"intervals: delta method, {pairing}"]
         for one in self.kept:
@@ -199,11 +202,14 @@ def retention(
     Args:
         before: ``results.json`` of the base, or its directory.
         after: the same of the tuned model.
-        threshold: least share of every measure that must be left.
+        threshold: smallest ratio of after to before that passes.
         out: folder for ``retention.json`` and ``retention.md``; None writes nothing.
 
+    Returns:
+        The ratio of every measure with its interval, and the verdict.
+
     Raises:
-        UsageError: a file is missing, or the threshold cannot be meant.
+        UsageError: a file is missing, or the threshold is not above 0.
         UserError: the results were not measured alike, or a measure is missing.
     """
     if not threshold > 0:
@@ -221,24 +227,26 @@ def read_results(path: str | Path) -> SavedResults:
 
     Raises:
         UsageError: there is none.
-        UserError: it is not one of this project's.
+        UserError: it was not written by an evaluation of this project.
     """
     file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
     value = read_results_json(file)
     predictions = file.parent / "predictions.jsonl"
+    # rows that were answered or edited after the figures would pair with the wrong scores
     whole = predictions.is_file() and sha256_file(predictions) == value["hashes"].get("predictions")
     rows = None
     if whole:
         found = {str(row.get("id")): row["scores"] for _, row in read_rows(predictions) if "scores" in row}
+        # rows of other tasks hold verdicts instead of scores, and cannot be paired
         rows = found or None
     return SavedResults(value, rows, file)
 
 
 def check_same(before: SavedResults, after: SavedResults) -> None:
-    """Refuse to compare what was not measured alike.
+    """Check that two results were measured in the same way.
 
     Raises:
-        UserError: protocols, data, template or limits differ; the message has both.
+        UserError: protocols, data, template or limits differ; the message names both values.
     """
     tasks = [sorted(one.value["higher_is_better"]) for one in (before, after)]
     if tasks[0] != tasks[1]:
@@ -260,6 +268,7 @@ def measures_kept(before: SavedResults, after: SavedResults) -> list[Kept]:
     check_same(before, after)
     found = []
     for task, measures in after.value["higher_is_better"].items():
+        # of a measure where less is better, a high ratio would be a loss
         for measure in (name for name, higher in measures.items() if higher):
             (old, old_error), (new, new_error) = (_figure(one, task, measure) for one in (before, after))
             covariance = _covariance(before, after, task, measure)
@@ -267,6 +276,7 @@ def measures_kept(before: SavedResults, after: SavedResults) -> list[Kept]:
             if old > 0 and old_error is not None and new_error is not None:
                 spread = Z95 * ratio_error(old, new, old_error, new_error, covariance or 0.0)
             ratio = new / old if old > 0 else 0.0
+            # the normal interval may reach below 0, a ratio of shares cannot
             low, high = (None, None) if spread is None else (max(0.0, ratio - spread), ratio + spread)
             n = after.value["n-samples"][task]["effective"]
             found.append(Kept(task, measure, n, old, new, low, high, covariance is not None))
@@ -283,7 +293,7 @@ def _figure(one: SavedResults, task: str, measure: str) -> tuple[float, float | 
 
 
 def ratio_error(before: float, after: float, before_error: float, after_error: float, covariance: float) -> float:
-    """Standard error of ``after / before`` by the delta method.
+    """Return the standard error of ``after / before`` by the delta method (formula in the module's docstring).
 
     Args:
         before: mean before, not 0.
@@ -298,7 +308,7 @@ def ratio_error(before: float, after: float, before_error: float, after_error: f
 
 
 def _covariance(before: SavedResults, after: SavedResults, task: str, measure: str) -> float | None:
-    """Covariance of the two means over the rows both have; None when the rows are not at hand."""
+    """Return the covariance of the two means; None unless both sides have the scores of all rows."""
     if before.rows is None or after.rows is None:
         return None
     pairs = [
@@ -307,7 +317,9 @@ def _covariance(before: SavedResults, after: SavedResults, task: str, measure: s
         if task in scores and task in before.rows.get(name, {})
     ]
     n = len(pairs)
+    # a part of the rows would give the covariance of other means than those compared
     if n != after.value["n-samples"][task]["effective"] or n < 2:
         return None
     old_mean, new_mean = (sum(column) / n for column in zip(*pairs, strict=True))
+    # the sample covariance (n - 1) of the rows; that of two means over n rows is an n-th of it
     return sum((old - old_mean) * (new - new_mean) for old, new in pairs) / (n - 1) / n

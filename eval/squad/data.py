@@ -1,4 +1,4 @@
-"""Reading sets in SQuAD v1.1's JSON and answers to them in three forms of prediction file: plain text, no framework."""
+"""Reads reading sets in SQuAD v1.1's JSON, and answers to them in three forms of file; needs no framework."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Question:
         id: its name in the data set and in prediction files.
         context: the passage.
         text: the question.
-        golds: its right answers, the first first.
-        first: whether it is the first question of its passage: the only one that the mindformers protocol asks.
+        golds: its right answers, in the order of the file.
+        first: whether it is the first question of its passage; the mindformers protocol asks only these.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer with what it is compared to.
+    """An answer with the gold answers that it is compared with.
 
     Attributes:
         id: the question's id; the row number where the file has none.
@@ -78,6 +78,7 @@ def read_questions(path: str | Path) -> list[Question]:
     questions: list[Question] = []
     seen: set[str] = set()
     for question in _questions(str(path), read_json(path)):
+        # predictions are joined by id: a second question would silently get the first one's answer
         if question.id in seen:
             raise UserError(f"{path}: the id {question.id} is there twice")
         seen.add(question.id)
@@ -112,7 +113,13 @@ def _get(value: Any, key: str, kind: type, where: str) -> Any:
 
 
 def choose(questions: Iterable[Asked], *, only_first: bool, limit: int | None) -> list[Asked]:
-    """Return the questions (or answers) that a protocol counts, and of these the first ``limit``."""
+    """Return the questions (or answers) that a protocol counts.
+
+    Args:
+        questions: all of them, in order.
+        only_first: whether the protocol takes the first question of each passage only.
+        limit: the first so many of those counted; None takes all.
+    """
     return [one for one in questions if one.first or not only_first][:limit]
 
 
@@ -124,8 +131,11 @@ def read_answers(
     Args:
         path: JSON or JSON lines.
         data: what ``{id: text}`` answers (default: the shipped set); rows carry their gold answers themselves.
-        only_first: the first question of each passage only, which needs no more than one gold answer.
-        limit: the first so many only.
+        only_first: the first question of each passage only, for which one gold answer is enough.
+        limit: the first so many only; None takes all.
+
+    Returns:
+        The answers with their gold answers, in the order of the data or of the rows.
 
     Raises:
         UsageError: a file is missing or empty.
@@ -151,6 +161,7 @@ def _id_to_text(path: str | Path) -> dict[str, Any] | None:
         value = parse_json(text)
     except MalformedRow:
         return None  # JSON lines, or damaged; reading the rows tells
+    # one object with a label is a file of one row, not a map from ids
     return value if isinstance(value, dict) and "label" not in value else None
 
 
@@ -158,12 +169,14 @@ def _join(path: str, texts: Mapping[str, Any], data: str | Path, only_first: boo
     """Put predictions by id beside their questions, in the data's order."""
     questions = read_questions(data)
     known = {question.id for question in questions}
+    # unknown ids first: with the wrong data file, "missing" would point the wrong way
     extra = [name for name in texts if name not in known]
     if extra:
         raise UserError(
             f"{path}: {len(extra)} of {len(texts)} ids are not in {data} ({extra[0]} first); is --data theirs?"
         )
     asked = choose(questions, only_first=only_first, limit=limit)
+    # a question without a prediction is an error, as SQuAD's means are over all questions
     missing = [question.id for question in asked if question.id not in texts]
     if missing:
         raise UserError(
@@ -179,6 +192,7 @@ def _join(path: str, texts: Mapping[str, Any], data: str | Path, only_first: boo
 def _rows(path: str | Path, only_first: bool) -> Iterator[Answered]:
     seen: set[str] = set()
     for number, row in enumerate(read_predictions(path, labelled=False), start=1):
+        # the contest's own log has one label a row
         golds = row.get("labels", [row["label"]])
         if not isinstance(golds, list) or not golds or not all(isinstance(gold, str) for gold in golds):
             raise UserError(
@@ -194,4 +208,5 @@ def _rows(path: str | Path, only_first: bool) -> Iterator[Answered]:
         if name in seen:
             raise UserError(f"{path}: row {number}: the id {name} is there twice")
         seen.add(name)
+        # such a log asks one question a passage, so a row that does not say is a first one
         yield Answered(name, row["predict"], tuple(golds), bool(row.get("first", True)), row.get("finish_reason"))

@@ -1,11 +1,11 @@
-"""Two measures of a short answer that share the names F1 and exact match, and nothing else.
+"""Two ways to score a short answer. Both call their measures F1 and exact match, but compute different things.
 
-``mindformers`` is what mindformers calls SQuAD (its ``EmF1Metric``, after CMRC 2018): one gold answer; words as jieba
-cuts them, spaces and ASCII punctuation included; the overlap is the longest run of tokens that both texts have in one
-piece; exact match after deleting a list of mostly Chinese punctuation.
+``mindformers`` is what mindformers calls SQuAD (its ``EmF1Metric``, after CMRC 2018): one gold answer; tokens as jieba
+cuts them, including spaces and ASCII punctuation; the overlap is the longest contiguous run of tokens that both texts
+share; exact match compares the texts after a list of mostly Chinese punctuation was deleted.
 
-``official`` is SQuAD v1.1's own (Rajpurkar et al. 2016): the best of all gold answers; articles, ASCII punctuation and
-spacing do not count; the overlap is a bag of words.
+``official`` is SQuAD v1.1's own (Rajpurkar et al. 2016): the best score over all gold answers; articles, ASCII
+punctuation and spacing are ignored; the overlap counts words in any order (bag of words).
 
 The same answers score about three points of F1 apart, so a figure means nothing without its protocol.
 """
@@ -28,6 +28,7 @@ PROTOCOLS = {
 
 # A single … stays: the metric's list has only the pair …… as one entry, which no single character equals.
 _DELETED = dict.fromkeys(map(ord, "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』"))
+# only these are tokens of their own; Chinese characters outside this range go to jieba with the rest
 _CHINESE = re.compile(r"([\u4e00-\u9fa5])")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -42,6 +43,7 @@ class Scores(NamedTuple):
 
 def first_line(text: str) -> str:
     """Return the part of an answer that is graded: its first line, stripped."""
+    # stripped first: an answer that begins with a line break would be graded as empty
     return text.strip().split("\n")[0]
 
 
@@ -58,17 +60,27 @@ def mindformers_scores(prediction: str, gold: str) -> Scores:
     said, wanted = _without_marks(prediction), _without_marks(gold)
     said_tokens, wanted_tokens = _tokens(said), _tokens(wanted)
     run = longest_common_run(said_tokens, wanted_tokens)
+    # of texts that are empty without their marks F1 is 0 and exact match 1: so does mindformers
     return Scores(_f1(run, len(said_tokens), len(wanted_tokens)), float(said == wanted))
 
 
 def official_scores(prediction: str, golds: Sequence[str]) -> Scores:
-    """Score an answer as SQuAD v1.1's own script does: the best F1 and the best exact match of all gold answers."""
+    """Score an answer as SQuAD v1.1's own script does (Rajpurkar et al. 2016).
+
+    Args:
+        prediction: the first line of what the model said.
+        golds: all right answers.
+
+    Returns:
+        The best F1 and the best exact match, which may come from different gold answers.
+    """
     said = normalise(prediction)
     words = Counter(said.split())
     best_f1 = best_em = 0.0
     for gold in golds:
         wanted = normalise(gold)
         wanted_words = Counter(wanted.split())
+        # & keeps the smaller count, so a word said twice but wanted once counts once
         overlap = (words & wanted_words).total()
         best_f1 = max(best_f1, _f1(overlap, words.total(), wanted_words.total()))
         best_em = max(best_em, float(said == wanted))
@@ -77,23 +89,26 @@ def official_scores(prediction: str, golds: Sequence[str]) -> Scores:
 
 def normalise(text: str) -> str:
     """Return a text as SQuAD v1.1 compares it: lower case, without ASCII punctuation and articles, single spaces."""
+    # SQuAD's order: without its marks "(the)" is an article, and removed articles leave spaces to close
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def longest_common_run(left: Sequence[str], right: Sequence[str]) -> int:
-    """Return the length of the longest run of tokens that stands in both sequences in one piece."""
+    """Return the length of the longest contiguous run of tokens that both sequences contain."""
     best = 0
     # ending[j]: length of the run that ends at the current token of left and at right[j - 1]
     ending = [0] * (len(right) + 1)
     for token in left:
         before = 0
         for j, other in enumerate(right, start=1):
+            # 0 on a mismatch: a common substring, not a subsequence, whatever mindformers' function is called
             before, ending[j] = ending[j], before + 1 if token == other else 0
             best = max(best, ending[j])
     return best
 
 
 def _f1(overlap: int, said: int, wanted: int) -> float:
+    # also where a text has no token at all and the shares below are not defined
     if overlap == 0:
         return 0.0
     precision, recall = overlap / said, overlap / wanted
@@ -108,6 +123,7 @@ def _tokens(text: str) -> list[str]:
     """Cut a text into Chinese characters and, between them, the words that jieba finds; spaces are tokens too."""
     tokens: list[str] = []
     for number, piece in enumerate(_CHINESE.split(text)):
+        # splitting by a group puts what it matched, one Chinese character each, at the odd places
         if number % 2:
             tokens.append(piece)
         elif piece:
@@ -133,6 +149,7 @@ def load_jieba() -> Callable[[str], Sequence[str]]:
     except ImportError as error:
         raise UserError("the mindformers protocol cuts words with jieba: pip install jieba==0.42.1") from error
     jieba.setLogLevel(logging.WARNING)
+    # a tokenizer of our own: words that a program added to jieba's global one would change figures
     cutter = jieba.Tokenizer()
     # read from the package and not from the cache that jieba keeps in the shared temporary directory: a file there
     # may be another version's, or anybody's

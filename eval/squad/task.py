@@ -1,7 +1,7 @@
-"""Reading comprehension under a named protocol: what a model still knows of what it could do before.
+"""Reading comprehension under a named protocol: measures what a tuned model kept of its base's ability.
 
-``--template squad`` asks in the contest's own form: the reading prompt alone, without BOS, whatever the run was trained
-in. The first line of an answer is scored.
+``--template squad`` asks in the contest's own form: the reading prompt alone, without BOS, whichever template the run
+was trained with. Only the first line of an answer is scored.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BOTH = "both"
 CONTEST_FORM = "squad"
+# the contest's limit; its gate holds for no other
 MAX_NEW_TOKENS = 20
 MEASURES = ("f1", "em")
 # The contest's gate: 0.9 of what Llama-3-8B has untuned, 59.87023775108988 and 44.17029511369134
@@ -40,7 +41,7 @@ class SquadTask(Task):
 
     Args:
         protocol: ``mindformers`` (the contest's), ``official`` (SQuAD v1.1's own) or ``both``.
-        gate: least F1 and exact match of the first protocol, in percent; None takes the contest's where it holds.
+        gate: F1 and exact match that the first protocol must reach, in percent; None takes the contest's if it applies.
     """
 
     name = "squad"
@@ -54,6 +55,7 @@ class SquadTask(Task):
         if protocol not in (*PROTOCOLS, BOTH):
             raise UsageError(f"--protocol {protocol}: {', '.join(PROTOCOLS)} or {BOTH} is expected")
         self.protocol = protocol
+        # mindformers comes first in PROTOCOLS: it is the one that a gate of --protocol both is for
         self.protocols = list(PROTOCOLS) if protocol == BOTH else [protocol]
         self.only_first = protocol == "mindformers"
         self.gate = gate
@@ -86,6 +88,7 @@ class SquadTask(Task):
         """Read answers in any of three forms: see :func:`eval.squad.data.read_answers`."""
         rows = []
         for idx, one in enumerate(read_answers(path, data, only_first=self.only_first, limit=limit)):
+            # made anew from what all three forms have; idx is the place among the questions that are counted
             row = {"idx": idx, "id": one.id, "first": one.first, "predict": one.predict, "label": one.golds[0]}
             row |= {"labels": list(one.golds), "finish_reason": one.finish_reason}
             rows.append({**row, **self.grade_row(row)})
@@ -128,12 +131,13 @@ class SquadTask(Task):
         self, rows: Sequence[Mapping[str, Any]], identity: Mapping[str, Any], data: Path | None
     ) -> dict[str, Any]:
         """Add what is graded: protocol, number of answers and the hash of their labels."""
+        # the meta file's hash wins over that of --data, and what is graded now over what was asked then
         known = {"data": sha256_file(data)[:16]} if data is not None and data.is_file() else {}
         graded = {"protocol": self.protocol, "rows": len(rows), "labels": labels_hash([_answered(row) for row in rows])}
         return {**known, **identity, **graded}
 
     def folder_name(self, data: Path, template: str | None) -> str:
-        """Return ``squad-DATA``, with the protocol and the template where they were chosen."""
+        """Return ``squad-DATA``, followed by the protocol and the template if they are not the defaults."""
         parts = [super().folder_name(data, template)]
         parts += [self.protocol] if not self.only_first else []
         parts += [template] if template else []
@@ -149,14 +153,15 @@ def _answered(row: Mapping[str, Any]) -> Answered:
 
 
 def reading_turn(question: Question, template: Template) -> Turn:
-    """Return the user turn that asks a question: the contest's reading prompt, as text in any template but its own.
+    """Return the user turn of a question: the contest's whole reading prompt, or its two parts for the squad template.
 
     Raises:
-        UserError: the question has an empty line, where the contest's own template parts passage and question.
+        UserError: the question has an empty line, at which the squad template would split passage and question.
     """
     if template.name != CONTEST_FORM:
         return Turn("user", question.prompt)
     turn = Turn("user", f"{question.context}\n\n{question.text}")
+    # the template splits the turn again: only if that gives the same prompt is the question asked as meant
     if "".join(segment.text for segment in template.prompt([turn])) != question.prompt:
         raise UserError(f"question {question.id} has an empty line in it; --template {CONTEST_FORM} cannot hold that")
     return turn
@@ -198,6 +203,7 @@ class Tally:
         if measure == "em":
             low, high = wilson(int(sum(self.em)), self.n)
             return 100 * low, 100 * high
+        # one question, or the same F1 for all, tells no spread: 100 gives the whole range, not a false point
         spread = Z95 * (self.stderr("f1") or 100.0)
         return max(0.0, self.mean("f1") - spread), min(100.0, self.mean("f1") + spread)
 
@@ -210,7 +216,15 @@ def score(answer: Answered, protocol: str) -> Scores:
 
 
 def scores_by_task(answer: Answered, protocols: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return a row's scores in percent, as prediction files keep them: ``{"squad_official": {"f1": …, "em": …}}``."""
+    """Return an answer's scores in percent as ``predictions.jsonl`` has them.
+
+    Args:
+        answer: the answer and its gold answers.
+        protocols: keys of ``PROTOCOLS``.
+
+    Returns:
+        ``{"squad_official": {"f1": …, "em": …}}``; mindformers scores only for the first question of a passage.
+    """
     return {
         f"squad_{protocol}": {name: 100 * value for name, value in score(answer, protocol)._asdict().items()}
         for protocol in protocols
@@ -227,13 +241,15 @@ def tally(answers: Sequence[Answered], protocol: str) -> Tally:
         found.f1.append(f1)
         found.em.append(em)
     found.empty = sum(not answer.text for answer in counted)
+    # a share of cut answers over half of the rows would look like one over all
     known = all(answer.finish_reason for answer in counted)
     found.cut = sum(answer.finish_reason == "length" for answer in counted) if known else None
     return found
 
 
 def labels_hash(answers: Sequence[Answered]) -> str:
-    """Identify what was asked by the first gold answer of every question, whatever file they came in."""
+    """Return a hash of the first gold answers, in order: it identifies the questions in whatever file they came."""
+    # CONTEST_LABELS was made from this very text: another form of JSON would change the hash
     return sha256_text(json.dumps([answer.golds[0] for answer in answers], ensure_ascii=False))[:16]
 
 
@@ -259,17 +275,21 @@ class Gate:
 
 
 def contest_gate(labels: str, meta: Mapping[str, Any]) -> tuple[Gate | None, str]:
-    """Return the contest's gate where its thresholds mean something, else None, and why.
+    """Return the contest's gate if its thresholds apply.
 
-    They hold for Llama-3-8B asked in the contest's own form: its 2,067 questions, the reading prompt without BOS, 20
+    They apply to Llama-3-8B asked in the contest's own form: its 2,067 questions, the reading prompt without BOS, 20
     new tokens.
 
     Args:
         labels: :func:`labels_hash` of the mindformers protocol's questions.
         meta: what the predictions were made with, as :class:`backends.generation.predictions_log.AnswerLog` keeps it.
+
+    Returns:
+        The gate and an empty text, or None and the reason why the gate does not apply.
     """
     identity = meta.get("identity", {})
     base = meta.get("parameters", {}).get("base")
+    # by size: the same weights in another format have another hash
     if base != LLAMA3_8B:
         what = f"this one has {base:,} parameters" if base else "nothing says which model this is"
         return None, f"the contest's is for Llama-3-8B and {what}; eval.retention compares with the model's own before"
@@ -279,6 +299,7 @@ def contest_gate(labels: str, meta: Mapping[str, Any]) -> tuple[Gate | None, str
         return None, f"the contest's is for its own form, --template squad; this was asked in {template.split()[0]}"
     if (limit := identity.get("max_new_tokens")) != MAX_NEW_TOKENS:
         return None, f"the contest's is for {MAX_NEW_TOKENS} new tokens, not {limit}"
+    # teams set it against empty answers: the gate still holds, but not quite for the same conditions
     note = "; the base was measured with min_new_tokens off" if identity.get("min_new_tokens") else ""
     return Gate("mindformers", *CONTEST_GATE, f"the contest's for Llama-3-8B{note}"), ""
 
@@ -294,11 +315,12 @@ def table_rows(tallies: Mapping[str, Tally]) -> tuple[list[str], list[list[Any]]
 
 
 def summary_lines(tallies: Mapping[str, Tally], meta: Mapping[str, Any]) -> list[str]:
-    """Say each protocol's exact figures, in the line that the contest's log has, and how the model was asked."""
+    """Return the lines under the table: every protocol's figures and intervals, and how the model was asked."""
     lines = []
     for protocol, one in tallies.items():
         f1, em = ("{:.2f} to {:.2f}".format(*one.interval(measure)) for measure in MEASURES)
         lines += [
+            # unrounded and in the words of the contest's log, so that both can be compared by eye
             f"{protocol}: F1 score: {one.mean('f1')}, Em score: {one.mean('em')}, total_count: {one.n}",
             f"{protocol}: 95 %: F1 {f1}, EM {em}; {PROTOCOLS[protocol]}",
         ]
@@ -306,7 +328,7 @@ def summary_lines(tallies: Mapping[str, Tally], meta: Mapping[str, Any]) -> list
 
 
 def how_asked(identity: Mapping[str, Any]) -> str:
-    """Say in which template and within which limits the model was asked."""
+    """Return in words with which template and limits the model was asked."""
     if "template" not in identity:
         return "not known, the predictions do not say"
     name = str(identity["template"]).split()[0]
@@ -319,7 +341,7 @@ def how_asked(identity: Mapping[str, Any]) -> str:
 
 
 def gate_line(gate: Gate | None, why_not: str, tallies: Mapping[str, Tally]) -> str:
-    """Say the verdict, or why there is none."""
+    """Return the verdict of the gate in words, or why there is none."""
     if gate is None:
         return f"gate: none; {why_not}"
     one = tallies[gate.protocol]

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--squad-template",
         metavar="NAME",
-        help="how reading questions are put; squad: the contest's own form (default: as the run was trained)",
+        help="prompt template of the reading questions; squad: the contest's own (default: the run's own)",
     )
     parser.add_argument("--rule", choices=list(RULES), default="close", help="grading rule (default: %(default)s)")
     parser.add_argument(
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=THRESHOLD,
         metavar="SHARE",
-        help="least share of the base's reading that must be left (float, default: %(default)s)",
+        help="smallest share of the base's F1 and EM that a checkpoint must keep (float, default: %(default)s)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="the first N problems and questions (default: all)")
     parser.add_argument(
@@ -52,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="a solution is cut after N tokens (default: the longest row the run was trained on, at least 128)",
     )
-    parser.add_argument("--out", metavar="DIR", help="where everything goes (default: eval/sweep in the run)")
-    parser.add_argument("--overwrite", action="store_true", help="start over (default: go on with what is in --out)")
+    parser.add_argument("--out", metavar="DIR", help="directory of all results (default: eval/sweep in the run)")
+    parser.add_argument("--overwrite", action="store_true", help="start over (default: continue with what is in --out)")
     add_device_arguments(parser)
     return parser
 

@@ -1,8 +1,9 @@
-r"""When an answer refuses, when it is right, and what a set of answers comes to: pure text and counts, no framework.
+r"""Decides when an answer refuses and when it is right, and counts a set of answers: plain text, no framework.
 
-An answer refuses when it says, in Chinese or English, that there is no answer, that it cannot be found or given, or
-that the text does not hold it: the ten sentences of the data and what models say in their place. Answers are compared
-as letters and digits alone, full-width as plain, without case: *exact* is the same, *contained* has the label in it.
+An answer refuses if it says, in Chinese or English, that there is no answer, that it cannot be found or given, or
+that the text does not hold it: in one of the data's ten sentences, or in words that models use instead. Answers are
+compared by their letters and digits only, full-width as plain, case ignored: *exact* means equal, *contained* means
+that the label is part of the answer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from converters.webqa import ANSWERED, NO_ANSWER, REFUSED, plain
 
 EMPTY = "empty"
 _SUBJECT = "(?:解答|答案|信息|线索|内容|问题|资料|依据|结论)"
+# the gaps stop at a full stop and are short: both halves must belong to one clause to be a refusal
 _REFUSAL = re.compile(
     # it cannot be answered, found, concluded …
     r"(?:无法|不能|难以|没法|未能|没能|没办法|不可能)[^。！？\n]{0,14}(?:回答|解答|找到|得出|确定|判断|得知)"
@@ -26,6 +28,7 @@ _REFUSAL = re.compile(
     rf"|(?:没有|未|并无|不(?=提供|包含|涉及))[^。！？\n]{{0,8}}(?:提到|提及|提供|包含|给出|说明|涉及|有关|相关|关于)[^。！？\n]{{0,12}}{_SUBJECT}"
     # the answer is not there
     r"|答案[^。！？\n]{0,8}(?:不可得|不在|未知|不存在)"
+    # the data's own marker, at the start only: a quoted marker further on is no refusal
     rf"|^\W*{NO_ANSWER.replace('_', '[_ ]')}\b"
     r"|\b(?:cannot|can't|can not|could not|couldn't|unable to)\b[^.!?\n]{0,20}\b(?:answer|find|determine)\b"
     r"|\b(?:not (?:mentioned|provided|contained|given|stated))\b",
@@ -35,25 +38,35 @@ _REFUSAL = re.compile(
 
 def is_refusal(text: str) -> bool:
     """Whether a text says that it has no answer."""
+    # NFKC: full-width letters of an English refusal count as plain ones
     return bool(_REFUSAL.search(unicodedata.normalize("NFKC", text)))
 
 
 def side_of(text: str) -> str:
-    """What a text is: answered, refused, or empty."""
+    """Return whether a text is an answer, a refusal, or empty."""
     if not text.strip():
         return EMPTY
     return REFUSED if is_refusal(text) else ANSWERED
 
 
 def grade(predict: str, label: str) -> dict[str, Any]:
-    """Grade an answer: on which side it and its label are, and whether it is the label or has it inside.
+    """Grade an answer.
 
-    Where the label refuses, every refusal is right in full; where it does not, a refusal is wrong.
+    If the label refuses, every refusal is right whatever its words; otherwise a refusal is wrong.
+
+    Args:
+        predict: what the model answered.
+        label: the right answer, or a refusal.
+
+    Returns:
+        ``wanted`` and ``given``: the side (:func:`side_of`) of label and answer; ``correct``: ``exact`` and
+        ``contained``.
     """
     wanted, given = side_of(label), side_of(predict)
     if wanted == REFUSED:
         right = given == REFUSED
         return {"wanted": wanted, "given": given, "correct": {"exact": right, "contained": right}}
+    # an answer of signs alone, such as %, has no letter or digit: then the text itself is compared
     ours, theirs = plain(predict) or predict.strip(), plain(label) or label.strip()
     exact = given == ANSWERED and ours == theirs
     return {
@@ -65,7 +78,7 @@ def grade(predict: str, label: str) -> dict[str, Any]:
 
 @dataclass
 class Counts:
-    """Rows by what was wanted and what was given; among those answered on both sides, the right ones."""
+    """Counts of rows by side of label and answer, and of right answers."""
 
     confusion: dict[str, dict[str, int]] = field(
         default_factory=lambda: {side: dict.fromkeys((ANSWERED, REFUSED, EMPTY), 0) for side in (ANSWERED, REFUSED)}
@@ -107,6 +120,7 @@ class Counts:
         return {
             "side": (self.both_answered + self.confusion[REFUSED][REFUSED], self.n),
             "right": (self.right, self.n),
+            # out of the rows answered on both sides: refusing is measured on its own and must not count twice
             "exact": (self.exact, self.both_answered),
             "contained": (self.contained, self.both_answered),
             "refused_needlessly": (self.confusion[ANSWERED][REFUSED], answerable),

@@ -1,4 +1,4 @@
-"""Answers from a given text, and refusals where it has none: who answers, who refuses, and what of it is right."""
+"""Answers from a given text, and refusals where it has none: the confusion of both, and how many are right."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class WebqaTask(Task):
 
     def read_data(self, path: Path, limit: int | None) -> list[Row]:
         """Read questions with their answers."""
+        # every row is checked, also beyond the limit: a damaged file is better known now than in the full run
         conversations = read_conversations(path)
         for number, one in enumerate(conversations, start=1):
             if one.turns[-1].role != "assistant" or not one.turns[-1].text.strip():
@@ -43,6 +44,7 @@ class WebqaTask(Task):
         task = f"webqa_{Path(source).name.split('.')[0]}"
         entry: dict[str, Any] = {"alias": task}
         for name, (right, whole) in counts.measures().items():
+            # None and not 0: a data set without refusals says nothing about refusing
             entry[f"{name},none"] = right / whole if whole else None
             entry[f"{name}_wilson95,none"] = list(wilson(right, whole))
         header, table = table_rows(counts)
@@ -62,7 +64,7 @@ class WebqaTask(Task):
 
 
 def table_rows(counts: Counts) -> tuple[list[str], list[list[Any]]]:
-    """Return header and rows of the confusion: one row a label."""
+    """Return header and rows of the confusion: one row per side of the label."""
     columns = (ANSWERED, REFUSED, EMPTY)
     header = ["label", "n", *(f"→ {name}" for name in columns)]
     return header, [
@@ -72,7 +74,7 @@ def table_rows(counts: Counts) -> tuple[list[str], list[list[Any]]]:
 
 
 def summary_lines(counts: Counts) -> list[str]:
-    """Say each measure with its interval and what it is out of."""
+    """Return a line per measure: its share with the 95 % interval, and the rows it is a share of."""
     lines = []
     for name, (right, whole) in counts.measures().items():
         shown = f"{name.replace('_', ' ')}: "
