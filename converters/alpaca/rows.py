@@ -36,6 +36,7 @@ TAGS = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
+# columns of LLaMA-Factory that a conversation of texts has no place for
 _OTHER_COLUMNS = {
     "tools": "tool calls",
     "images": "images",
@@ -97,10 +98,13 @@ def convert(
         UsageError: there is no such data set or file, or the options cannot be meant.
         UserError: the data set cannot be converted, or too many rows are rejected.
     """
+    # imported here because it needs numpy, which --help and --list do without
     from converters.pipeline.conversion import convert as convert_rows
 
     entry = find_entry(str(dataset), Path(folder), formatting)
+    # find_entry refuses an entry without a file
     assert entry.file is not None
+    # a file given by its path has no description, so its first row has to show the columns
     by_path = entry.file == Path(dataset)
     for note in entry.notes:
         say(note)
@@ -133,6 +137,7 @@ def entry_of(name: str, value: Mapping[str, Any], folder: Path) -> Entry:
     """Read one entry as LLaMA-Factory does."""
     formatting = value.get("formatting", "alpaca")
     defaults = {"alpaca": ALPACA, "sharegpt": SHAREGPT}.get(formatting, {})
+    # given columns replace the defaults as a whole, as in LLaMA-Factory: one that is not named is absent
     columns, tags = value.get("columns", defaults), value.get("tags", TAGS)
     hub = next((value[key] for key in ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url") if key in value), None)
     file = value.get("file_name")
@@ -152,11 +157,14 @@ def entry_of(name: str, value: Mapping[str, Any], folder: Path) -> Entry:
         unsupported = "its columns name no messages"
     elif path is None:
         unsupported = f"on a hub ({hub}); download it and give the file" if hub else "it has no file_name"
+    # Path.suffix of data.json.gz is .gz alone
     elif path.suffix not in (".json", ".jsonl") and not path.name.endswith((".json.gz", ".jsonl.gz")):
         unsupported = f"{path.suffix or 'a folder'}; JSON and JSONL files are read"
     elif not path.is_file():
         unsupported = f"{path} is not there"
+    # LLaMA-Factory would sample so many rows; here the command line alone decides
     notes = (f"{INFO} says num_samples {value['num_samples']}: use --rows",) if value.get("num_samples") else ()
+    # a tag that is not named is None and matches no turn
     tags = {key: tags.get(key) for key in TAGS} if isinstance(tags, dict) else TAGS
     if not tags["role_tag"] or not tags["content_tag"] or not tags["user_tag"] or not tags["assistant_tag"]:
         unsupported = unsupported or "its tags lack one of role_tag, content_tag, user_tag and assistant_tag"
@@ -164,13 +172,19 @@ def entry_of(name: str, value: Mapping[str, Any], folder: Path) -> Entry:
 
 
 def find_entry(dataset: str, folder: Path, formatting: str | None) -> Entry:
-    """The data set that is meant: a file's, or an entry's.
+    """Find a data set by its file's path or by its name in ``dataset_info.json``.
+
+    Args:
+        dataset: a path that ends in .json, .jsonl or .gz, or a name.
+        folder: where ``dataset_info.json`` is.
+        formatting: ``alpaca`` or ``sharegpt``, for a path only; None leaves it to the first row.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: the name is unknown, or a formatting is given for a name.
         UserError: the entry cannot be converted.
     """
     path = Path(dataset)
+    # a file even if it does not exist: the error then names the missing file instead of an unknown data set
     if path.suffix in (".json", ".jsonl", ".gz"):
         return Entry(path.name, path, formatting or "")
     if formatting:
@@ -185,23 +199,33 @@ def find_entry(dataset: str, folder: Path, formatting: str | None) -> Entry:
 
 
 def as_shown(entry: Entry, row: Mapping[str, Any]) -> Entry:
-    """A file's entry, its formatting by its first row."""
+    """Complete the entry of a file given by its path: its first row shows the formatting."""
     formatting = entry.formatting or ("sharegpt" if "conversations" in row else "alpaca")
+    # the defaults name neither history nor system, and there is no description that could
     columns = SHAREGPT if formatting == "sharegpt" else {**ALPACA, "history": "history"}
     return Entry(entry.name, entry.file, formatting, {**columns, "system": "system"})
 
 
 def read_rows(entry: Entry, source: Source, intake: Intake, *, by_path: bool) -> Iterator[Row]:
-    """Read each row by the entry's columns and tags; a file given by its path shows them in its first row."""
+    """Yield the rows of a data set, and reject those that are broken.
+
+    Args:
+        entry: which columns and tags mean what.
+        source: the opened file.
+        intake: counts the rows and takes the rejected ones.
+        by_path: the file was given by its path, so its first row shows the formatting.
+    """
     for number, (line, row) in enumerate(json_rows(source, intake), start=1):
         if number == 1 and by_path:
             entry = as_shown(entry, row)
+        # rows made from GLUE have idx in place of id
         given = row.get("id", row.get("idx"))
         row_id = str(given) if isinstance(given, str | int) else str(number)
         try:
             yield (_alpaca if entry.formatting == "alpaca" else _sharegpt)(entry, row, row_id)
         except (RowError, ShapeError) as error:
             detail = error.detail
+            # an example of a right row does not help where tools are not supported at all
             if error.reason != "tool call":
                 detail += f"; expected such as {entry.example()}"
             intake.reject(line, RowError(error.reason, detail), row)
@@ -219,6 +243,7 @@ def _alpaca(entry: Entry, row: Mapping[str, Any], row_id: str) -> Row:
     if not answer:
         raise RowError("no answer", f"{columns['response']!r} is empty")
     history = history_of(row, columns.get("history"))
+    # with an empty prompt the query is the question itself, and nothing is left to add
     extra = asked[1] if len(asked) > 1 else ""
     return Row(KINDS[bool(history)], row_id, asked[0], answer, extra, _text(row, columns.get("system")), history)
 
@@ -231,8 +256,10 @@ def _sharegpt(entry: Entry, row: Mapping[str, Any], row_id: str) -> Row:
     texts: list[str] = []
     for place, role, given in messages_of(row, key, role_tag, content_tag):
         text = "" if given is None else text_of(given, content_tag)
+        # an absent tag is None, which must not match a row whose role is null
         if role in (tags["observation_tag"], tags["function_tag"]) and role is not None:
             raise RowError("tool call", f"turn {place} is {role!r}: tools are not supported")
+        # only the first turn can be the system turn; it overrides the system column
         if place == 1 and role == tags["system_tag"] and role is not None:
             system = text
             continue
@@ -244,6 +271,7 @@ def _sharegpt(entry: Entry, row: Mapping[str, Any], row_id: str) -> Row:
         texts.append(text)
     if not texts or len(texts) % 2:
         raise RowError("wrong turn", f"it does not end with {tags['assistant_tag']!r}")
+    # the last question and answer are the row itself, the pairs before them its history
     history = tuple(zip(texts[:-2:2], texts[1:-2:2], strict=True))
     return Row(KINDS[bool(history)], row_id, texts[-2], texts[-1], system=system, history=history)
 

@@ -96,8 +96,10 @@ def convert(
     output.check_input(str(raw))
     style = choose_style(steps, precision, digits)
     if limit is not None:
+        # before the fork, so that all workers share one tokenizer
         limit.open()
     with record_workers() as make:
+        # imports Polars, which starts threads: only after the workers are forked
         from converters.arithmetic.conversion import Conversion
 
         with open_source(str(raw)) as source:

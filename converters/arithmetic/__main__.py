@@ -62,6 +62,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "Convert raw rows: reject what is broken or wrong, deduplicate, sample, write the steps. OUT.report.json has "
         "the figures and hashes, OUT.rejected.jsonl the rejected rows with line number and reason."
     )
+    # keeps the line breaks of the examples
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = """examples:
   python -m converters.arithmetic convert train.json -o out.jsonl --rows 100000 --multiple-of 8 --seed 0

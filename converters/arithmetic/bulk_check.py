@@ -15,6 +15,7 @@ import polars as pl
 
 from converters.arithmetic.problems import BY_NAME, BY_START, DECIMAL, ENGLISH, KINDS
 
+# fewer than the 15 digits that a float holds: x^100 multiplies the rounding error of x by a hundred
 DIGITS = 12
 TOLERANCE = 10.0**-DIGITS
 HEAD, MIDDLE = '{"problem": "', '", "solution": "'
@@ -72,6 +73,7 @@ class _BulkPattern:
         return rows.select("place", pl.lit(KINDS.index(kind), pl.UInt8).alias("kind"), pl.col("problem").hash(), "pair")
 
 
+# covers the contest's denominators, up to 10; other fractions are left to the exact check
 _LOWEST_TERMS = [f"{p}/{q}={p // math.gcd(p, q)}/{q // math.gcd(p, q)}" for q in range(2, 100) for p in range(1, q)]
 
 _KINDS = {
@@ -118,12 +120,21 @@ _ENGLISH = _BulkPattern(
 
 
 def accepted_lines(texts: pl.Series) -> pl.DataFrame:
-    """Find the lines that pass: columns as in FOUND, where ``place`` counts from 0."""
+    """Find the lines that pass.
+
+    Args:
+        texts: the lines of one block, without line ends.
+
+    Returns:
+        One row for each line that passes, columns as in FOUND; ``place`` is the position in ``texts``, from 0.
+    """
     if not len(texts):
         return pl.DataFrame(schema=FOUND)
+    # a file is written in one form throughout; compact lines of a mixed file may take the slow way
     if texts[0].startswith(COMPACT_HEAD):
         texts = texts.str.replace(COMPACT_HEAD, HEAD, literal=True).str.replace(COMPACT_MIDDLE, MIDDLE, literal=True)
     lines = pl.DataFrame({"text": texts}).with_row_index("place")
+    # sorted by the first two characters, each line meets only the patterns that could match
     starts = texts.str.slice(len(HEAD), 2)
     found = [_ENGLISH.find(ENGLISH, _ENGLISH_PROBLEM, lines.filter(~starts.is_in(list(BY_START))).lazy())]
     for start, kinds in BY_START.items():
@@ -134,4 +145,5 @@ def accepted_lines(texts: pl.Series) -> pl.DataFrame:
             found.append(
                 _KINDS[kind].find(kind, BY_NAME[kind].pattern, group.filter(ends) if len(kinds) > 1 else group)
             )
+    # collect_all runs the queries of all kinds in parallel
     return pl.concat(pl.collect_all(found))

@@ -79,9 +79,11 @@ class Conversion:
             self.wanted = (self.rows.kinds != KINDS.index(ENGLISH)) | self.keep_english
             self.failed = np.zeros(len(self.rows.lines), dtype=bool)
             self.shortened = np.zeros(len(self.rows.lines), dtype=np.uint8)
+            # before anything is written
             self._refuse_if_too_many()
             if not self.wanted.any():
                 raise UserError(f"{self.source.name}: no row to convert is left (English rows need --keep-english)")
+            # ends, because a row that fails once is never chosen again
             while True:
                 choice = choose(self.rows.kinds, KINDS, self.output, allowed=self.wanted & ~self.failed)
                 try:
@@ -94,6 +96,7 @@ class Conversion:
         """Write the chosen rows; returns rows written and left over."""
         return write_files(
             self.output,
+            # held-out rows keep the given solution, so that they can be graded against it
             self._records(Writing(Style("raw"), "problems"), choice.held),
             self._records(
                 Writing(self.style, str(self.output.layout), self.limit),
@@ -128,6 +131,7 @@ class Conversion:
         if bar is not None:
             bar.close()
         self._refuse_if_too_many()
+        # only at the end, so that one pass finds every row that fails
         if replace and self.failed[order].any():
             raise _ChooseAgainError
 
@@ -137,6 +141,7 @@ class Conversion:
 
     def _report(self, choice: Choice, written: int, left_over: int) -> Report:
         output, kinds, steps, train = self.output, self.rows.kinds, self.shortened, choice.written
+        # left-over rows are at the end of the order, so the first ``written`` rows are those in the file
         done = train[~self.failed[train] & (steps[train] != TOO_LONG)][:written]
         too_long = shortened = None
         options = {
@@ -156,6 +161,7 @@ class Conversion:
             shortened = {
                 str(style.precision): only_some(count_kinds(kinds[done[steps[done] == step]], KINDS))
                 for step, style in enumerate(self.style.shortened())
+                # step 0 is the precision asked for, which shortens nothing
                 if step
             }
         return conversion_report(

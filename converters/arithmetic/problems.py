@@ -23,8 +23,11 @@ CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
 NATURAL, INTEGER, DECIMAL = r"[0-9]+", r"-?[0-9]+", r"-?[0-9]+(?:\.[0-9]+)?"
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _CJK = re.compile(r"[\u4e00-\u9fff]")
+# the shortest text of a float has at most 17 significant digits
 _FLOAT_DIGITS = 17
+# relative error of a few float operations, each off by at most 1.1e-16
 FLOAT_ERROR = Decimal("1e-15")
+# what the grading rule ``close`` allows
 ABSOLUTE_ERROR, RELATIVE_ERROR = Decimal("0.01"), Decimal("0.00001")
 
 
@@ -64,6 +67,7 @@ class Kind:
     def pattern(self) -> str:
         """The sentence as a regular expression that has a named group for each number."""
         groups = tuple(f"(?P<{name}>{number})" for name, number in self.numbers.items())
+        # the only characters of the sentences that mean something in a regular expression
         return re.sub(r"[][+^]", r"\\\g<0>", self.sentence) % groups
 
 
@@ -72,6 +76,7 @@ def parse(problem: str, solution: str) -> Problem | None:
 
     English problems (no Chinese character) are recognised by the boxed answer of their solution.
     """
+    # two characters leave at most three patterns to try
     for name, fullmatch, read in _READERS.get(problem[:2], ()):
         match = fullmatch(problem)
         if match:
@@ -120,6 +125,7 @@ def check(problem: Problem) -> None:
     middle = given[len(before) : len(given) - len(after)]
     if given != before + middle + after:
         raise StepError(f"the solution is not of the form {before}…{after}: expected {before}{number}{after}")
+    # a fraction must be exact; only decimals may be rounded
     if "/" in number or not NUMBER.fullmatch(middle) or not _agrees(middle, value(problem)):
         raise StepError(f"the solution does not follow: expected {number}, found {middle}")
 
@@ -130,11 +136,13 @@ def _agrees(text: str, exact: Decimal) -> bool:
         given = Decimal(text)
         error = abs(CONTEXT.subtract(given, exact))
         _, digits, exponent = given.as_tuple()
+        # half a unit of the last digit that is written
         half_unit = Decimal(5).scaleb(int(exponent) - 1, CONTEXT)
     except DecimalException:  # an exponent beyond what decimal holds
         return False
     magnitude = abs(exact)
     allowed = min(half_unit, ABSOLUTE_ERROR + CONTEXT.multiply(RELATIVE_ERROR, magnitude))
+    # a text with more digits than a float prints is no float and gets no allowance for one
     if len(digits) <= _FLOAT_DIGITS:
         allowed = max(allowed, CONTEXT.multiply(FLOAT_ERROR, magnitude))
     return error <= allowed
@@ -178,6 +186,7 @@ def _ratio(numerator: int, divisor: int) -> Decimal:
 
 
 def _equation_float(m: int, n: int) -> str:
+    # 0 / m would print as -0.0 for a negative m
     return str(-n / m) if n else "0.0"
 
 
@@ -236,6 +245,7 @@ BY_NAME = {
         _TWO_NATURALS,
         _integers,
         lambda a, b: _ratio(100 * (a - b), a),
+        # in the data set's order of operations: another order gives other floats
         lambda a, b: ("", str((a - b) / a * 100), ""),
     ),
     "area computation": Kind(

@@ -59,6 +59,7 @@ def read_lines(path: Path, offsets: Iterable[int]) -> Iterator[str]:
             while True:
                 data = os.pread(file, size, offset)
                 end = data.find(b"\n")
+                # fewer bytes than asked for: the file ends here
                 if end >= 0 or len(data) < size:
                     break
                 size *= 8
@@ -127,8 +128,8 @@ class Writing:
 class Tails:
     """Records without their heads, as UTF-8 (half the memory of Chinese text), in input order.
 
-    ``refused`` has the index of each line that gave none, and why. ``shortened`` has the index of each line that is
-    written to a shorter precision, with the place of that in ``Style.shortened()``, or that is TOO_LONG and left out.
+    ``refused`` has the index of each line that gave no record, and why. ``shortened`` maps the index of each line that
+    was too long to the place of its precision in ``Style.shortened()``, or to TOO_LONG where the line is left out.
     """
 
     records: list[bytes] = field(default_factory=list)
@@ -137,9 +138,17 @@ class Tails:
 
 
 def record_tails(writing: Writing, path: Path, offsets: Iterable[int]) -> Tails:
-    """Make the lines at these offsets records.
+    """Read, check and write the lines at these offsets.
 
-    English rows keep their solution in every style: their steps are in it.
+    English rows keep their solution in every style, because it holds the steps already.
+
+    Args:
+        writing: style, layout and token limit.
+        path: the file of plain lines.
+        offsets: where the lines start, in bytes.
+
+    Returns:
+        The records, and which lines were refused or shortened.
     """
     steps, tails = get_style(writing.style), Tails()
     answers: dict[int, tuple[Problem, str]] = {}
@@ -162,6 +171,7 @@ def _shorten(
 ) -> None:
     """Write rows that are too long to the next shorter precision, and take out what is too long in all of them."""
     too_long = list(answers)
+    # None follows the shortest precision: what is still too long then is left out
     for step, shorter in enumerate([*style.shortened()[1:], None], start=1):
         lengths = limit.lengths([(answers[index][0].problem, answers[index][1]) for index in too_long])
         too_long = [index for index, length in zip(too_long, lengths, strict=True) if length > limit.tokens]
@@ -170,6 +180,7 @@ def _shorten(
             if shorter is None:
                 shortened[index] = TOO_LONG
                 del answers[index]
+            # an English row has no shorter text: it stays in the list and is left out at the end
             elif row.kind != ENGLISH:
                 shortened[index] = step
                 answers[index] = (row, get_style(shorter)[row.kind](row))
@@ -188,7 +199,7 @@ def _tail(layout: str, problem: str, answer: str) -> str:
 
 
 class MakeRecords(Protocol):
-    """How to write, file and chunks of line offsets to chunks of record tails, in order."""
+    """A function that turns chunks of line offsets into records, chunk by chunk, in order."""
 
     def __call__(self, writing: Writing, path: Path, chunks: Iterable[list[int]], /) -> Iterator[Tails]:
         """Make the records of each chunk."""
@@ -214,17 +225,24 @@ def record_workers() -> Iterator[MakeRecords]:
 
         def make(writing: Writing, path: Path, chunks: Iterable[list[int]]) -> Iterator[Tails]:
             jobs = (partial(executor.submit, record_tails, writing, path, offsets) for offsets in chunks)
+            # a second job waits for each worker, so that none is idle while results are written
             return in_order(jobs, 2 * cores)
 
         yield make
 
 
 def in_order(jobs: Iterable[Callable[[], Future[T]]], most: int) -> Iterator[T]:
-    """Start jobs, at most ``most`` at a time, and yield their results in order."""
+    """Start jobs and yield their results in the order of the jobs.
+
+    Args:
+        jobs: each starts one job when it is called.
+        most: how many may be started before their results are taken.
+    """
     pending, started = iter(jobs), deque[Future[T]]()
     started.extend(job() for job in islice(pending, most))
     while started:
         result = started.popleft().result()
+        # before the result is handed on, so that the workers go on while the caller uses it
         started.extend(job() for job in islice(pending, 1))
         yield result
 

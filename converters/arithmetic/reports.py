@@ -37,6 +37,7 @@ class SurveyReport:
 
     def as_json(self) -> dict[str, Any]:
         """The figures for a JSON file; the same input and options give the same ones."""
+        # figures of options that were not used are None and left out
         return {key: value for key, value in vars(self).items() if value is not None}
 
     def table(self) -> str:
@@ -153,6 +154,7 @@ def conversion_report(
     found: SurveyReport, written: Counts, held_out: Counts, *, keep_english: bool, **more: Any
 ) -> Report:
     """Put what was written and held out, by kind, beside what was found; ``more`` are the report's other fields."""
+    # every Chinese row is checked exactly when it is written; English solutions cannot be recomputed
     checked = sum(written[kind] + held_out[kind] for kind in CHINESE)
     fields = vars(found) | {
         "kinds": {
@@ -165,7 +167,7 @@ def conversion_report(
 
 
 def only_some(counts: Counts) -> Counts:
-    """The kinds of which there are some."""
+    """Return the counts that are not 0."""
     return {kind: count for kind, count in counts.items() if count}
 
 

@@ -74,7 +74,12 @@ class Survey:
 
 
 def survey(source: Source, rejected: Rejected) -> Survey:
-    """Scan a raw file and deduplicate it by problem, keeping the first accepted row of each."""
+    """Scan a raw file and deduplicate it by problem, keeping the first accepted row of each.
+
+    Args:
+        source: the opened raw file.
+        rejected: receives the rows that are refused.
+    """
     found = _scan(source, rejected)
     # a pair that is new while its problem is not: the same problem with another solution
     first = found.rows.select(pl.col("problem", "pair").is_first_distinct())
@@ -153,6 +158,7 @@ def _scan_block(block: Block) -> tuple[pl.DataFrame, int, list[tuple[int, RowErr
     refused: list[tuple[int, RowError]] = []
     left = np.flatnonzero(kinds == UNREAD)
     for place, text in zip(left.tolist(), texts.gather(left), strict=True):
+        # a blank line is no row, and is not refused
         if not text.strip():
             continue
         try:
@@ -189,6 +195,7 @@ def _lines(block: Block) -> tuple[pl.Series, np.ndarray]:
     ends = np.flatnonzero(np.frombuffer(block.data, np.uint8) == ord("\n"))
     starts = np.concatenate([[0], ends + 1])
     if block.data.endswith(b"\n"):
+        # a line end at the end of the block begins no further line
         starts = starts[:-1]
     try:
         texts = pl.read_lines(block.data)

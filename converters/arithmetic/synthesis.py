@@ -54,8 +54,10 @@ def write_rows(out: str | Path, rows: int, seed: int) -> dict[str, int]:
     chinese = rows - english
     with atomic(out) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for block, start in enumerate(range(0, chinese, BLOCK)):
+            # a generator for each block: whole blocks are the same however many rows are asked for
             rng = np.random.default_rng([seed, block])
             handle.writelines(chinese_lines(rng, min(BLOCK, chinese - start)))
+        # a second number that no block of Chinese rows has
         for problem, solution in english_rows(np.random.default_rng([seed, 2**32 - 1]), english):
             handle.write(json.dumps({"problem": problem, "solution": solution}, ensure_ascii=False) + "\n")
     return {"chinese": chinese, "english": english}
@@ -89,6 +91,7 @@ def _direct(rng: np.random.Generator, size: int) -> Iterator[tuple[Any, ...]]:
     operators = ["+-*/"[number] for number in rng.integers(0, 4, size).tolist()]
     left = _hundredths(rng, -1_000_000, 1_000_000, size)
     for a, operator, b in zip(left, operators, _hundredths(rng, -1_000_000, 1_000_000, size), strict=True):
+        # a division by zero has no solution to write
         while operator == "/" and not b:
             (b,) = _hundredths(rng, -1_000_000, 1_000_000, 1)
         yield a, operator, b
@@ -171,6 +174,7 @@ def _marbles(a: int, b: int, c: int, d: int) -> tuple[str, str]:
 
 
 def _linear(a: int, b: int, c: int, d: int) -> tuple[str, str]:
+    # from -48 to 49, so that negative solutions occur
     left, right, root = a + b, b, c - 50
     constant = a * root + d
     return (

@@ -27,12 +27,14 @@ def run_main(main: Callable[[list[str] | None], int | None]) -> NoReturn:
     """
     try:
         code = _print_version() if sys.argv[1:] == ["--version"] else main(None) or 0
+        # a closed pipe must show here, not at exit, where nothing could catch it
         sys.stdout.flush()
     except UserError as error:
         say(f"error: {error}")
         code = error.exit_code
     except KeyboardInterrupt as stop:
         say(f"interrupted: {stop}" if str(stop) else "interrupted")
+        # 128 + SIGINT, as shells report it
         code = 130
     except BrokenPipeError:
         # the reader of our stdout went away (`| head`): not our failure, but say nothing more
@@ -54,7 +56,13 @@ def display_width(text: str) -> int:
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: int = 1) -> str:
-    """Lay out a plain-text table: the first ``left`` columns left-aligned, the others right."""
+    """Lay out a plain-text table.
+
+    Args:
+        header: names of the columns.
+        rows: cells, as many as the header has.
+        left: how many columns, from the first, are left-aligned; the others are right-aligned.
+    """
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(display_width(row[i]) for row in cells) for i in range(len(header))]
     lines = []

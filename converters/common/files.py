@@ -25,16 +25,19 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays last: some writers choose their format by it
+    # the process id keeps apart two processes that write the same file
     temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
     try:
         yield temporary
         if temporary.is_file():
             with temporary.open("rb+") as handle:
+                # on the disk before the rename: a power cut must not leave an empty file under the final name
                 os.fsync(handle.fileno())
         os.replace(temporary, target)
     except OSError as error:
         _remove(temporary)
         raise UserError(f"{target}: could not be written ({error.strerror or error}); nothing was left") from error
+    # Ctrl-C too must leave nothing behind
     except BaseException:
         _remove(temporary)
         raise

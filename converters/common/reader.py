@@ -81,6 +81,7 @@ def parse_json(text: str, *, allow_surrogates: bool = False) -> Any:
     except RecursionError:
         raise MalformedRow("not JSON that can be read: brackets are nested too deeply") from None
     except ValueError as error:  # int() of thousands of digits
+        # Python's message goes on with how to raise the limit, which is of no use here
         raise MalformedRow(f"not JSON that can be read ({error})".split(";")[0].rstrip(")") + ")") from None
     # only an escape can bring half of a pair in, since the text itself was decoded from UTF-8
     if not allow_surrogates and ("\\ud" in text or "\\uD" in text):
@@ -149,6 +150,7 @@ def read_rows(path: str | os.PathLike[str], *, torn: bool = False) -> Iterator[t
         for number, data in enumerate(handle, start=1):
             if not data.strip():
                 continue
+            # an array may spread one element over several lines, so the rest is read at once
             if found == 0 and data.lstrip().startswith(b"["):
                 yield from _array_rows(path, data + handle.read())
                 return
@@ -156,6 +158,7 @@ def read_rows(path: str | os.PathLike[str], *, torn: bool = False) -> Iterator[t
                 value = parse_json(decode_line(data))
             except MalformedRow as error:
                 cut = not data.endswith(b"\n")
+                # a file whose only line does not parse is no torn log but a wrong file
                 if torn and cut and found:
                     print(f"{path}: left out a torn last line; {found} rows are whole", file=sys.stderr, flush=True)
                     return
@@ -179,6 +182,7 @@ def read_log(path: Path) -> tuple[list[tuple[int, Any]], int]:
     """
     rows: list[tuple[int, Any]] = []
     whole = 0
+    # opened as it is, without unpacking: callers truncate the file at the offset returned
     with path.open("rb") as handle:
         for number, data in enumerate(handle, start=1):
             if not data.endswith(b"\n"):
@@ -205,6 +209,7 @@ def open_bytes(path: str | os.PathLike[str], shown: str | None = None) -> Iterat
     if str(path) != "-" and not Path(path).is_file():
         raise UsageError(f"{shown}: {'a directory, not a file' if Path(path).is_dir() else 'no such file'}")
     try:
+        # the try also catches what the caller meets while it reads inside its ``with`` block
         source: Any = nullcontext(sys.stdin.buffer) if str(path) == "-" else open(path, "rb")  # noqa: SIM115
         with source as raw:
             packed = raw.peek(2)[:2] == GZIP_MAGIC
@@ -215,6 +220,7 @@ def open_bytes(path: str | os.PathLike[str], shown: str | None = None) -> Iterat
             if head == BOM:
                 handle.read(len(BOM))
             yield handle
+    # BadGzipFile is an OSError, so it has to come first
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{shown}: damaged gzip data ({error}); fetch or pack it again") from error
     except OSError as error:
@@ -235,6 +241,7 @@ def array_elements(text: str) -> Iterator[str]:
         while separator == ",":
             start = _after_space(text, place + 1)
             _, end = decoder.raw_decode(text, start)
+            # such line breaks are between tokens: JSON allows none inside a string
             yield text[start:end].replace("\n", " ")
             place = _after_space(text, end)
             separator = text[place : place + 1]
@@ -263,6 +270,7 @@ def _array_rows(path: str | os.PathLike[str], data: bytes) -> Iterator[tuple[int
         values = parse_json(text)
     except MalformedRow:
         with _at(path):
+            # all of them before the first is yielded: an array that is cut off gives no rows
             elements = list(array_elements(text))
         for number, element in enumerate(elements, start=1):
             with _at(path, number):
@@ -283,6 +291,7 @@ def _at(path: str | os.PathLike[str], number: int | None = None) -> Iterator[Non
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    # json would silently keep the last value
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
@@ -292,6 +301,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _guess(data: bytes) -> str:
     try:
+        # GB18030 contains GBK, the usual other encoding of Chinese text
         data.decode("gb18030")
     except UnicodeDecodeError:
         return "ENCODING"

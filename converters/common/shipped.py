@@ -57,6 +57,7 @@ def locate_model(path: str | os.PathLike[str]) -> str:
     return str(found)
 
 
+# one note for each file, however often a command looks it up
 @cache
 def _say_once(name: str, found: Path) -> None:
     say(f"{name}: not in this directory; the shipped one is used ({found})")

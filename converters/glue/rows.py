@@ -73,6 +73,7 @@ TASKS = {
         (("question1",), ("question2",)),
         ("is_duplicate", "label"),
         _ZERO_ONE,
+        # spelt as in the published rows of this task (docs/qqp_cola.md)
         "Are the scentences meaning the same ? same output 1 , otherwise 0 .",
         '{"question1": "What is life?", "question2": "What does life mean?", "label": 0, "idx": 0}',
     ),
@@ -81,6 +82,7 @@ TASKS = {
         (("sentence",),),
         ("label",),
         _ZERO_ONE,
+        # spelt as in the published rows of this task (docs/qqp_cola.md)
         "Is the grammar of the scentence right ? right output 1 , otherwise 0 .",
         '{"sentence": "The sailors rode the breeze.", "label": 1, "idx": 0}',
     ),
@@ -100,6 +102,7 @@ def convert(task: str, data: str | Path, output: OutputOptions, *, instruction: 
         UsageError: the wording or the options cannot be meant, or there is no such file.
         UserError: the file is another task's, or too many rows are rejected.
     """
+    # imported here because it needs numpy, which --help does without
     from converters.pipeline.conversion import convert as convert_rows
 
     about = TASKS[task]
@@ -111,6 +114,7 @@ def convert(task: str, data: str | Path, output: OutputOptions, *, instruction: 
         about.kinds,
         lambda source, intake: ask_rows(about, wording, read_rows(about, source, str(data), intake), intake),
         expected=f"{about.name} as TSV or JSON",
+        # the first line of a TSV file may begin with [ as well
         array=not str(data).removesuffix(".gz").lower().endswith(".tsv"),
         settings={"task": about.name, "instruction": wording},
         id_key="idx",
@@ -118,7 +122,16 @@ def convert(task: str, data: str | Path, output: OutputOptions, *, instruction: 
 
 
 def read_rows(task: Task, source: Source, name: str, intake: Intake) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield ``(line, {"0": text, "1": text, "label": …, "idx": …})``; a label that nobody gave is left out.
+    """Yield the line number and the parts of each row.
+
+    Args:
+        task: which columns hold the texts and the label.
+        source: the opened file.
+        name: the file's name, whose suffix tells TSV from JSON.
+        intake: counts the rows and takes the rejected ones.
+
+    Returns:
+        ``(line, {"0": text, "1": text, "label": …, "idx": …})`` for each row; a row without a label has no ``label``.
 
     Raises:
         UserError: the columns are another task's.
@@ -148,6 +161,7 @@ def _tsv_rows(
             columns = _columns(task, name, fields)
             # a header, and not raw CoLA's first row
             if any(column in fields for column in task.texts[0]):
+                # text_lines counted the header as a row
                 intake.rows_in -= 1
                 continue
         if len(fields) != len(columns):
@@ -158,6 +172,7 @@ def _tsv_rows(
                 yield line, _texts(task, dict(zip(columns, fields, strict=True)), number)
             except RowError as error:
                 intake.reject(line, error, text)
+        # rejected rows count too, so that ids are positions in the file
         number += 1
 
 
@@ -210,7 +225,14 @@ def _texts(task: Task, row: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def ask_rows(task: Task, instruction: str, rows: Iterable[tuple[int, dict[str, Any]]], intake: Intake) -> Iterator[Row]:
-    """Ask each row; the first one says whether the file has labels."""
+    """Turn rows into questions with one-word answers; the first row tells whether the file has labels.
+
+    Args:
+        task: the answers by label.
+        instruction: the wording; without ``{0}`` in it the texts become the input.
+        rows: as ``read_rows`` yields them.
+        intake: takes rejected rows, dropped ones and notes.
+    """
     labelled: bool | None = None
     for line, row in rows:
         texts = [row[str(place)] for place in range(len(task.texts))]
@@ -267,6 +289,7 @@ def output_path(task: Task, data: str, out: Path) -> Path:
     """
     if out.suffix and not out.is_dir():
         return out
+    # parts such as CoLA's out_of_domain_dev and MNLI's dev_matched and dev_mismatched
     part = re.search(r"(out_of_domain_)?(train|dev|test)(_(?:mis)?matched)?", Path(data).name.lower())
     if not part:
         raise UsageError(f"{data}: its name has neither train nor dev nor test; name the output: -o {out}/FILE.json")

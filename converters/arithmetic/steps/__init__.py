@@ -24,11 +24,13 @@ Write = Callable[[Problem], str]
 
 PLAIN, CELLS, SPACED = "plain", "cells", "spaced"
 DIGITS = (PLAIN, CELLS, SPACED)
+"""How the digits of columns stand: as written; a space between cells of two digits; a space between any two digits."""
 DEFAULT = "worked"
 """The style of new data: of those here, the one that models learn the most from (docs/steps.md)."""
-"""How the digits of columns stand: as written; a space between cells of two digits; a space between any two digits."""
+# a line of whole equations, such as a running sum
 _EQUATIONS = re.compile(r"(\S+=\S+ )+\S+=\S+")
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)(?=\d)")
+# the two-digit cells of a product, up to the cells of the running total or the end of the line
 _CELLS = re.compile(r"(?<=:)(?:\d\d)+(?=;|$)", re.MULTILINE)
 _BETWEEN_CELLS = re.compile(r"(?<=\d\d)(?=(?:\d\d)+$)")
 
@@ -43,7 +45,7 @@ class Style:
     digits: str = PLAIN
 
     def shortened(self) -> list[Style]:
-        """This style and its shorter precisions, in the order in which they are tried for rows that are too long."""
+        """Return this style and then its shorter precisions, in the order tried for rows that are too long."""
         names = precision_names(self.name)
         if self.precision is None:
             return [self]
@@ -53,6 +55,7 @@ class Style:
 def style_names() -> list[str]:
     """Names of the modules here that are styles."""
     modules = [info.name for info in pkgutil.iter_modules(__path__)]
+    # digits, precision and scientific are helpers and have no STEPS
     return [name for name in modules if hasattr(_module(name), "STEPS")]
 
 
@@ -63,7 +66,12 @@ def precision_names(name: str) -> tuple[str, ...]:
 
 
 def choose_style(name: str, precision: str | None = None, digits: str = PLAIN) -> Style:
-    """A style with the precision asked for, or its own.
+    """Check a choice of style, precision and digits, and return it as a Style.
+
+    Args:
+        name: a name from ``style_names()``.
+        precision: one of the style's precisions; None for the style's default.
+        digits: one of DIGITS; anything but PLAIN needs a style that works in digit columns.
 
     Raises:
         UsageError: there is no such style, or it has no such choice.
@@ -81,7 +89,10 @@ def choose_style(name: str, precision: str | None = None, digits: str = PLAIN) -
 
 
 def get_style(style: Style | str) -> dict[str, Write]:
-    """The functions of a style, by kind; a name alone means the style as it is by itself.
+    """Return the functions that write a style's answers, by kind of problem.
+
+    Args:
+        style: a style, or a name for that style with its default precision and plain digits.
 
     Raises:
         UsageError: there is no such style.
@@ -98,10 +109,17 @@ def get_style(style: Style | str) -> dict[str, Write]:
 def spaced(answer: str, digits: str = SPACED) -> str:
     """Put spaces into the columns of an answer, for tokenizers that take several digits as one token.
 
-    With ``cells`` the two digits of a product's column stay together, and no token reaches from one column into the
-    next. With ``spaced`` every digit is a token of its own. The answer itself stays as it is, and so do lines of whole
-    equations, such as running sums: those are not worked digit by digit.
+    Lines of whole equations, such as running sums, stay as they are: they are not worked digit by digit.
+
+    Args:
+        answer: steps and value as the style writes them.
+        digits: ``cells`` keeps the two digits of a product's column together, so that no token reaches from one column
+            into the next; ``spaced`` makes every digit a token of its own.
+
+    Returns:
+        The answer with spaced steps; the value behind ``答案：`` is unchanged.
     """
+    # the value is kept out of it: graders read it, whatever the style of the steps
     work, marker, value = answer.rpartition(ANSWER)
     if digits == CELLS:
         return _CELLS.sub(lambda cells: _BETWEEN_CELLS.sub(" ", cells[0]), work) + marker + value

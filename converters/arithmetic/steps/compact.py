@@ -1,10 +1,10 @@
 """``compact``: as ``worked``, with half the cells: product and running total share one.
 
 A cell of a product is what the running total has in this column, plus the product of two digits, plus what is carried:
-tens (carried) and ones (the new total), as ``worked`` has it for powers only. A cell of a quotient or a root is the
-remainder's digit less the product of two digits less what is borrowed: what is borrowed from the next column, and the
-digit that is left. A product takes half the tokens for it, and each cell has four digits to look up in place of three
-and two.
+tens (carried) and ones (the new total). ``worked`` writes such cells for powers only. A cell of a quotient or a root
+takes the product of two digits and the borrowed digit from the remainder's digit. It shows what is borrowed from the
+next column, then the digit that is left. So a product takes half the tokens, but each cell depends on four digits, not
+on three and then two.
 """
 
 from __future__ import annotations
@@ -25,10 +25,23 @@ def multiply(a: int, b: int) -> Work:
 
 
 def take_away(remainder: list[int], divisor: list[int], digit: int) -> tuple[str, list[int]]:
-    """Cells of ``remainder - divisor * digit``, and what is left; digits from the right, a remainder has one more."""
+    """Write ``remainder - divisor * digit`` with one cell a column.
+
+    Args:
+        remainder: digits from the right, one more than the divisor has.
+        divisor: digits from the right.
+        digit: the digit of the quotient.
+
+    Returns:
+        The cells, and the digits that are left, from the right.
+
+    Raises:
+        ValueError: the product is larger than the remainder.
+    """
     cells, rest, borrow = [], [], 0
     for x, y in zip(remainder, [*divisor, 0], strict=True):
         borrow, left = divmod(y * digit + borrow - x, 10)
+        # the deficit rounded up to whole tens is borrowed; what that gives too much is the digit left
         borrow, left = borrow + (left > 0), -left % 10
         rest.append(left)
         cells.append(f"{borrow}{left}")

@@ -53,10 +53,12 @@ def _product(a: int, a_places: int, b: int, b_places: int) -> tuple[list[str], i
     """Lines and value of ``a * b`` for integers that are not negative, in units of both numbers of decimals."""
     left, right = decimal_text(a, a_places), decimal_text(b, b_places)
     parts, places = _parts(b), a_places + b_places
+    # one digit times a power of ten is a single step
     if len(parts) < 2:
         return [f"{left} * {right} = {decimal_text(a * b, places)}"], a * b
     written = [decimal_text(part, b_places) for part in parts]
     if b_places:
+        # 300 and 0.3 rather than 300.00 and 0.30
         written = [text.rstrip("0").rstrip(".") for text in written]
     lines = [f"{left} * {right} = {left} * ({' + '.join(written)})"]
     products = [a * part for part in parts]
@@ -94,6 +96,7 @@ def _quotient(problem: Problem, lines: list[str], expression: str, a: int, b: in
     rounded, digit = divmod(quotient, 10)
     if digit > 5 or (digit == 5 and (rest or rounded % 2)):
         rounded += 1
+    # a value that rounds to zero gets no minus
     negative = (a < 0) != (b < 0) and rounded > 0
     worked = decimal_text(-rounded if negative else rounded, places)
     return _finish(problem, [*lines, head, *divided], expression, worked, precision)
@@ -105,6 +108,7 @@ def _places_of_quotient(problem: Problem, a: int, b: int, precision: str) -> int
     if precision == TWO_DECIMALS:
         return 2
     places = _QUOTIENT_PLACES
+    # a zero would never reach six digits
     while a and a * 10**places // b < 10 ** (SIGNIFICANT - 1):
         places += 1
     return places
@@ -117,6 +121,7 @@ def direct(problem: Problem, precision: str = DEFAULT) -> str:
         return held(problem, str(value(problem)), precision)
     expression = f"{a} {operator} {b}"
     places = decimals(a, b)
+    # one unit for both: it cancels in a quotient and counts twice in a product
     whole_a, whole_b = int(a.scaleb(places)), int(b.scaleb(places))
     if operator == "/":
         return _quotient(problem, [], expression, whole_a, whole_b, precision)
@@ -191,6 +196,7 @@ def _bare(problem: Problem, precision: str = DEFAULT) -> str:
     if precision == EXACT:
         return held(problem, solution_number(problem), precision)
     places = decimals(exact)
+    # values from 10^10 on are given by their leading digits
     if precision == TWO_DECIMALS and places > 2 and exact.adjusted() < 10:
         return held(problem, f"{exact:.2f}", precision)
     rounded = _LEADING.plus(exact)

@@ -115,13 +115,26 @@ def _reduce(total: list[int], row: list[int]) -> tuple[str, list[int]]:
 
 
 def take_away(remainder: list[int], divisor: list[int], digit: int) -> tuple[str, list[int]]:
-    """Cells of ``remainder - divisor * digit``, product first, and what is left; a remainder has a digit more."""
+    """Write ``remainder - divisor * digit``: the cells of the product, then those of the difference.
+
+    Args:
+        remainder: digits from the right, one more than the divisor has.
+        divisor: digits from the right.
+        digit: the digit of the quotient or root.
+
+    Returns:
+        ``product cells;difference cells``, and the digits that are left, from the right.
+
+    Raises:
+        ValueError: the product is larger than the remainder.
+    """
     cells, product = _times_digit(divisor, digit)
     differences, rest = _reduce(remainder, product)
     return f"{cells};{differences}", rest
 
 
 TakeAway = Callable[[list[int], list[int], int], tuple[str, list[int]]]
+"""How one subtraction of a division or root is written; arguments and result as in ``take_away``."""
 
 
 def multiply(a: int, b: int) -> Work:
@@ -138,6 +151,7 @@ def multiply(a: int, b: int) -> Work:
             total = product
             rows.append(f"{digit}:{cells}")
         else:
+            # one digit was taken off as final: padded, total and product have the same width again
             sums, total = _accumulate([*total, 0], product)
             rows.append(f"{digit}:{cells};{sums}")
         final.append(total[0])
@@ -151,20 +165,32 @@ def divide(a: int, b: int, places: int, taken: TakeAway = take_away) -> Work:
     A row is ``remainder/digit`` and, where the digit is not 0, ``:product cells;difference cells``, or what ``taken``
     writes in their place.
 
+    Args:
+        a: dividend, not negative.
+        b: divisor, positive.
+        places: decimals of the quotient.
+        taken: writes the subtraction of each row.
+
+    Returns:
+        The work; its value is the quotient in units of ``10**-places``.
+
     Raises:
         ZeroDivisionError: ``b`` is 0.
     """
     if b == 0:
         raise ZeroDivisionError(f"{a} / 0")
     b_digits, width = digits_of(b), len(str(b))
+    # the first remainder is as wide as the divisor: earlier digits of the quotient would all be 0
     lead = max(0, len(str(a)) - width)
     head, brought_down = divmod(a, 10**lead)
+    # digits_of(0, 0) is [0], so the slice is needed where nothing is brought down
     queue = [*reversed(digits_of(brought_down, lead)[:lead]), *[0] * places]
     rows, quotient, remainder = [], 0, head
     for position in range(len(queue) + 1):
         if position:
             remainder = 10 * remainder + queue[position - 1]
         digit = remainder // b
+        # a remainder has at most one digit more than the divisor; padding keeps the columns aligned
         row = f"{remainder:0{width + 1}}/{digit}"
         if digit:
             cells, rest = taken(digits_of(remainder, width + 1), b_digits, digit)
@@ -180,6 +206,17 @@ def root(a: int, pairs: int, taken: TakeAway = take_away) -> Work:
 
     A row is ``remainder/divisor*digit`` where the divisor is twice the root so far followed by the digit, then, where
     the digit is not 0, ``:product cells;difference cells``, or what ``taken`` writes in their place.
+
+    Args:
+        a: radicand, not negative.
+        pairs: pairs of digits that the radicand is written with, which is also the number of digits of the root.
+        taken: writes the subtraction of each row.
+
+    Returns:
+        The work; its value is the largest integer whose square is at most ``a``.
+
+    Raises:
+        ValueError: the radicand has more digits than the pairs hold.
     """
     text = str(a).zfill(2 * pairs)
     if len(text) > 2 * pairs:
@@ -189,6 +226,7 @@ def root(a: int, pairs: int, taken: TakeAway = take_away) -> Work:
     for position, group in enumerate(groups):
         remainder = 100 * remainder + group
         digit = max(d for d in range(10) if (20 * result + d) * d <= remainder)
+        # (10r + d)^2 - (10r)^2 = (20r + d) * d
         divisor = 20 * result + digit
         # the widest that remainder and divisor can be in this row, so that columns stay where they were
         width = 2 if position == 0 else position + 3

@@ -33,6 +33,7 @@ PRECISIONS = (EXACT, SIG6, TWO_DECIMALS)
 """From the longest rows to the shortest: a row that is too long is shortened in this order."""
 
 SIGNIFICANT = 6
+# worked values can have more than 28 digits, and their difference to the value must not be rounded
 _WIDE = Context(prec=80)
 UNITS = {"area computation": " 平方厘米", "mass computation": " 克"}
 """What stands behind the answers of the kinds that are a product of two whole numbers."""
@@ -45,6 +46,7 @@ def decimals(*numbers: Decimal) -> int:
 
 def solution_number(problem: Problem) -> str:
     """The number of the solution, as it is written there."""
+    # the last number: in ``a + b = v`` the operands come first
     number: str = NUMBER.findall(problem.solution)[-1]
     return number
 
@@ -55,9 +57,15 @@ def solution_places(problem: Problem) -> int:
 
 
 def quotient_places(problem: Problem, a: int, b: int, precision: str) -> int:
-    """Decimals to which ``a / b`` is worked out, ``a`` and ``b`` not negative; fewer than asked for if it ends there.
+    """Return to how many decimals ``a / b`` is worked out.
 
-    ``2dp`` always has its two.
+    A division that ends earlier is not worked further, except with ``2dp``, which always has two decimals.
+
+    Args:
+        problem: gives the decimals of the solution for ``exact``.
+        a: dividend, not negative.
+        b: divisor, positive.
+        precision: one of PRECISIONS.
     """
     if precision == TWO_DECIMALS:
         return 2
@@ -71,7 +79,13 @@ def quotient_places(problem: Problem, a: int, b: int, precision: str) -> int:
 
 
 def root_places(problem: Problem, hundredths: int, precision: str) -> int:
-    """Decimals to which the root of a number of hundredths is worked out, at least one; as ``quotient_places``."""
+    """Return to how many decimals a square root is worked out, as ``quotient_places`` does; at least one.
+
+    Args:
+        problem: gives the decimals of the solution for ``exact``.
+        hundredths: the radicand in hundredths.
+        precision: one of PRECISIONS.
+    """
     if precision == TWO_DECIMALS:
         return 2
     if precision == EXACT:
@@ -80,12 +94,21 @@ def root_places(problem: Problem, hundredths: int, precision: str) -> int:
         most = 1
         while hundredths and math.isqrt(hundredths * 100 ** (most - 1)) < 10 ** (SIGNIFICANT - 1):
             most += 1
+    # each decimal of the root takes two digits of the number, and hundredths bring the first two
     radicands = ((places, hundredths * 100 ** (places - 1)) for places in range(1, most))
     return next((places for places, radicand in radicands if math.isqrt(radicand) ** 2 == radicand), most)
 
 
 def held(problem: Problem, worked: str, precision: str) -> str:
-    """Return the answer to write for a worked value: the value itself, or the solution's number if that is asked for.
+    """Check a worked value against what its precision promises, and return the answer to write.
+
+    Args:
+        problem: the problem, whose value is recomputed.
+        worked: the worked value as text.
+        precision: one of PRECISIONS.
+
+    Returns:
+        The solution's own number with ``exact``, else ``worked``.
 
     Raises:
         StepError: the value is not what the precision promises.
@@ -99,6 +122,7 @@ def held(problem: Problem, worked: str, precision: str) -> str:
             raise StepError(f"worked answer {worked} is not {given}")
         return solution_number(problem)
     allowed = RELATIVE_ERROR * abs(exact) + (ABSOLUTE_ERROR if precision == TWO_DECIMALS else 0)
+    # copy_abs, because abs() rounds to the 28 digits of the default context
     if _WIDE.subtract(number, exact).copy_abs() > allowed:
         raise StepError(f"worked answer {worked} is not {exact}")
     return worked

@@ -42,9 +42,19 @@ def scientific(value: int, places: int) -> Scientific:
 
 
 def product(a: Scientific, b: Scientific, keep: int) -> tuple[str, Scientific]:
-    """Rows of ``a * b`` and its ``keep`` leading digits, the rest cut off."""
+    """Write ``a * b`` to its leading digits.
+
+    Args:
+        a: first factor.
+        b: second factor, one row for each of its digits.
+        keep: digits kept of the product; the rest is cut off.
+
+    Returns:
+        The rows with a last line ``=result``, and the result.
+    """
     a_digits, b_digits = digits_of(a.digits), digits_of(b.digits)
     size = len(a_digits)
+    # at least one column of the first row stays
     dropped = max(0, min(size - 1, size + len(b_digits) - keep - GUARD))
     rows, found = joint_rows(a_digits, b_digits, dropped)
     leading = "".join(map(str, reversed(found))).lstrip("0")[:keep]
@@ -53,16 +63,24 @@ def product(a: Scientific, b: Scientific, keep: int) -> tuple[str, Scientific]:
 
 
 def joint_rows(a_digits: list[int], b_digits: list[int], dropped: int = 0) -> tuple[str, list[int]]:
-    """Rows of a product in which each cell is product and running total, and the digits they arrive at.
+    """Write a product with one cell a column that holds product and running total together.
 
-    All digits are from the right; the ``dropped`` lowest columns of the product are left out.
+    Args:
+        a_digits: digits of the first factor, from the right.
+        b_digits: digits of the second factor, from the right.
+        dropped: how many of the product's lowest columns are left out.
+
+    Returns:
+        The rows, and the product's digits from the right, without the dropped ones.
     """
     rows: list[str] = []
     final: list[int] = []
     total: list[int] = []
     for position, digit in enumerate(b_digits):
+        # each further row takes in one more digit of the first factor, until none of its columns is dropped
         part = a_digits[max(0, dropped - position) :]
         if position > dropped:
+            # no later row adds to this column
             final.append(total.pop(0))
         cells, carry = [], 0
         total += [0] * (len(part) - len(total))
@@ -93,11 +111,15 @@ def power(base: Scientific, exponent: int, keep: int, *, enough: int | None = No
         base: positive.
         exponent: at least 2.
         keep: digits of each result.
-        enough: leave off when a power is below ten times ten to this: for bases below 1 of which only that matters.
+        enough: stop once a power is below ``10 ** (enough + 1)``; for bases below 1, where smaller does not matter.
+
+    Returns:
+        The steps, and the power, or with ``enough`` the one at which the work stopped.
     """
     plan = halvings(exponent)
     steps, reached, current = [",".join(map(str, plan))], 1, base
     for goal in reversed(plan[:-1]):
+        # square, then multiply once by the base where the goal is odd
         for factor, added in ((current, reached), (base, 1)):
             if reached == goal or (enough is not None and current.exponent <= enough):
                 break

@@ -16,8 +16,9 @@ from converters.arithmetic.problems import CONTEXT, Problem, StepError, value
 
 PREFIX = "计算过程："
 
-# half a unit of the last place, and a little more: the rounding starts from a float
+# a decimal of up to 15 digits survives the way to a float and back
 _FLOAT_DIGITS = 15
+# half a unit of the last place, and a little more: the rounding starts from a float
 _ALLOWED = {2: Decimal("0.005000001"), 4: Decimal("0.000050001")}
 
 
@@ -27,6 +28,7 @@ def direct(problem: Problem) -> str:
     plain = f"{a!s} {operator} {b!s}"
     left, result = _replaced(plain, value(problem))
     if left != plain:
+        # the replacement changed an operand too: it must still be the same number
         texts = left.split(" ")
         if Decimal(texts[0]) != a or Decimal(texts[2]) != b:
             raise StepError(f"step does not hold: {left} = {result}")

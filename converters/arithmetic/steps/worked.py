@@ -88,6 +88,7 @@ def _signed_sum(a: int, b: int) -> tuple[str, int]:
     else:
         large, small = (a, b) if abs(a) >= abs(b) else (b, a)
         work, negative = subtract(abs(large), abs(small)), large < 0
+    # zero gets no minus
     negative = negative and work.value > 0
     return work.text(negative=negative), -work.value if negative else work.value
 
@@ -96,6 +97,7 @@ def direct(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) 
     """``a + b``, ``a - b``, ``a * b`` or ``a / b``."""
     a, operator, b = problem.operands
     places = decimals(a, b)
+    # one unit for both: it cancels in a quotient and counts twice in a product
     whole_a, whole_b = _units(a, places), _units(b, places)
     if operator in "+-":
         steps, total = _signed_sum(whole_a, whole_b if operator == "+" else -whole_b)
@@ -182,6 +184,7 @@ def nth_power(problem: Problem, precision: str = DEFAULT, columns: Columns = FUL
     magnitude = abs(_units(base, places))
     asked = f"{base}^{exponent}"
     if exponent == 0 or magnitude == 0:
+        # 0**0 is 1, the zeroth power of any base; 0**n is 0, the power of a zero base
         answer = str(0**exponent)
         return _finish(problem, f"{asked}={answer}", answer, precision)
     if exponent == 1:
@@ -195,6 +198,7 @@ def nth_power(problem: Problem, precision: str = DEFAULT, columns: Columns = FUL
     steps, result = power(number, exponent, keep)
     head = f"-({number.text()}^{exponent})" if negative else f"{number.text()}^{exponent}"
     answer = _written(result, keep, precision)
+    # a power cut off to 0.00 gets no minus
     answer = f"-{answer}" if negative and Decimal(answer) else answer
     return _finish(problem, f"{asked}\n{head}\n{steps}", answer, precision)
 
@@ -211,6 +215,7 @@ def function(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL
     number = scientific(_units(x, places), places)
     keep = _EXACT_DIGITS if precision == EXACT else FUNCTION_DIGITS
     steps, result = f"{number.text()}^{exponent}*{factor}", number
+    # such a power times the factor is below 0.01, and higher powers of an x below 1 are smaller still
     enough = -3 - len(str(factor)) if precision == TWO_DECIMALS and x < 1 else None
     if exponent > 1:
         chain, result = power(number, exponent, keep, enough=enough)
@@ -230,6 +235,7 @@ def _written(number: Scientific, keep: int, precision: str) -> str:
     places = max(0, number.places)
     whole = number.digits * 10 ** max(0, -number.places)
     if precision == TWO_DECIMALS and places > 2:
+        # cut off, as all worked digits are
         whole, places = whole // 10 ** (places - 2), 2
     return decimal_text(whole, places)
 
