@@ -32,9 +32,9 @@ class Answered:
     """An answer as text.
 
     Attributes:
-        text: without spaces around it.
+        text: the answer, without spaces around it.
         finish_reason: ``stop`` when the model ended it, ``length`` when the limit cut it.
-        tokens: how many the model made.
+        tokens: number of tokens the model generated, without the stop token.
     """
 
     text: str
@@ -67,7 +67,7 @@ def ask(
         template: how questions are put, where ``checkpoint`` is a path; None takes the one that it was trained in.
 
     Returns:
-        An answer a question, in their order.
+        One answer for each question, in the order of the questions.
 
     Raises:
         UsageError: there is no such checkpoint, no template is known, or the limits cannot be meant.
@@ -81,6 +81,7 @@ def ask(
     limits = answer_limits(files, max_new_tokens, min_new_tokens)
     prompts = encode_prompts([[Turn("user", question)] for question in questions], files.template, files.tokenizer)
     generator = registry.load_generator(files, runtime, sampling)
+    # answers come as they are finished, longest prompts first, so they are put back in order
     answers = dict(generator.generate(dict(enumerate(prompts)), files.stop_ids, limits))
     return [_as_text(files, answers[index]) for index in range(len(prompts))]
 
@@ -91,9 +92,9 @@ class AnswerFile:
 
     Attributes:
         path: JSONL, one answer a line, in the order of the data.
-        rows: what it holds.
-        cut: how many answers the limit cut.
-        limits: that they were made with.
+        rows: its lines: ``idx``, ``id``, ``prompt``, ``predict``, ``label``, ``finish_reason``, ``n_tokens``.
+        cut: how many answers ended at the limit instead of a stop token.
+        limits: the limits the answers were made with.
     """
 
     path: Path
@@ -114,7 +115,7 @@ def generate_file(
     overwrite: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> AnswerFile:
-    """Answer the last question of each conversation of a file; called again after a kill, it goes on.
+    """Answer the last question of each conversation of a file; after a kill, the same call continues.
 
     Args:
         files: the model, its template and tokenizer.
@@ -125,7 +126,10 @@ def generate_file(
         sampling: how tokens are chosen.
         first: the first rows only.
         overwrite: start ``out`` over.
-        about: what else the meta file shall say.
+        about: further entries of the meta file; they are not compared when a run continues.
+
+    Returns:
+        The finished file, its rows and how many answers were cut.
 
     Raises:
         UserError: the data cannot be read, or ``out`` holds answers that were made with something else.
@@ -136,9 +140,11 @@ def generate_file(
 
     asked = [_question(conversation) for conversation in read_conversations(data)[:first]]
     prompts = encode_prompts([conversation.turns for conversation, _ in asked], files.template, files.tokenizer)
+    # what answers depend on; the batch size is not part of it, since it never changes an answer
     identity = {
         **files.identity,
         "data": sha256_file(data)[:16],
+        # the first rows of a file and the whole file have the same hash
         "rows": len(prompts),
         "max_new_tokens": limits.max_new,
         "min_new_tokens": limits.min_new,
@@ -153,6 +159,7 @@ def generate_file(
         return {
             "idx": index,
             "id": conversation.id,
+            # with the template's special tokens: the text that the model saw
             "prompt": files.tokenizer.decode(prompts[index], skip_special=False),
             "predict": said.text,
             "label": label,
@@ -160,6 +167,7 @@ def generate_file(
             "n_tokens": said.tokens,
         }
 
+    # not called when every row is in the file already: loading takes minutes
     load = partial(registry.load_generator, files, runtime, sampling)
     rows = answer_missing(log, dict(enumerate(prompts)), load, files.stop_ids, limits, to_row)
     cut = sum(row["finish_reason"] == "length" for row in rows)
@@ -172,7 +180,7 @@ def _as_text(files: CheckpointFiles, answer: Answer) -> Answered:
 
 
 def _question(conversation: Conversation) -> tuple[Conversation, str | None]:
-    """Part a conversation into what is asked and the answer it has, if any."""
+    """Split a conversation into the question and the answer that it ends with, None if it ends with a question."""
     from converters.text.conversation import Conversation
 
     turns = conversation.turns

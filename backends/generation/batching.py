@@ -1,4 +1,10 @@
-"""Which prompts are answered together, in which order, and what happens when memory runs out."""
+"""Which prompts are answered together, in which order, and what happens when memory runs out.
+
+The longest prompts come first. So a batch holds prompts of similar length, memory runs out early if it runs out at all,
+and a progress bar estimates too much time rather than too little. A batch has as many rows as fit a budget of tokens
+(prompt and answer, padding included). When the device's memory is full, a message says so, the budget shrinks and the
+unfinished rows start again.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +23,7 @@ Outcome = TypeVar("Outcome")
 
 
 def check_prompts(prompts: Mapping[int, list[int]]) -> dict[int, int]:
-    """Return the tokens of every prompt by its number.
+    """Return the number of tokens of every prompt, by the prompt's number.
 
     Raises:
         UsageError: a prompt is empty.
@@ -30,12 +36,20 @@ def check_prompts(prompts: Mapping[int, list[int]]) -> dict[int, int]:
 
 
 def uniforms(indices: Sequence[int], count: int, seed: int) -> np.ndarray:
-    """Return the random numbers that rows draw their tokens with, float32 [rows, count] in [0, 1).
+    """Return the random numbers that tokens are drawn with.
 
-    A row's depend on the seed and its number alone: the same in any batch and on either backend.
+    Args:
+        indices: numbers of the rows.
+        count: the most tokens of an answer.
+        seed: of the run.
+
+    Returns:
+        float32 [rows, count] in [0, 1). A row's numbers depend on the seed and the row's number alone, so they are the
+        same in any batch and on either backend.
     """
     import numpy as np
 
+    # Philox is keyed: every (seed, row) is a stream of its own, whatever other rows draw
     rows = [np.random.Generator(np.random.Philox(key=[seed, index])).random(count, np.float32) for index in indices]
     return np.stack(rows)
 
@@ -47,12 +61,17 @@ def plan_batches(lengths: Mapping[int, int], max_new_tokens: int, batch_tokens: 
         lengths: tokens of every prompt, by its number.
         max_new_tokens: room kept for each answer.
         batch_tokens: rows of the batch times its longest prompt and answer.
+
+    Returns:
+        The numbers of the rows of each batch.
     """
     batches: list[list[int]] = []
     room = 0
+    # the number breaks ties: the same rows always make the same batches
     for index in sorted(lengths, key=lambda index: (-lengths[index], index)):
         if room == 0:
             batches.append([])
+            # the first row of a batch is its longest and so decides how many fit
             room = max(1, batch_tokens // (lengths[index] + max_new_tokens))
         batches[-1].append(index)
         room -= 1
@@ -77,13 +96,16 @@ def run_batches(
         out_of_memory: what ``run`` raises when the device is full.
         free: gives cached memory back to the device after that.
 
+    Yields:
+        ``(number of the row, what run made of it)``, every row once, in the order in which they are finished.
+
     Raises:
         UserError: a single row does not fit.
     """
     batches = plan_batches(lengths, max_new_tokens, batch_tokens)
     while batches:
         batch = batches.pop(0)
-        left = dict.fromkeys(batch)
+        left = dict.fromkeys(batch)  # a set that keeps its order
         try:
             for index, outcome in run(batch):
                 del left[index]
@@ -99,6 +121,7 @@ def run_batches(
                 f"out of memory with a single row of {lengths[batch[0]]} prompt tokens and {max_new_tokens} new ones: "
                 "lower --max-new-tokens or take a smaller --dtype"
             )
+        # half of what this batch took: the budget itself may be far above that
         batch_tokens = longest * (len(batch) // 2)
         say(f"out of memory with {len(batch)} rows of {longest} tokens: going on with batches of {batch_tokens} tokens")
         undone = {index: lengths[index] for index in chain(left, *batches)}

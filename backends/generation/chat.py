@@ -55,11 +55,14 @@ class Chat:
         return self.turns[0].text if self.turns and self.turns[0].role == "system" else None
 
     def answer(self, question: str) -> PieceGenerator[str]:
-        """Yield the answer piece by piece; what was yielded when the caller stops is what enters the conversation.
+        """Yield the answer piece by piece; if the caller stops early, the pieces so far become the model's turn.
+
+        Args:
+            question: the user's turn.
 
         Raises:
-            UserError: the template has no place for this turn, or the model no positions; the conversation stays as it
-                was.
+            UserError: the template has no place for this turn, or the model has no positions left for an answer; the
+                conversation is unchanged.
         """
         from mindrecord.tokens.encode import encode_prompts
 
@@ -74,6 +77,7 @@ class Chat:
                     said, piece = text, text[len(said) :]
                     yield piece
         finally:
+            # in finally: Ctrl-C closes this generator, and what was shown must be what the model is told it said
             self.turns = [*asked, Turn("assistant", said)]
 
     def _room(self, length: int) -> Limits:
@@ -81,6 +85,7 @@ class Chat:
         if self.positions is None or length + self.limits.max_new <= self.positions:
             return self.limits
         room = self.positions - length
+        # an answer needs one position even where none is asked for
         if room < max(1, self.limits.min_new):
             raise UserError(
                 f"the conversation has {length} tokens of the {self.positions} that the model was made for; /reset "
@@ -89,10 +94,11 @@ class Chat:
         return Limits(room, self.limits.min_new)
 
     def _texts(self, prompt: list[int], limits: Limits) -> Iterator[tuple[str, bool]]:
-        """Yield the answer's text so far after every token, and whether it is whole."""
+        """Yield, after every token, the answer's text so far and whether the answer is finished."""
         # numbered, so that with --temperature the same question again draws anew
         number = self.asked
         self.asked += 1
+        # the whole conversation is read anew for each answer: no cache outlives an answer
         batch = self.generator.start({number: prompt}, self.files.stop_ids, limits)
         while True:
             finished = batch.step()
@@ -101,6 +107,7 @@ class Chat:
             yield self.files.tokenizer.decode(ids).lstrip(), bool(finished)
             if not finished:
                 continue
+            # cut at the limit that was asked for, or (below) at the end of the model's positions?
             if finished[0][1].finish_reason == "length" and limits is self.limits:
                 say(f"\n(cut after {limits.max_new} tokens; --max-new-tokens N allows more)")
             elif finished[0][1].finish_reason == "length":
@@ -117,4 +124,5 @@ def check_system(files: CheckpointFiles, system: str | None) -> None:
         UserError: it has none.
     """
     if system:
+        # any turn will do: the template itself refuses a system text it has no place for
         files.template.prompt([Turn("system", system), Turn("user", "a\n\nb")])

@@ -1,4 +1,4 @@
-"""How well a model predicts the answers of conversations that it is shown.
+"""Perplexity: how well a model predicts the answers of given conversations.
 
 Perplexity is exp of the mean −log p over supervised tokens, each token counting the same however its rows were batched.
 """
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """The figures.
+    """A measured perplexity.
 
     Attributes:
         nll: mean −log p of a supervised token, in nats.
-        perplexity: exp of it.
-        tokens: supervised tokens that were measured.
-        rows: that have any.
-        dropped: rows that were too long.
-        hashes: of what the figures depend on, by name.
+        perplexity: exp(nll).
+        tokens: number of supervised tokens.
+        rows: number of rows with at least one supervised token.
+        dropped: number of rows left out because they were too long.
+        hashes: what the figures depend on, by name: hashes of files, backend and dtype.
     """
 
     nll: float
@@ -61,8 +61,11 @@ def perplexity(
         files: the model, its template and tokenizer.
         data: conversations, ShareGPT or Alpaca, each ending in an answer.
         runtime: where and in which precision the model runs.
-        first: the first rows only.
-        seq_length: leave out rows of more tokens, and count them.
+        first: measure only this many rows, from the start of the file.
+        seq_length: leave out rows with more tokens than this, and count them.
+
+    Returns:
+        The perplexity over all supervised tokens.
 
     Raises:
         UsageError: ``first`` is not positive, or the data is missing or empty.
@@ -79,16 +82,19 @@ def perplexity(
         raise UserError(f"{data}: no row has a supervised token (the answers are empty, or there is no row left)")
     if without := len(rows) - len(asked):
         say(f"{data}: {without} of {len(rows)} rows have no supervised token and are not measured")
+    # before the weights are loaded: it fails at once where no backend can be chosen
     conditions = registry.conditions(runtime)
     generator = registry.load_generator(files, runtime)
     losses: dict[int, float] = {}
     with progress(total=len(asked), desc="rows") as bar:
         for index, loss in generator.losses(asked):
+            # one such row would make the mean useless; its id helps more than the figure
             if not math.isfinite(loss):
                 raise UserError(f"row {rows.ids[index]}: its loss is {loss}; try another --dtype")
             losses[index] = loss
             bar.update()
     tokens = sum(supervised.values())
+    # fsum does not round on the way: the order in which batches come back cannot show
     nll = math.fsum(losses.values()) / tokens
     hashes = {**files.identity, "data": sha256_file(data)[:16], "rows": rows.sha256[:16], **conditions}
     return Perplexity(nll, math.exp(nll), tokens, len(asked), dropped, hashes)

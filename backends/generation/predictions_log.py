@@ -1,8 +1,8 @@
 """Answers on disk as they come: one JSON line each, so that a kill loses nothing that was finished.
 
-``FILE.jsonl`` holds the rows, ``FILE.meta.json`` beside it says what they were made with. The same command again goes
-on where it stopped; another checkpoint, data set, template or limit is refused rather than mixed in. When all rows are
-there the file is rewritten in input order, whole or not at all.
+``FILE.jsonl`` holds the rows, ``FILE.meta.json`` beside it says what they were made with. The same command continues
+where it stopped. A command with another checkpoint, data set, template or limit is refused, so that a file never mixes
+answers of two kinds. When all rows are there, the file is rewritten in input order, whole or not at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def meta_path(path: Path) -> Path:
-    """Where the description of an answer file lies: ``predictions.jsonl`` → ``predictions.meta.json``."""
+    """Return the path of an answer file's description: ``predictions.jsonl`` → ``predictions.meta.json``."""
     return path.with_suffix(".meta.json")
 
 
@@ -35,7 +35,7 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Read an answer file that may end in a torn line.
 
     Returns:
-        The whole rows, and the bytes that they take: what lies behind is a line that a kill cut short.
+        The whole rows, and the bytes that they take. Bytes after those are a last line that a kill cut short.
 
     Raises:
         UserError: a line other than the last is not a JSON object with ``idx``, or an ``idx`` comes twice.
@@ -55,7 +55,7 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 class AnswerLog:
-    """An append-only file of answers that can be gone on with.
+    """An append-only file of answers that a later process can continue.
 
     Args:
         path: the ``.jsonl`` file.
@@ -85,6 +85,7 @@ class AnswerLog:
         if path.exists():
             self._go_on()
         else:
+            # before the first row: a kill never leaves rows of unknown origin
             self._write_meta(complete=False)
 
     def _go_on(self) -> None:
@@ -92,6 +93,7 @@ class AnswerLog:
         if not meta.exists():
             raise UserError(f"{self.path} is there already, without its {meta.name}: name another file, or --overwrite")
         found = read_json(meta).get("identity", {})
+        # keys of both sides: one that only the file or only this run has differs, too
         for key in {**found, **self.identity}:
             if found.get(key) != self.identity.get(key):
                 raise UserError(
@@ -103,6 +105,7 @@ class AnswerLog:
         if torn:
             say(f"{self.path}: dropped a torn last line ({torn} bytes)")
             with self.path.open("rb+") as handle:
+                # else the next row would be appended to the torn line
                 handle.truncate(whole)
         self.rows = {row["idx"]: row for row in rows}
 
@@ -130,6 +133,7 @@ class AnswerLog:
         line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
         try:
             if self._handle.write(line) != len(line):
+                # an unbuffered write may be short without an error, as on a disk that is just full
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise UserError(
@@ -139,7 +143,7 @@ class AnswerLog:
         self.rows[row["idx"]] = row
 
     def finish(self) -> list[dict[str, Any]]:
-        """Put the rows in input order, mark the file complete and return them."""
+        """Rewrite the file in input order, mark it complete and return its rows."""
         ordered = [self.rows[index] for index in sorted(self.rows)]
         write_jsonl(self.path, ordered)
         self._write_meta(complete=True)
@@ -163,6 +167,12 @@ def answer_missing(
         stop_ids: tokens that end an answer.
         limits: how long answers may and must be.
         to_row: makes the JSON row of an answer, ``idx`` included.
+
+    Returns:
+        All rows of the finished file, in input order.
+
+    Raises:
+        UserError: the disk is full, or a prompt does not fit into memory; finished rows are kept.
     """
     missing = {index: prompt for index, prompt in prompts.items() if index not in log.rows}
     if log.rows:

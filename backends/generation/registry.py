@@ -1,7 +1,7 @@
 """The backends by name, what each offers, and how one is chosen. Nothing heavy is imported before it is needed.
 
-What is asked for by name is taken or refused. ``auto`` takes the backend whose accelerator is here, else the one that
-is installed, and what uses it says which.
+A backend that is asked for by name is used or refused, never replaced. ``auto`` takes the backend whose accelerator is
+in this machine, else the first that is installed, and a message says which.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BACKENDS: tuple[BackendName, ...] = ("cuda", "ascend")
 
 
 class Backend(ABC):
-    """What a backend offers; the options of its command line follow from it. Importing one imports no framework.
+    """What a backend offers; its command line's options follow from it. Importing one imports no framework.
 
     Attributes:
         name: of its package, and of ``--backend``.
@@ -160,6 +160,7 @@ def train(
     types = ("auto", *chosen.train_dtypes)
     if dtype not in types:
         raise UsageError(f"dtype {dtype!r}: training on the {chosen.name} backend has {', '.join(types)}")
+    # refused, not ignored: the run would be another than the one asked for
     if workers != 1 and not chosen.has_workers:
         raise UsageError(f"workers {workers}: the {chosen.name} backend is started several times by torchrun")
     return chosen.train(recipe, device=device, dtype=dtype, resume=resume, workers=workers)
@@ -168,7 +169,15 @@ def train(
 def load_generator(
     files: CheckpointFiles, runtime: Runtime = DEFAULT_RUNTIME, sampling: Sampling = GREEDY
 ) -> Generator:
-    """Load the weights into a backend, and say which where that was left open.
+    """Load a checkpoint's weights, and print the backend's name if it was chosen automatically.
+
+    Args:
+        files: the checkpoint.
+        runtime: backend, device, precision and batch size.
+        sampling: how tokens are chosen.
+
+    Returns:
+        A generator that answers and scores prompts.
 
     Raises:
         UsageError: there is no such backend, or it has no such device or type.
@@ -180,7 +189,9 @@ def load_generator(
 
 
 def conditions(runtime: Runtime) -> dict[str, Any]:
-    """Return what answers depend on besides files and limits, for the identity of an answer file.
+    """Return what answers depend on besides files and limits: backend and dtype.
+
+    They are part of an answer file's identity, so that a file never mixes answers of two backends.
 
     Raises:
         UserError: no backend can be chosen.
@@ -189,12 +200,14 @@ def conditions(runtime: Runtime) -> dict[str, Any]:
 
 
 def missing(name: BackendName) -> list[str]:
-    """Packages that a backend needs and that are not installed."""
+    """Return the packages that a backend needs and that are not installed."""
+    # find_spec looks for a package without importing it: importing torch or mindspore takes seconds
     return [package for package in backend_named(name).packages if importlib.util.find_spec(package) is None]
 
 
 def has_accelerator(name: BackendName) -> bool:
-    """Whether the driver shows a card that the backend is for."""
+    """Whether the driver has made a device file for a card that the backend can use."""
+    # device files are there without the framework; asking torch or MindSpore would import it
     return any(Path("/dev").glob(backend_named(name).card_files))
 
 
@@ -207,9 +220,11 @@ def _automatic(device: str) -> tuple[BackendName, str]:
     if not installed:
         wanted = " or ".join(f"pip install -e '.[{name}]'" for name in able)
         raise UserError(f"neither backend is installed: {wanted}" if len(able) > 1 else f"{device} needs {wanted}")
+    # a device that one backend alone has (cuda, npu) has chosen already
     if len(able) == 1:
         return installed[0], f"--device {device}"
     cards = [name for name in able if has_accelerator(name)]
+    # a card whose backend is not installed is of no use here, and is said below
     for name in cards:
         if name in installed:
             return name, "its card is here"

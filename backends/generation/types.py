@@ -1,9 +1,6 @@
-"""Generating answers, without a framework: what is asked of a backend, in which batches, and what happens on the way.
+"""The values that describe generation, without a framework: answers, sampling, limits, and where a model runs.
 
-Prompts are token ids already. The longest come first, so that a batch holds prompts of like length, memory runs out
-early if at all, and the time left is over- rather than under-estimated. A batch is as many rows as fit a budget of
-tokens (prompt and answer, padding included). When the device is out of memory the budget is halved, said, and the
-unfinished rows are done again.
+Prompts are token ids; how they are grouped into batches is said in :mod:`backends.generation.batching`.
 """
 
 from __future__ import annotations
@@ -71,7 +68,12 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long an answer may be, and how long it must be before it can end; in tokens."""
+    """How long an answer may be, and how long it must be before it can end; in tokens.
+
+    Attributes:
+        max_new: the answer is cut after this many tokens.
+        min_new: stop tokens are forbidden before this many tokens.
+    """
 
     max_new: int = MAX_NEW_TOKENS
     min_new: int = 0
@@ -83,11 +85,11 @@ class Limits:
 
 
 def answer_limits(files: CheckpointFiles | None, max_new: int | None = None, min_new: int = 0) -> Limits:
-    """Return the limits of answers, and say those that were not asked for by number.
+    """Return the limits of answers, and print those that are not the default.
 
     Args:
-        files: the checkpoint to ask; without ``max_new``, answers may be as long as its longest training row, and
-            never have less than ``MAX_NEW_TOKENS``. None stands for a model without a record of its training.
+        files: the checkpoint to ask. Without ``max_new``, answers may be as long as its longest training row, but at
+            least ``MAX_NEW_TOKENS``. None stands for a model without a record of its training.
         max_new: an answer is cut after this many tokens.
         min_new: no answer ends before this many tokens.
 
