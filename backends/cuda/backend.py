@@ -50,8 +50,15 @@ class TorchBackend(Backend):
     ) -> TorchGenerator:
         """Load the weights and return what answers prompts.
 
-        In float32 an adapter is first added to its base: the same answers, without a second pass through every adapted
-        layer. In a shorter type that sum would be rounded, so there the adapter stays beside it.
+        In float32 an adapter is first merged into its base: the answers are the same, and each adapted layer computes
+        one product less. In a shorter type the merged weights would be rounded, so there the adapter stays separate.
+
+        Args:
+            files: the checkpoint.
+            device: ``auto``, ``cpu`` or ``cuda``.
+            dtype: of the weights; ``auto`` takes the checkpoint's on a card and float32 on the CPU.
+            batch_tokens: rows of a batch times its longest prompt and answer.
+            sampling: how tokens are chosen.
 
         Raises:
             UserError: ``cuda`` was asked for and there is none, or the weights cannot be read.
@@ -62,12 +69,15 @@ class TorchBackend(Backend):
         from backends.cuda.model import choose_device, choose_dtype, load_model, read_config
 
         where = choose_device(device)
+        # an adapter directory has no config.json; its base has
         config = read_config(files.base or files.path)
+        # a config.json may name no type
         stored = str(getattr(config, "dtype", None) or torch.bfloat16).removeprefix("torch.")
         kind = choose_dtype(dtype, stored, where)
         below = f" on {files.base}" if files.base else ""
         say(f"loading {files.path}{below} ({str(kind).removeprefix('torch.')}, {where})")
         model, _ = load_model(files.path, where, kind, files.base)
+        # only a PEFT model has merge_and_unload
         if kind == torch.float32 and hasattr(model, "merge_and_unload"):
             model = model.merge_and_unload()
         return TorchGenerator(model, files.tokenizer.pad_id, batch_tokens=batch_tokens, sampling=sampling)

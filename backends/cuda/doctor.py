@@ -66,7 +66,7 @@ def doctor(device_name: str, show: Callable[[str], None]) -> DoctorReport:
 
 
 def _matrix_rate(size: int, device: Any, dtype: Any) -> float:
-    """TFLOP/s of a square matrix product, the best of five."""
+    """Return the TFLOP/s of a square matrix product, the best of five: the first one also loads the library."""
     import torch
 
     left = torch.randn(size, size, device=device, dtype=dtype)
@@ -75,13 +75,15 @@ def _matrix_rate(size: int, device: Any, dtype: Any) -> float:
         began = time.perf_counter()
         left @ left
         if left.is_cuda:
+            # a CUDA product returns before it is computed
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
+    # size³ multiplications and as many additions
     return 2 * size**3 / best / 1e12
 
 
 def _two_steps(device: Any) -> tuple[float, float, float]:
-    """Loss before and after two steps on fixed rows, and the seconds they took."""
+    """Return the loss before and after two steps on fixed rows, and the seconds that took."""
     import numpy as np
     import torch
 
@@ -94,6 +96,7 @@ def _two_steps(device: Any) -> tuple[float, float, float]:
 
     sizes = ModelConfig(hidden_size=64, num_layers=2, num_heads=4, n_kv_heads=2, vocab_size=128, intermediate_size=128)
     model = add_lora(new_model(llama_config(sizes), 0, attention.register()), PetConfig(), 0, "doctor").to(device)
+    # rows of different lengths, so that packing is tried as well
     lengths = np.arange(8, 24)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     ids = (np.arange(offsets[-1]) * 7 % 128).astype(np.int32)
@@ -103,6 +106,7 @@ def _two_steps(device: Any) -> tuple[float, float, float]:
     dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
     losses = []
     began = time.perf_counter()
+    # the third pass shows the loss after two steps
     for _ in range(3):
         (batch,) = micro_batches(rows, np.arange(len(rows)), 4096, target, packed=True, pad_id=0)
         loss = sum_nll(model, batch, dtype) / len(batch.targets)
@@ -114,6 +118,7 @@ def _two_steps(device: Any) -> tuple[float, float, float]:
 
 
 def _version_numbers(version: str) -> tuple[int, ...]:
+    # "2.11.0+cu130": behind the plus stands how it was built
     return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
 
 

@@ -39,6 +39,7 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
+        # torchrun numbers the processes of a machine: one card each
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
         return device
@@ -51,7 +52,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, recipe_dtype: str, device: torch.device) -> torch.dtype:
-    """Return the type of the matrix products: the recipe's on CUDA, float32 on the CPU unless asked otherwise."""
+    """Return the type of the matrix products.
+
+    Args:
+        name: a type of torch, or ``auto``: the recipe's on CUDA, float32 on the CPU.
+        recipe_dtype: the recipe's or the checkpoint's.
+        device: where the products are computed.
+    """
     import torch
 
     if name != "auto":
@@ -64,7 +71,12 @@ def choose_dtype(name: str, recipe_dtype: str, device: torch.device) -> torch.dt
 
 
 def llama_config(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Any:
-    """Hugging Face configuration of a model that starts from random weights (``run_mode: train``)."""
+    """Return the Hugging Face configuration of a Llama that starts from random weights (``run_mode: train``).
+
+    Args:
+        config: the recipe's ``model_config``.
+        tokenizer: gives the special ids; None leaves transformers' own.
+    """
     from transformers import LlamaConfig
 
     ids = {}
@@ -78,6 +90,7 @@ def llama_config(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Any
     del sizes["model_type"]  # the class says it
     return LlamaConfig(
         **sizes,
+        # 2048 is transformers' own default for Llama; longer rows need more
         max_position_embeddings=config.max_position_embedding or max(2048, config.seq_length),
         rms_norm_eps=config.rms_norm_eps,
         rope_theta=config.theta,
@@ -87,7 +100,13 @@ def llama_config(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Any
 
 
 def new_model(config: Any, seed: int, attention: str) -> PreTrainedModel:
-    """Random weights in float32, the same for the same seed."""
+    """Return a causal model with random weights in float32, the same for the same seed.
+
+    Args:
+        config: the Hugging Face configuration.
+        seed: of torch's random numbers.
+        attention: ``attn_implementation``.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -96,10 +115,11 @@ def new_model(config: Any, seed: int, attention: str) -> PreTrainedModel:
 
 
 def read_config(path: str | Path) -> Any:
-    """Hugging Face configuration of a model directory.
+    """Read the Hugging Face configuration of a model directory.
 
     Raises:
         UsageError: there is no such directory or no model in it.
+        UserError: ``config.json`` cannot be understood.
     """
     from transformers import AutoConfig
 
@@ -115,7 +135,12 @@ def read_config(path: str | Path) -> Any:
 
 
 def read_model(path: str | Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    """Weights of a Hugging Face model directory.
+    """Load the model of a Hugging Face directory, from safetensors only.
+
+    Args:
+        path: the directory.
+        dtype: type of the weights in memory.
+        attention: ``attn_implementation``.
 
     Raises:
         UsageError: there is no such directory or no model in it.
@@ -137,6 +162,7 @@ def read_model(path: str | Path, dtype: torch.dtype, attention: str) -> PreTrain
         )
     except (ValueError, OSError, RuntimeError) as error:
         raise UserError(f"{path}: the weights cannot be read ({first_line(error)})") from error
+    # transformers only warns of them, and leaves random numbers in their place
     missing = report["missing_keys"]
     if missing:
         raise UserError(f"{path}: {len(missing)} tensors are missing, {sorted(missing)[0]} first")
@@ -146,7 +172,16 @@ def read_model(path: str | Path, dtype: torch.dtype, attention: str) -> PreTrain
 
 
 def add_lora(model: PreTrainedModel, pet: PetConfig, seed: int, base: str) -> Any:
-    """Freeze the model and add LoRA with the start that every backend shares.
+    """Freeze the model and add LoRA with the start that every backend shares (A drawn from the seed, B zero).
+
+    Args:
+        model: the base, changed in place.
+        pet: the recipe's ``pet_config``.
+        seed: that the A matrices are drawn from.
+        base: where the base lies, as the adapter shall name it.
+
+    Returns:
+        The PEFT model.
 
     Raises:
         UserError: no layer of this model has a chosen name.
@@ -159,6 +194,7 @@ def add_lora(model: PreTrainedModel, pet: PetConfig, seed: int, base: str) -> An
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
+        # adapter_config.json says 16, not 16.0: PEFT declares the field a whole number
         lora_alpha=int(pet.lora_alpha) if float(pet.lora_alpha).is_integer() else pet.lora_alpha,
         lora_dropout=pet.lora_dropout,
         target_modules=names,
@@ -169,8 +205,10 @@ def add_lora(model: PreTrainedModel, pet: PetConfig, seed: int, base: str) -> An
         tuned = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"pet_config.target_modules: {pet.target_modules!r}: {first_line(error)}") from error
+    # the start is drawn by mindformers' layer names, so that both backends draw the same
     mindformers_name = {module.split(".")[1]: name for name, module in LINEAR_LAYERS.items()}
     for name, parameter in tuned.named_parameters():
+        # e.g. base_model.model.model.layers.3.self_attn.q_proj.lora_A.default.weight
         found = re.search(r"layers\.(\d+)\..*?(\w+)\.lora_A\.", name)
         if found and parameter.requires_grad:
             start = initial_lora_a(seed, int(found[1]), mindformers_name[found[2]], rank, parameter.shape[1])
@@ -180,7 +218,13 @@ def add_lora(model: PreTrainedModel, pet: PetConfig, seed: int, base: str) -> An
 
 
 def base_differences(recipe: Recipe, config: Any) -> list[str]:
-    """Sizes that the recipe's model_config states otherwise than the checkpoint: the checkpoint is right."""
+    """Return the sizes that differ between recipe and checkpoint, as text; the checkpoint's are the ones in force.
+
+    Args:
+        recipe: whose ``model_config`` may state sizes.
+        config: the checkpoint's Hugging Face configuration.
+    """
+    # the raw YAML: a default that the recipe does not state is no difference
     stated = (recipe.raw.get("model") or {}).get("model_config") or {}
     pairs = {
         "hidden_size": "hidden_size",
@@ -200,7 +244,12 @@ def base_differences(recipe: Recipe, config: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What :func:`load_model` found: the base under an adapter (None for a whole model) and the adapter's tensors."""
+    """What :func:`load_model` found.
+
+    Attributes:
+        base: directory of the base under an adapter; None for a whole model.
+        adapter_tensors: number of the adapter's tensors; 0 for a whole model.
+    """
 
     base: Path | None
     adapter_tensors: int
@@ -217,6 +266,9 @@ def load_model(
         dtype: type of the weights.
         base: the frozen model under an adapter, if it is not where the adapter says.
 
+    Returns:
+        The model in evaluation mode on the device, and what was found.
+
     Raises:
         UsageError: there is nothing to load.
         UserError: the adapter does not fit the base, to the last tensor.
@@ -229,8 +281,10 @@ def load_model(
 
     below = Path(base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
     model = PeftModel.from_pretrained(read_model(below, dtype, "sdpa"), str(folder))
+    # PEFT only warns of tensors that are missing, so names are compared here
     with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
         stored = set(file.keys())
+    # in memory the adapter's name stands in each parameter's name; in the file it does not
     held = {name.replace(".default.", ".") for name in model.state_dict() if ".lora_" in name}
     if stored != held:
         odd = sorted(stored ^ held)

@@ -1,4 +1,4 @@
-"""One process or several: what ``torchrun`` sets, and the one sum that a step needs."""
+"""One process or several: what ``torchrun`` sets, and the sums over processes that a step needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ def speak(message: str) -> None:
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all."""
+    """This process among all that train together.
+
+    Attributes:
+        index: of this process, from 0.
+        count: of all.
+    """
 
     index: int
     count: int
@@ -41,6 +46,8 @@ class Processes:
         if self.count == 1:
             return
         chosen = list(parameters)
+        # one message, since each costs a round trip; zeros where this process had no supervised row, since all must
+        # send the same length; float32, so that the sum is not rounded to the gradients' type
         flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in chosen])
         torch.distributed.all_reduce(flat)
         first = 0
@@ -79,13 +86,18 @@ class Processes:
 
 @contextmanager
 def joined(device_type: str) -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started; alone, there is nothing to join."""
+    """Join the processes that ``torchrun`` started, and leave them at the end; alone, do nothing.
+
+    Args:
+        device_type: ``cuda`` or ``cpu``.
+    """
     import torch
 
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes(0, 1)
         return
+    # NCCL carries CUDA tensors only
     torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo")
     try:
         yield Processes(torch.distributed.get_rank(), count)

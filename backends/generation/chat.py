@@ -124,5 +124,5 @@ def check_system(files: CheckpointFiles, system: str | None) -> None:
         UserError: it has none.
     """
     if system:
-        # any turn will do: the template itself refuses a system text it has no place for
+        # the template itself refuses; the blank line is what a template of passage and question looks for
         files.template.prompt([Turn("system", system), Turn("user", "a\n\nb")])

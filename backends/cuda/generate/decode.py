@@ -1,7 +1,7 @@
 """Batched decoding on torch, with a KV cache.
 
-(An answer is the same in any batch to rounding: in bfloat16 two nearly equal logits may change places when the batch
-has another shape.)
+An answer is the same in any batch, up to rounding: in bfloat16 two nearly equal logits may change places when the batch
+has another shape.
 
 Shapes: b rows of the batch, s prompt tokens with padding, n tokens generated so far, v vocabulary.
 """
@@ -26,16 +26,17 @@ class TorchBatch(Batch):
 
     Args:
         model: the model, in evaluation mode on its device.
-        rows: token ids of the prompts, by the caller's numbers.
+        rows: token ids of each prompt, by the number that the caller gave it.
         pad_id: fills the left of shorter prompts.
         stop_ids: tokens that end an answer.
         limits: how long answers may and must be.
         sampling: how tokens are chosen.
-        use_cache: keep keys and values; without, every step reads the whole text again.
+        use_cache: keep keys and values; without them every step reads the whole text again.
 
     Attributes:
         mask: int64 [b, s + limits.max_new]; None where all prompts have one length.
-        bias: the mask of one new token as what is added to its scores, [b, 1, 1, s + limits.max_new], or None.
+        bias: added to the attention scores of one new token, [b, 1, 1, s + limits.max_new]: 0 where it may look, else
+            the lowest number of the type. None without padding, or where layers differ in what they see.
     """
 
     library = torch
@@ -55,6 +56,7 @@ class TorchBatch(Batch):
     ) -> None:
         self.model = model
         super().__init__(rows, pad_id, stop_ids, limits, sampling)
+        # without padding no mask is needed, and torch takes its faster kernels where there is none
         if len(set(map(len, self.prompts))) == 1:
             self.mask = None
         self.bias = self._additive_mask()
@@ -66,13 +68,14 @@ class TorchBatch(Batch):
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Answer]]:
-        """Choose one more token in every row; return the rows whose answer that finished."""
+        """Add one token to every row; see :meth:`Batch.step`."""
         return super().step()
 
     def next_logits(self) -> Tensor:
-        """Return the logits of the next token, [b, v]; no other position's are ever computed."""
+        """Return the logits of the next token only, [b, v]."""
         end = self.prompt.shape[1] + self.n
         if self.cache is not None and self.n:
+            # the cache holds all earlier tokens: only the newest is read
             ids, positions = self.tokens[:, self.n - 1 : self.n], self.positions[:, end - 1 : end]
             mask = self.mask if self.bias is None else self.bias
         else:
@@ -84,6 +87,7 @@ class TorchBatch(Batch):
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=self.cache is not None,
+            # logits of every prompt position would be the largest tensor of the batch
             logits_to_keep=1,
         )
         return output.logits[:, -1]
@@ -93,39 +97,49 @@ class TorchBatch(Batch):
         return sample(logits, self.sampling, uniforms)
 
     def keep_cache(self, rows: Tensor | None) -> None:
-        """Keep keys and values of these rows only; None forgets all."""
+        """Reduce keys and values to these rows, int64 [rows left]; None drops them all."""
         if rows is None:
             self.cache = None
         elif self.cache is not None:
             self.cache.batch_select_indices(rows)
 
     def _additive_mask(self) -> Tensor | None:
-        """Return the mask of one new token, [b, 1, 1, s + new], or None where layers differ in what they see.
+        """Return the mask of one new token, [b, 1, 1, s + new]; None without padding or where layers see differently.
 
-        transformers takes a mask of four dimensions as it is; from one of two it would build this at every step.
+        transformers uses a mask of four dimensions as it is. From one of two it would build this one at every step.
         """
         if self.mask is None or obstacle_to_packing(self.model.config, self.mask.shape[1]):
             return None
+        # not -inf: softmax over a row of -inf alone would be NaN
         hidden = torch.finfo(self.model.dtype).min
         bias = torch.zeros(self.mask.shape, dtype=self.model.dtype, device=self.mask.device)
+        # [b, s + new] → [b, 1, 1, s + new]
         return bias.masked_fill_(self.mask == 0, hidden)[:, None, None]
 
 
 def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
-    """Draw one token a row by inverting the cumulative distribution.
+    """Draw one token per row by inverting the cumulative distribution.
+
+    top_k keeps the k likeliest tokens (Fan et al. 2018); of these, top_p keeps the fewest whose probabilities sum to at
+    least p (nucleus sampling, Holtzman et al. 2020).
 
     Args:
         logits: [b, v].
         sampling: temperature above 0, top_k, top_p.
         uniforms: [b] random numbers in [0, 1).
+
+    Returns:
+        Token ids, int64 [b].
     """
     logits = logits.float() / sampling.temperature
     kept = min(sampling.top_k or logits.shape[1], logits.shape[1])
-    logits, order = logits.topk(kept, dim=-1)
+    logits, order = logits.topk(kept, dim=-1)  # [b, kept], in descending order, which top_p needs
     probabilities = logits.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
+    # the sum before a token decides, so the token that crosses top_p is kept, and always the first one
     probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
     cumulative = probabilities.cumsum(-1)
+    # scaling the random number saves dividing all probabilities by what is left of their sum
     target = uniforms[:, None] * cumulative[:, -1:]
     # rounding may put the target on the very end, behind the last token that has a probability
     last = (probabilities > 0).sum(-1, keepdim=True) - 1

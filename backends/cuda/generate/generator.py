@@ -35,7 +35,7 @@ class TorchGenerator(Generator):
         pad_id: token that fills shorter prompts; it is masked.
         batch_tokens: rows times longest prompt and answer of one batch; memory and speed, never the answers.
         sampling: how tokens are chosen.
-        use_cache: keep keys and values; without, every step reads the whole text again.
+        use_cache: keep keys and values; without them every step reads the whole text again.
     """
 
     out_of_memory = torch.OutOfMemoryError
@@ -66,12 +66,12 @@ class TorchGenerator(Generator):
         return TorchBatch(self.model, rows, self.pad_id, stop_ids, limits, self.sampling, use_cache=self.use_cache)
 
     def obstacle_to_choices(self, longest: int) -> str | None:
-        """Name what makes the model see otherwise than by the mask it is given."""
+        """Say what makes the model attend otherwise than the given mask says; None if nothing does."""
         return obstacle_to_packing(self.model.config, longest)
 
     @torch.inference_mode()
     def choice_scores(self, layout: ChoiceLayout, prompts: Sequence[list[int]]) -> list[list[float]]:
-        """Return the summed log-probability of each choice after each prompt, float32 [b, c]."""
+        """Return Σ log p of each choice after each prompt, in nats, [b, c]; computed in float32."""
         ids, positions, real = layout.inputs(prompts, self.pad_id)
         output = self.model(
             input_ids=torch.from_numpy(ids).to(self.model.device),
@@ -80,35 +80,44 @@ class TorchGenerator(Generator):
             use_cache=False,
             logits_to_keep=layout.size,
         )
-        logits = output.logits.float()
+        logits = output.logits.float()  # [b, k, v]
+        # each int64 [n]
         token, column, owner = torch.from_numpy(layout.targets).to(logits.device)
+        # log p at the wanted entries only: log_softmax would make a second [b, k, v]
         found = logits[:, column, token] - logits.logsumexp(-1)[:, column]  # [b, n]
         return torch.zeros(len(found), layout.count, device=found.device).index_add_(1, owner, found).tolist()
 
     def _choice_mask(self, layout: ChoiceLayout, real: np.ndarray) -> Tensor | None:
-        """Return who sees whom: nothing or [b, t] where it is plainly causal, else what is added, [b, 1, t, t]."""
+        """Return the attention mask in the form that transformers takes.
+
+        Choices of one token need plain causal attention: None without padding, int64 [b, t] with it. Longer ones need
+        a mask of their own, added to the scores: [b, 1, t, t].
+        """
         model = self.model
         if layout.size == 1:
             return None if real.all() else torch.from_numpy(real.astype(np.int64)).to(model.device)
+        # [b, t, t] → [b, 1, t, t], the same for all heads
         both = torch.from_numpy(layout.sees(real)).to(model.device)
         mask = torch.zeros(both.shape, dtype=model.dtype, device=model.device)
         return mask.masked_fill_(~both, torch.finfo(model.dtype).min)[:, None]
 
     @torch.inference_mode()
     def row_losses(self, inputs: np.ndarray, targets: np.ndarray, real: np.ndarray) -> list[float]:
-        """Return each row's Σ −log p of its targets, in nats."""
+        """Return each row's Σ −log p of its targets, in nats, [b]; see the base class for the arguments."""
         model = self.model
+        # without the head, [b, s, hidden size]: it is applied below where a target is
         hidden = model.base_model(
             input_ids=torch.from_numpy(inputs).to(model.device),
             attention_mask=None if real.all() else torch.from_numpy(real.astype(np.int64)).to(model.device),
             use_cache=False,
         ).last_hidden_state
-        row, column = np.nonzero(targets != IGNORE_INDEX)
+        row, column = np.nonzero(targets != IGNORE_INDEX)  # [m] each
         wanted = torch.from_numpy(targets[row, column]).to(model.device)
         losses = torch.empty(len(row), dtype=torch.float64)  # [m]
         for start in range(0, len(row), LOGITS_AT_ONCE):
             part = slice(start, start + LOGITS_AT_ONCE)
             logits = model.lm_head(hidden[row[part], column[part]]).float()
+            # float64 on the CPU: sums of many tokens do not depend on how rows were batched
             losses[part] = torch.nn.functional.cross_entropy(logits, wanted[part], reduction="none").double().cpu()
         sums = torch.zeros(len(inputs), dtype=torch.float64)
         return sums.index_add_(0, torch.from_numpy(row), losses).tolist()

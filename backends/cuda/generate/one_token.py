@@ -1,10 +1,10 @@
-"""What makes one more token cheap on transformers' models: no keys are copied, by attention or by the cache.
+"""Cheap decoding on transformers' models: neither attention nor the cache copies keys and values.
 
-Grouped-query models keep fewer key heads than query heads. transformers repeats keys and values to match whenever there
-is a mask, at every step of decoding, which reads and writes the whole cache. With a single query position the query
-heads of a group can stand in the place of positions instead: the same products, nothing copied. And transformers' own
-cache copies all keys and values into a new tensor at every token; here the room for the whole answer is there from the
-start.
+Grouped-query models have fewer key heads than query heads. Where there is a mask, transformers repeats keys and values
+to match, which reads and writes the whole cache at every step of decoding. With a single query position, the query
+heads of a group can take the place of positions instead: the same products, and nothing is copied. transformers' own
+cache also copies all keys and values into a new tensor at every token; the cache here has room for the whole answer
+from the start.
 
 Shapes: b rows, h query heads, k key heads, s tokens so far, room tokens at most, d head size.
 """
@@ -46,17 +46,19 @@ def grouped_attention(
         [b, positions, h, d] and None for the attention weights.
     """
     b, h, positions, d = query.shape
+    # several positions need the causal order; and without a mask transformers repeats nothing
     if positions > 1 or attention_mask is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+    # [b, h, 1, d] → [b, k, h/k, d]: a group's query heads lie side by side, and the mask [b, 1, 1, s] fits all
     grouped = query.reshape(b, key.shape[1], -1, d)
     out = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return out.reshape(b, 1, h, d), None
+    return out.reshape(b, 1, h, d), None  # [b, k, h/k, d] → [b, 1, h, d]
 
 
 def use_grouped_attention(model: Any) -> None:
-    """Let a model with grouped queries attend this way, if it attends through ``sdpa``."""
+    """Give a model with grouped queries this attention, if it uses ``sdpa`` now."""
     config = model.config
     groups = getattr(config, "num_attention_heads", 1) != getattr(config, "num_key_value_heads", 1)
     if not groups or getattr(config, "_attn_implementation", None) != "sdpa":
@@ -65,12 +67,15 @@ def use_grouped_attention(model: Any) -> None:
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
     AttentionInterface.register(NAME, grouped_attention)
+    # transformers looks up how to build a mask by the same name
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of one layer; ``keys`` and ``values`` are views [b, k, s, d] of what is filled.
+    """Keys and values of one layer; ``keys`` and ``values`` are views [b, k, s, d] of the filled part.
+
+    transformers takes the number of cached tokens from the shape of ``keys``, so it must not show the empty room.
 
     Args:
         room: the most tokens that will come.
@@ -88,6 +93,7 @@ class RoomyLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write new keys and values, [b, k, new, d], behind the old ones; return all so far."""
         if not self.is_initialized:
+            # batch, heads and type are known only when the first keys come
             b, k, _, d = key_states.shape
             self.key_room = key_states.new_empty(b, k, self.room, d)
             self.value_room = value_states.new_empty(b, k, self.room, value_states.shape[-1])

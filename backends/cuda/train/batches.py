@@ -22,9 +22,17 @@ from mindrecord.tokens.encode import IGNORE_INDEX, TokenRows
 class MicroBatch:
     """Inputs of one forward pass.
 
-    ``input_ids`` and ``position_ids`` are int64[1, t] when packed and int64[n, s] when padded; ``supervised``
-    int64[k] has the (flat) positions whose next token counts, ``targets`` int64[k] these tokens. Exactly one
-    of ``layout`` (packed) and ``attention_mask`` int64[n, s] (padded) is set.
+    Exactly one of ``layout`` (packed) and ``attention_mask`` (padded) is set.
+
+    Attributes:
+        input_ids: int64 [1, t] packed, [n, s] padded.
+        position_ids: the same shape; each row starts at 0.
+        supervised: int64 [k], flat places whose next token counts in the loss.
+        targets: int64 [k], those next tokens.
+        rows: numbers of the rows in the data, int64 [n].
+        tokens: number of real tokens.
+        layout: where each packed row lies.
+        attention_mask: int64 [n, s], 0 at padding.
     """
 
     input_ids: torch.Tensor
@@ -38,8 +46,18 @@ class MicroBatch:
 
 
 def share_of_process(rows: np.ndarray, lengths: np.ndarray, process: int, processes: int) -> np.ndarray:
-    """Deal a step's rows out from the longest, there and back like a snake: each process gets about as many tokens."""
+    """Return this process's share of a step's rows; all processes get about the same number of tokens.
+
+    Rows are dealt out from the longest to the processes 0, 1, …, N−1, then N−1, …, 1, 0, and so on.
+
+    Args:
+        rows: numbers of the step's rows.
+        lengths: tokens of every row of the data.
+        process: index of this process.
+        processes: how many there are.
+    """
     by_length = rows[np.argsort(-lengths[rows], kind="stable")]
+    # for 3 processes: turn 0 1 2 3 4 5 goes to process 0 1 2 2 1 0
     turn = np.arange(len(by_length)) % (2 * processes)
     return by_length[np.minimum(turn, 2 * processes - 1 - turn) == process]
 
@@ -47,7 +65,16 @@ def share_of_process(rows: np.ndarray, lengths: np.ndarray, process: int, proces
 def micro_batches(
     data: TokenRows, rows: np.ndarray, capacity: int, device: torch.device, *, packed: bool, pad_id: int
 ) -> list[MicroBatch]:
-    """Cut rows into micro-batches of at most ``capacity`` tokens; a longer row makes one of its own."""
+    """Cut rows into micro-batches of at most ``capacity`` tokens; a longer row makes one of its own.
+
+    Args:
+        data: all rows.
+        rows: numbers of the rows to take.
+        capacity: tokens of a micro-batch; where rows are padded, padding counts.
+        device: where the tensors are needed.
+        packed: lay rows end to end, or pad them to the longest.
+        pad_id: token that fills shorter rows.
+    """
     lengths = data.lengths[rows] - 1  # the last token is a target only
     order = np.argsort(lengths, kind="stable")
     build = _packed if packed else _padded
@@ -57,12 +84,12 @@ def micro_batches(
 def _cuts(ascending: np.ndarray, capacity: int, packed: bool) -> list[slice]:
     """Cut rows in order of length into as few runs as fit the capacity.
 
-    A micro-batch has no fixed width that would have to be filled, so rows of like length stay together: that
-    is what attention's blocks and padded rows want.
+    Rows of similar length stay together: it keeps padding small, in attention's blocks and in padded rows.
     """
     cuts, first, tokens = [], 0, 0
     for row, length in enumerate(ascending):
         tokens += int(length)
+        # ascending, so this row is the longest so far and sets the padded width
         size = tokens if packed else (row + 1 - first) * int(length)
         if size > capacity and row > first:
             cuts.append(slice(first, row))
@@ -73,8 +100,10 @@ def _cuts(ascending: np.ndarray, capacity: int, packed: bool) -> list[slice]:
 def _packed(data: TokenRows, rows: np.ndarray, device: torch.device, pad_id: int) -> MicroBatch:
     pairs = [data.row(int(row)) for row in rows]
     ids = np.concatenate([tokens[:-1] for tokens, _ in pairs]).astype(np.int64)
+    # position i predicts token i + 1; cross_entropy takes int64
     targets = np.concatenate([labels[1:] for _, labels in pairs]).astype(np.int64)
     lengths = np.array([len(tokens) - 1 for tokens, _ in pairs])
+    # each row counts its positions from 0
     positions = np.concatenate([np.arange(length) for length in lengths])
     supervised = np.flatnonzero(targets != IGNORE_INDEX)
     return MicroBatch(
@@ -99,6 +128,7 @@ def _padded(data: TokenRows, rows: np.ndarray, device: torch.device, pad_id: int
         targets[place, : len(tokens) - 1] = labels[1:]
         mask[place, : len(tokens) - 1] = 1
     supervised = np.flatnonzero(targets.ravel() != IGNORE_INDEX)
+    # copied, since torch cannot share the read-only view
     positions = np.broadcast_to(np.arange(longest), ids.shape).copy()
     return MicroBatch(
         input_ids=torch.from_numpy(ids).to(device),

@@ -15,15 +15,16 @@ class Optimizer:
 
     def __init__(self, model: torch.nn.Module, recipe: Recipe) -> None:
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        # mindformers decays all but vectors (norms, biases); LoRA, embedding and head are decayed
         decayed = [p for p in self.named.values() if p.ndim > 1]
         plain = [p for p in self.named.values() if p.ndim <= 1]
         config = recipe.optimizer
         self.adam = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=0.0,
+            lr=0.0,  # set before each step
             betas=config.adam_betas,
             eps=config.eps,
-            fused=True,
+            fused=True,  # one kernel for all parameters
         )
         self.max_norm = recipe.runner_wrapper.max_grad_norm if recipe.runner_wrapper.use_clip_grad else None
 
@@ -33,10 +34,15 @@ class Optimizer:
         return list(self.named.values())
 
     def clip_gradients(self) -> torch.Tensor:
-        """Scale all gradients by max / max(norm, max) where the recipe clips; return their norm before, a scalar."""
+        """Scale all gradients by max / max(norm, max) where the recipe clips (mindformers/core/clip_grad.py).
+
+        Returns:
+            The global norm before clipping, a float32 scalar on the device.
+        """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.max_norm is not None:
+            # not torch.nn.utils.clip_grad_norm_: that adds 1e-6 to the norm, mindformers does not
             torch._foreach_mul_(gradients, self.max_norm / norm.clamp(min=self.max_norm))
         return norm
 
@@ -52,7 +58,7 @@ class Optimizer:
         self.adam.zero_grad(set_to_none=True)
 
     def save(self, path: Path) -> None:
-        """Store the moments under the parameters' names."""
+        """Write the optimizer's state to safetensors, each tensor as ``kind/parameter name`` (``exp_avg/…``)."""
         from safetensors.torch import save_file
 
         tensors = {}
@@ -69,4 +75,4 @@ class Optimizer:
             kind, name = key.split("/", 1)
             parameter = self.named[name]
             state: dict[str, Any] = self.adam.state[parameter]
-            state[kind] = value.to(parameter.device)
+            state[kind] = value.to(parameter.device)  # also `step`, which fused AdamW keeps beside the parameter

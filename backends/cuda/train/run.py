@@ -3,7 +3,7 @@
 A loop of its own and not transformers' Trainer, because four promises need the step itself:
 
 * the loss is Σ nll / Σ supervised tokens of the whole step, over micro-batches and processes, exactly;
-* a step takes the recipe's rows and packing only lays them out, so packed ≡ padded ≡ accumulated;
+* a step takes the recipe's rows whatever their layout, so packed, padded and accumulated steps are equal;
 * learning rate, AdamW, decay groups and clipping are mindformers', to the step index;
 * a resumed run has the bits of an uninterrupted one: rows, learning rate and dropout of a step depend on
   (seed, step) alone, so that weights and moments are all the state there is.
@@ -149,6 +149,7 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
         here = environment(str(device), device_name, _name(dtype), torch.get_num_threads(), processes.count)
         write_environment(run, here, start)
 
+    # steps behind the checkpoint are trained again, so their lines are dropped
     log = TrainLog(run.log, read_log(run.log)[:start], total, steps_per_epoch) if processes.first else None
     saving = checkpoint_steps(recipe, total)
     warmup = warmup_steps(recipe.lr_schedule, total, steps_per_epoch)
@@ -161,6 +162,7 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
         rows = rows_of_step(count, batch, step, recipe.seed, recipe.shuffle)
         loss = stepper.gradients(rows, step, optimizer)
         norm = float(optimizer.clip_gradients())
+        # before the weights move: everything on the disk stays good
         if not np.isfinite(norm):
             raise UserError(
                 f"step {step + 1}: the gradient is not finite (loss {loss:.4g}); {row_names(data.rows.ids, rows)}"
@@ -177,10 +179,12 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
                 seconds=time.perf_counter() - began,
             )
         if step + 1 in saving and log is not None:
+            # the log is on the disk before a checkpoint says that its steps are done
             log.sync()
             _save_checkpoint(run, recipe, model, optimizer, data, dtype, processes, step + 1, total)
     if log is not None:
         log.close()
+        # the first process alone writes; the others wait below, so that the group lives until it is done
         _finish(run, recipe, model, log.rows)
     processes.wait()
 
@@ -195,6 +199,7 @@ def _enter(
 ) -> Checkpoint | None:
     """Prepare the run directory; return the checkpoint to go on from, or None to start."""
     base = base_fingerprint(recipe.load_checkpoint)
+    # every process looks before the first one changes the directory
     checkpoint = checkpoint_to_resume(run, data.record, base, _name(dtype), "cuda", resume, speak)
     processes.wait()
     if processes.first:
@@ -207,7 +212,17 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def build_model(recipe: Recipe, data: TrainingRows, device: torch.device, dtype: torch.dtype) -> tuple[Any, bool]:
-    """Load or make the model and attach LoRA; returns it and whether its rows are packed."""
+    """Load or make the model, attach LoRA and put it on the device.
+
+    Args:
+        recipe: what to train.
+        data: its rows; the longest decides whether a sliding window matters.
+        device: where the model goes.
+        dtype: type of the matrix products.
+
+    Returns:
+        The model, and whether rows are packed.
+    """
     config = recipe.model.model_config
     longest = int(data.tokens.max())
     hf_config = read_config(recipe.load_checkpoint) if recipe.load_checkpoint else llama_config(config, data.tokenizer)
@@ -233,13 +248,14 @@ def build_model(recipe: Recipe, data: TrainingRows, device: torch.device, dtype:
         model = add_lora(model, pet, recipe.seed, base)
     model.to(device)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    # parameters of the base alone
     everything = sum(p.numel() for p in model.parameters()) - (trainable if pet is not None else 0)
     speak(parameters_line(trainable, everything))
     return model, obstacle is None
 
 
 def layout(recipe: Recipe, processes: Processes) -> str:
-    """What decides how sums are rounded, in words."""
+    """Describe in words what decides how sums are rounded: a resumed run with another layout differs in last bits."""
     threads = f"{processes.count} processes of {torch.get_num_threads()} threads"
     return f"{threads}, micro-batches of {recipe.data.micro_batch_tokens} tokens"
 

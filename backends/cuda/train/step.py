@@ -19,7 +19,17 @@ from converters.common.errors import UserError
 
 
 class Stepper:
-    """Forward and backward passes of one optimizer step, in micro-batches that fit the memory."""
+    """Forward and backward passes of one optimizer step, in micro-batches that fit the memory.
+
+    Args:
+        model: in training mode on its device.
+        recipe: gives the seed and the first size of a micro-batch.
+        data: all rows.
+        device: the model's.
+        dtype: of the matrix products.
+        packed: whether rows are laid end to end.
+        processes: that share the rows of a step.
+    """
 
     def __init__(
         self,
@@ -36,11 +46,20 @@ class Stepper:
         self.capacity = recipe.data.micro_batch_tokens
 
     def gradients(self, rows: np.ndarray, step: int, optimizer: Optimizer) -> float:
-        """Leave the step's gradient in the parameters and return its loss, both over all processes.
+        """Compute a step's gradient and loss, both over all processes.
+
+        Args:
+            rows: numbers of the step's rows, all processes' together.
+            step: index of the step, from 0.
+            optimizer: its parameters get the gradient.
+
+        Returns:
+            Mean −log p of a supervised token of the step, in nats.
 
         Raises:
             UserError: the loss is not finite, or one row alone is too much for the memory.
         """
+        # counted over all processes: dividing by it makes their summed gradients the mean over the step's tokens
         supervised = int(self.data.supervised[rows].sum())
         if supervised == 0:
             raise UserError(f"step {step + 1}: none of its {len(rows)} rows has a supervised token")
@@ -50,16 +69,18 @@ class Stepper:
                 loss = self._accumulate(share, step, supervised)
                 break
             except torch.OutOfMemoryError:
+                # micro-batches that did fit have left their gradients and will be done again
                 optimizer.clear()
                 self._shrink(share)
         loss = self.processes.sum(loss, self.device)
         if not np.isfinite(loss):
             raise UserError(f"step {step + 1}: the loss is {loss}; {self._culprits(share)}")
+        # after the check, so that a loss that is not finite is reported with its rows
         self.processes.sum_gradients(optimizer.parameters)
         return loss
 
     def _accumulate(self, rows: np.ndarray, step: int, supervised: int) -> float:
-        # dropout of a step depends on nothing that happened before it
+        # a step's dropout depends on nothing that happened before it, and differs between processes
         key = hashlib.sha256(f"{self.seed}/{step}/{self.processes.index}".encode()).digest()
         torch.manual_seed(int.from_bytes(key[:8], "little", signed=True))
         total = 0.0
@@ -71,6 +92,7 @@ class Stepper:
             packed=self.packed,
             pad_id=self.data.tokenizer.pad_id,
         ):
+            # no supervised token, so no gradient to compute
             if len(batch.targets) == 0:
                 continue
             loss = sum_nll(self.model, batch, self.dtype) / supervised
@@ -82,8 +104,10 @@ class Stepper:
         torch.cuda.empty_cache()
         longest = int(self.data.tokens[rows].max())
         if self.capacity > longest:
+            # the capacity may have been far above what this step has, so that the smaller of both is halved
             self.capacity = max(longest, min(self.capacity, int(self.data.tokens[rows].sum())) // 2)
             say(f"out of memory: micro-batches of {self.capacity:,} tokens from here on (the maths stays the same)")
+        # last, since it costs a second forward pass
         elif not self.model.is_gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
             self.model.enable_input_require_grads()
@@ -108,11 +132,18 @@ class Stepper:
 
 
 def sum_nll(model: Any, batch: MicroBatch, dtype: torch.dtype) -> torch.Tensor:
-    """Σ −log p(next token) over the supervised positions of a micro-batch, in nats; a float32 scalar.
+    """Return Σ −log p(next token) over the supervised positions of a micro-batch, in nats; a float32 scalar.
 
-    Logits are computed at supervised positions only, [k, vocabulary], and the loss in float32.
+    For packed rows the model computes logits at supervised positions only, [k, vocabulary]. For padded rows it computes
+    all of them. The loss is computed in float32.
+
+    Args:
+        model: a Hugging Face causal model.
+        batch: the micro-batch.
+        dtype: of the matrix products.
     """
     device = batch.input_ids.device
+    # weights that are trained stay in float32; autocast lowers the products alone
     lower = dtype != torch.float32
     with torch.autocast(device.type, dtype=dtype) if lower else nullcontext():
         if batch.layout is not None:
@@ -124,6 +155,7 @@ def sum_nll(model: Any, batch: MicroBatch, dtype: torch.dtype) -> torch.Tensor:
                 packed_rows=batch.layout,
             ).logits[0]
         else:
+            # logits_to_keep takes the same columns of every row, so they are picked afterwards: [n·s, v] → [k, v]
             logits = model(
                 input_ids=batch.input_ids,
                 position_ids=batch.position_ids,
