@@ -8,6 +8,7 @@ from pathlib import Path
 
 from converters.common.errors import UsageError
 
+# up to 64 MiB, every byte: adapters and small models, where reading all of it costs little
 WHOLE_FILE_BYTES = 64 * 2**20
 SAMPLES = 64
 SAMPLE_BYTES = 64 * 2**10
@@ -19,6 +20,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         UsageError: there are none.
     """
+    # sorted: the order on the disk must not change the hash; model*: not an adapter's file
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise UsageError(f"{folder}: no model*.safetensors there")
@@ -28,8 +30,11 @@ def weight_files(folder: Path) -> list[Path]:
 def fingerprint(files: Iterable[Path]) -> str:
     """Identify weight files in little time: 16 hex digits of SHA-256 over names, sizes and contents.
 
-    Files over 64 MiB enter with 64 blocks of 64 KiB, evenly spaced from the first byte to the last: an 8-billion model
-    takes milliseconds. Training moves every weight, so two models that differ differ there.
+    Of a file over 64 MiB only 64 blocks of 64 KiB are read, evenly spaced from the first byte to the last: 4 MiB of a
+    file of any size. Training moves every weight, so two models that differ also differ in these blocks.
+
+    Args:
+        files: in a fixed order, which is part of the hash.
     """
     digest = hashlib.sha256()
     for file in files:
@@ -41,6 +46,7 @@ def fingerprint(files: Iterable[Path]) -> str:
                 digest.update(handle.read())
                 continue
             for sample in range(SAMPLES):
+                # the first sample begins at the first byte, the last one ends at the last
                 handle.seek((size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
                 digest.update(handle.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]

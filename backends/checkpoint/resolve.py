@@ -57,6 +57,7 @@ class CheckpointFiles:
     def stop_ids(self) -> list[int]:
         """Tokens that end an answer: EOS and the template's own."""
         names = (self.tokenizer.special_id(name) for name in self.template.stop)
+        # as a set: the stop of a template is often EOS itself
         return sorted({self.tokenizer.eos_id, *names})
 
     @property
@@ -67,6 +68,7 @@ class CheckpointFiles:
             return None
         audit = read_json(record)["audit"]
         limit = audit["seq_length"]
+        # a row holds one id more than seq_length, since the last one is a target only
         return audit["longest"] if limit is None else min(audit["longest"], limit + 1)
 
     @property
@@ -77,7 +79,7 @@ class CheckpointFiles:
 
     @cached_property
     def identity(self) -> dict[str, str | None]:
-        """What answers depend on, as hashes: weights, base, template, tokenizer."""
+        """Hashes of what answers depend on: weights, base, template, tokenizer."""
         adapter = self.base is not None
         return {
             "checkpoint": fingerprint([self.path / ADAPTER_WEIGHTS] if adapter else weight_files(self.path)),
@@ -103,6 +105,7 @@ class CheckpointFiles:
     @cached_property
     def training(self) -> dict[str, Any] | None:
         """What a finished run was trained on: ``rows``, ``epochs``, ``steps``, ``minutes``; None for anything else."""
+        # a checkpoint inside a run has seen fewer steps than the result says
         run = Run(self.run) if self.run is not None and self.run == self.path else None
         if run is None or run.result is None:
             return None
@@ -126,6 +129,9 @@ def open_checkpoint(
         template: name of the template to ask in; None takes the one beside the weights.
         allow_mismatch: accept a ``template`` other than the one beside the weights.
 
+    Returns:
+        The directories, and template and tokenizer, loaded; weights are not read.
+
     Raises:
         UsageError: nothing can be loaded there, or no template is known.
         UserError: the base or the tokenizer is missing, the base has other weights than the run was trained on, or the
@@ -136,6 +142,7 @@ def open_checkpoint(
 
     folder = Path(locate_model(path))
     if is_mindformers_file(folder):
+        # the run is looked for around the file: the right side is evaluated before folder changes
         folder, run = hf_directory(folder), run_around(folder)
     elif not folder.is_dir():
         raise UsageError(f"{path}: no such run or model directory, nor a .ckpt or .safetensors file")
@@ -143,12 +150,14 @@ def open_checkpoint(
         run = run_around(folder)
     adapter = (folder / ADAPTER_CONFIG).is_file()
     if not adapter and not (folder / MODEL_CONFIG).is_file():
+        # the run is there but its product comes at the end of training
         if run == folder:
             raise UsageError(f"{folder}: this run has no weights yet; its checkpoints are under {folder}/checkpoints")
         raise UsageError(f"{folder}: neither {ADAPTER_CONFIG} nor {MODEL_CONFIG} there; a run or a model is expected")
     below = _find_base(folder, base, run) if adapter else None
     # a run's template and tokenizer before the base's: the model answers in the form it was trained in
     homes = [home for home in (folder, run, below) if home is not None]
+    # not the base: its template is not the one that the adapter was trained in
     chosen = _choose_template(homes[:2] if run else homes[:1], template, allow_mismatch)
     home = next((home for home in homes if has_tokenizer(home)), None)
     if home is None:
@@ -169,6 +178,7 @@ def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
         recorded = load_recipe(run / RECIPE).load_checkpoint
     named = locate_model(given or recorded or "")
     if named and is_mindformers_file(Path(named)):
+        # the hash of the file itself: a run on mindformers weights recorded that one
         _check_base(folder, run, [Path(named)], given)
         return hf_directory(Path(named))
     if not named or not (Path(named) / MODEL_CONFIG).is_file():
@@ -178,7 +188,7 @@ def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
 
 
 def _check_base(folder: Path, run: Path | None, weights: list[Path], given: str | None) -> None:
-    """Refuse a base whose weights are not those that the run was trained on; one named with ``--base`` is said."""
+    """Refuse a base whose weights the run was not trained on; if it was named with ``--base``, print a note instead."""
     file = run / DATA_RECORD if run is not None else None
     trained = read_json(file).get("base") if file is not None and file.is_file() else None
     found = fingerprint(weights)
@@ -205,7 +215,14 @@ def _choose_template(homes: Sequence[Path], name: str | None, allow_mismatch: bo
 
 
 def trained_template(homes: Iterable[Path]) -> tuple[Path, Template] | None:
-    """Return the template that weights were trained in, and the first of some directories that holds it."""
+    """Find the template that weights were trained in.
+
+    Args:
+        homes: directories that may hold it, the first choice first.
+
+    Returns:
+        The directory where it was found, and the template; None where none of them has one.
+    """
     from converters.text.template import Template
 
     home = next((home for home in homes if (home / TEMPLATE).is_file()), None)
@@ -213,12 +230,12 @@ def trained_template(homes: Iterable[Path]) -> tuple[Path, Template] | None:
 
 
 def wanted_template(name: str, trained: Sequence[tuple[Path, Template]], *, allow_mismatch: bool) -> Template:
-    """Return the template of a name.
+    """Return the template with a name, and check that the weights were trained in it.
 
     Args:
         name: as ``--template`` gives it.
         trained: the templates that the weights were trained in, and where that is written.
-        allow_mismatch: take another one than these, and say so.
+        allow_mismatch: accept a name that is none of these, and print a note.
 
     Raises:
         UserError: the weights were trained in another one.
@@ -227,6 +244,7 @@ def wanted_template(name: str, trained: Sequence[tuple[Path, Template]], *, allo
 
     wanted = get_template(name)
     for home, template in trained:
+        # by hash, not by name: the text of a template may have changed under the same name
         if template.hash == wanted.hash:
             continue
         both = f"template {template.name} ({template.hash[:8]}), not {wanted.name} ({wanted.hash[:8]})"

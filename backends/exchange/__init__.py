@@ -15,6 +15,7 @@ __all__ = ["Exchanged", "inspect", "to_hf", "to_mindformers"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
+        # not at the top: importing any module of this package would load all of them
         from backends.exchange import convert, weights_report
 
         return getattr(weights_report if name == "inspect" else convert, name)

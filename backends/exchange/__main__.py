@@ -51,6 +51,7 @@ def _bytes(text: str) -> int:
         UsageError: it is none.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
+    # the place in the text is the power of 1000; a size without a letter is in bytes
     size = float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " ") if found else 0
     if size < 1:
         raise UsageError(f"--max-shard-size {text!r}: expected a size such as 5GB or 500MB")

@@ -72,11 +72,15 @@ def check_matrices(shapes: Mapping[str, tuple[int, ...]], source: str | Path) ->
         shapes: A is [r, in], B is [out, r]; by PEFT name.
         source: where they are from, for errors.
 
+    Returns:
+        Rank, number of layers and module names, which the names and shapes show.
+
     Raises:
         UserError: a matrix without its partner, several ranks, or layers with different modules.
     """
     if not shapes:
         raise UserError(f"{source}: holds no LoRA matrices")
+    # first, because everything below takes two dimensions for granted
     odd = [name for name, shape in shapes.items() if len(shape) != 2]
     if odd:
         raise UserError(f"{source}: {odd[0]} {list(shapes[odd[0]])}: a LoRA matrix has two dimensions")
@@ -90,6 +94,7 @@ def check_matrices(shapes: Mapping[str, tuple[int, ...]], source: str | Path) ->
     if len(ranks) > 1:
         (first, one), (second, other) = list(ranks.items())[:2]
         raise UserError(f"{source}: several ranks ({first} in {one}, {second} in {other}); mindformers' LoRA has one")
+    # mindformers' LoRA has the same modules in every layer, from the first one on: gaps are missing matrices
     layers = 1 + max(layer for layer, _ in found)
     modules = sorted({module for _, module in found})
     wanted = {
@@ -124,6 +129,7 @@ def adapter_from_mindformers(
     read = tensors.read if isinstance(tensors, Tensors) else tensors.__getitem__
     names = _lora_names(tensors)
     found = check_matrices({peft: read(name).shape for peft, name in names.items()}, where)
+    # sorted like those of check_matrices, with which they are compared
     modules = sorted(hf_modules(pet))
     if found.rank != pet.lora_rank:
         raise UserError(f"{where}: rank {found.rank}; pet_config.lora_rank is {pet.lora_rank}")
@@ -145,6 +151,9 @@ def adapter_to_mindformers(
         base: the frozen model, to check the shapes against; None takes the adapter's own if it is there.
         dtype: round to this type; None keeps each matrix's own.
 
+    Returns:
+        Rank and layers of what was written.
+
     Raises:
         UsageError: there is no adapter, or the name of ``out`` says no format.
         UserError: the adapter does more than mindformers' LoRA can, or does not fit its base.
@@ -156,11 +165,15 @@ def adapter_to_mindformers(
     found = check_matrices(shapes, adapter_folder)
     if found.rank != config["r"]:
         raise UserError(f"{adapter_folder}: its matrices have rank {found.rank}, {ADAPTER_CONFIG} says {config['r']}")
+    # an adapter often outlives its base: only one that was named has to be there
     _check_base(shapes, found, base or config.get("base_model_name_or_path"), adapter_folder, required=base is not None)
+    # so that a safetensors file can travel without its directory
     metadata = {METADATA_KEY: json.dumps(config, sort_keys=True)}
     with writing_weights(out, metadata) as (writer, sidecar):
+        # template and tokenizer: a .ckpt has no place for them
         copy_companions(adapter_folder, sidecar)
         write_json(sidecar / ADAPTER_CONFIG, config)
+        # sorted by the new name: the file does not depend on the order in the adapter
         for name in sorted(names, key=names.__getitem__):
             writer.add(names[name], round_to(tensors.read(name), dtype, name))
     return found
@@ -189,6 +202,9 @@ def adapter_to_peft(
         base: value of ``base_model_name_or_path``; None keeps what is recorded.
         dtype: round to this type; None keeps each matrix's own.
         finish: adds to the directory before it gets its name.
+
+    Returns:
+        Rank and layers of what was written.
 
     Raises:
         UserError: rank or targets are not those recorded, or no alpha is.
@@ -256,7 +272,9 @@ def recorded_config(
                 f"{file}: nothing says its lora_alpha (no metadata, no {home.name}, no recipe.yaml of a LoRA above): "
                 "name the recipe that trained it (--config FILE), or the number (--lora-alpha N)"
             )
+        # the dropout is not known and only matters in training
         return peft_config(found.rank, alpha, 0.0, found.modules, ""), None
+    # a second statement may confirm the record but not contradict it: a wrong scaling is not visible in the weights
     stated = of_recipe["lora_alpha"] if of_recipe is not None else alpha
     if stated is not None and stated != config["lora_alpha"]:
         source = recipe or "--lora-alpha"
@@ -291,6 +309,9 @@ def read_adapter_config(folder: Path, refusal: str = NOT_PLAIN) -> dict[str, Any
     Args:
         folder: of the adapter.
         refusal: what the error says of a setting that is not taken.
+
+    Returns:
+        The configuration, as it is in the file.
 
     Raises:
         UsageError: there is no adapter.
@@ -328,12 +349,13 @@ def _check_base(
         return
     shape = exchangeable_shape(read_json(home / MODEL_CONFIG), home / MODEL_CONFIG)
     expected = shape.adapter_shapes(LINEAR_LAYERS, found.rank)
+    # an adapter changes some of the layers only: those that it lacks are not missing
     expected = {name: expected[name] for name in shapes if name in expected}
     check_shapes(shapes, expected, adapter, f"its base {home}")
 
 
 def _lora_names(names: Iterable[str]) -> dict[str, str]:
-    """Map PEFT names to mindformers names; the optimizer's copies (``adam_m.model.layers…``) are left out."""
+    """Map the PEFT name of each LoRA matrix to its mindformers name; optimizer copies (``adam_m.…``) are left out."""
     return {mindformers_to_peft(name): name for name in names if is_lora(name) and name.startswith("model.layers.")}
 
 

@@ -102,10 +102,14 @@ def to_mindformers(
         dtype: round to this type; None keeps each tensor's own.
         base: the frozen model under an adapter, to check its shapes against.
 
+    Returns:
+        What was converted, and what it was.
+
     Raises:
         UsageError: there is nothing to convert, or an option has no use for it.
         UserError: it is damaged, does not fit its configuration, or does more than mindformers can.
     """
+    # a shipped model may be named by its name alone
     source, target = Path(locate_model(path)), Path(out)
     check_output_file(target)
     kind = kind_of(source)
@@ -145,6 +149,9 @@ def to_hf(
         weights: take the frozen weights of a file that holds a LoRA too, and not the LoRA.
         max_shard_bytes: of one safetensors file.
 
+    Returns:
+        What was converted, and what it was.
+
     Raises:
         UsageError: there is nothing to convert, the output is there, or an option has no use for it.
         UserError: it is damaged, or does not fit its configuration.
@@ -159,6 +166,7 @@ def to_hf(
     given = {"config": config, "tokenizer": tokenizer, "base": base, "lora_alpha": lora_alpha, "weights": weights}
     _refuse_unused(kind, source, used, **given)
     if kind == "mindformers-lora" and not weights:
+        # a config.json knows nothing of rank and alpha
         if config is not None and config.suffix not in (".yaml", ".yml"):
             raise UsageError(f"{config}: --config of a LoRA is the mindformers YAML that trained it")
         named = str(base) if base else None
@@ -181,12 +189,14 @@ def kind_of(path: Path) -> Kind:
             return "peft"
         if (path / MODEL_CONFIG).is_file():
             return "hf"
+        # without params.json as well, so that meta_source can say what is missing
         if (path / PARAMS).is_file() or any(path.glob("consolidated.*.pth")):
             return "meta"
         if any(path.glob("pytorch_model*.bin")):
             raise UsageError(f"{path}: no {MODEL_CONFIG} there, and pickled weights are not read")
     elif path.suffix == ".pth":
         raise UsageError(f"{path}: name its directory, which holds {PARAMS} and every shard")
+    # a pickled pytorch_model.bin ends so as well; llama2c_source checks the header
     elif path.suffix == ".bin":
         return "llama2c"
     return _kind_of_weights(open_weights(path))
@@ -194,12 +204,14 @@ def kind_of(path: Path) -> Kind:
 
 def _kind_of_weights(tensors: Tensors) -> Kind:
     names = tensors.names()
+    # before the weights: a file with both is a LoRA unless --weights is given
     if any(".mindpet_delta_lora_" in name for name in names):
         return "mindformers-lora"
     if any(
         name.startswith(("model.tok_embeddings.", "model.norm_out.")) or ".attention_norm." in name for name in names
     ):
         return "mindformers"
+    # the rest is recognised only to say what to name instead
     if any(is_lora(name) for name in names):
         raise UsageError(f"{tensors.path}: matrices of a PEFT adapter; name the directory with its {ADAPTER_CONFIG}")
     if any(name.startswith("model.layers.") for name in names):
@@ -231,9 +243,11 @@ def _model(
             say(f"note: {path}: without a tokenizer; name its vocabulary (tok*.bin) with --tokenizer")
         yield source
         return
+    # a named tokenizer takes the place of all files of the old one, or the two would be mixed
     with TemporaryDirectory() as temporary:
         home = Path(temporary)
         for known in source.homes:
+            # these two belong to the weights and stay
             copy_companions(known, home, (GENERATION_CONFIG, TEMPLATE))
         if tokenizer.is_file() and tokenizer.suffix == ".bin":
             write_tokenizer(tokenizer, home)
@@ -252,16 +266,20 @@ def is_mindformers_file(path: Path) -> bool:
 def hf_directory(file: Path) -> Path:
     """Return ``FILE.hf`` with the weights of a mindformers file in it, converted once.
 
-    It lies beside the file and stays. A sweep, a retention check or a resumed evaluation opens the same file many
-    times, and answers on the disk are known by the directory and the weights they came from: a temporary folder would
-    convert billions of weights each time under another name. A file that has changed since is converted again. Of
-    several processes that ask at once one converts and the others wait for it.
+    The directory stays, because a sweep, a retention check or a resumed evaluation opens the same file many times. A
+    temporary one would cost a conversion each time. It would also have another name each time, and stored answers are
+    found by the name and the weights of the directory. A file that has changed since is converted again. If several
+    processes ask at once, one converts and the others wait.
+
+    Args:
+        file: a ``.ckpt`` or ``.safetensors`` of mindformers.
 
     Raises:
         UsageError: it is not mindformers' file.
         UserError: nothing says its configuration or its scaling, or the folder cannot be written.
     """
     home = sidecar_of(file)
+    # the lock is on the weights themselves: no lock file is left lying about
     with file.open("rb") as handle:
         with suppress(ImportError, OSError):  # a system or a file system without such locks
             import fcntl
@@ -281,6 +299,7 @@ def _convert_once(file: Path, home: Path) -> None:
     kind = kind_of(file)
     if not kind.startswith("mindformers"):
         raise UsageError(f"{file}: not a file of mindformers; name its directory")
+    # before the conversion, and with the way round it
     if not os.access(file.parent, os.W_OK):
         raise UserError(
             f"{file.parent}: cannot be written, and the file is converted beside itself: use "
@@ -289,6 +308,7 @@ def _convert_once(file: Path, home: Path) -> None:
     say(f"{file}: converting into {home} ({status.st_size / 2**20:,.0f} MiB, once; delete it to have the room back)")
 
     def finish(folder: Path) -> None:
+        # inside the directory before it gets its name: a stamp never stands beside other weights
         write_json(folder / STAMP, stamp)
 
     if kind == "mindformers-lora":

@@ -23,6 +23,7 @@ from converters.common.files import write_json
 
 MAGIC = 0x616B3432  # its later formats begin with it
 SPECIALS = ("<unk>", "<s>", "</s>")
+# ids of the 256 single bytes, which follow the specials
 BYTES_FROM, BYTES_TO = 3, 259
 
 
@@ -36,6 +37,7 @@ def llama2c_source(file: Path) -> Source:
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
     header = np.fromfile(file, "<i4", 7).tolist()
+    # 2**24: this format has no magic number, so that only sane sizes tell it from any other file
     if len(header) < 7 or header[0] == MAGIC or not all(0 < abs(number) < 2**24 for number in header):
         raise UserError(f"{file}: not a llama2.c model of its first format (seven numbers, then float32)")
     dim, hidden, layers, heads, kv_heads, vocab, context = header
@@ -44,6 +46,7 @@ def llama2c_source(file: Path) -> Source:
     if dim % heads or heads % kv_heads:
         raise UserError(f"{file}: {dim} wide with {heads} and {kv_heads} heads cannot be")
     shape = LlamaShape(layers, dim, hidden, heads, kv_heads, dim // heads, vocab, tied)
+    # in the order of the file: each kind of weight for all layers, then the next kind
     stacked: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (vocab, dim), "attention_norm": (layers, dim)}
     stacked |= {f"attention.{name}": (layers, *shape.linear_layers[name]) for name in ("wq", "wk", "wv", "wo")}
     stacked |= {"ffn_norm": (layers, dim)}
@@ -51,6 +54,7 @@ def llama2c_source(file: Path) -> Source:
     stacked |= {"norm.weight": (dim,), "rotary tables": (2, context, shape.head_dim // 2)}
     if not tied:
         stacked["output.weight"] = (vocab, dim)
+    # behind the header of seven int32
     entries, place = {}, 28
     for name, widths in stacked.items():
         split = name.startswith(("attention", "feed_forward", "ffn"))
@@ -66,6 +70,7 @@ def llama2c_source(file: Path) -> Source:
     tensors = Tensors(file, entries, {})
     config = shape.to_config() | {
         "max_position_embeddings": context,
+        # the header holds none of these: they are constants in the code of llama2.c
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "bos_token_id": 1,
@@ -94,6 +99,7 @@ def write_tokenizer(file: Path, folder: Path) -> None:
     """
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
+    # behind the length of the longest piece, which is not needed
     data, place = file.read_bytes(), 4
     pieces: list[tuple[str, float]] = []
     try:
@@ -102,26 +108,31 @@ def write_tokenizer(file: Path, folder: Path) -> None:
             piece = data[place + 8 : place + 8 + length]
             if not 0 < length == len(piece):
                 raise ValueError("a piece is cut off")
+            # SentencePiece writes a blank so, and llama2.c stores it as a blank
             pieces.append((piece.decode().replace(" ", "▁"), score))
             place += 8 + length
     except (struct.error, ValueError) as error:
         raise UserError(f"{file}: not a vocabulary of llama2.c ({error})") from error
+    # llama2.c exports <s> and </s> with line breaks around them
     names = [piece.strip() for piece, _ in pieces]
     if tuple(names[:3]) != SPECIALS or names[BYTES_FROM:BYTES_TO] != [f"<0x{byte:02X}>" for byte in range(256)]:
         raise UserError(f"{file}: not a vocabulary of llama2.c (<unk>, <s>, </s> and 256 bytes come first)")
     vocab = dict(zip([*SPECIALS, *(piece for piece, _ in pieces[3:])], range(len(pieces)), strict=True))
     # every split of a piece into two known ones is a merge; the best score joins first
     merges = [
+        # negative, because sorting puts the smallest first
         (-score, left, right)
         for piece, score in pieces[BYTES_TO:]
         for left, right in ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
         if left in vocab and right in vocab
     ]
+    # only this conversion needs the package
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
     pairs = [(left, right) for _, left, right in sorted(merges)]
     tokenizer = Tokenizer(models.BPE(vocab, pairs, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIALS])
+    # a blank before the first word, as SentencePiece and llama2.c put it
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]

@@ -42,6 +42,7 @@ def halves_from_pairs(weight: np.ndarray, heads: int) -> np.ndarray:
         [heads · d, in], rows i and i + d/2 of a head turned together.
     """
     rows, width = weight.shape
+    # [head, pair, which of the two, in] → [head, which of the two, pair, in]
     return weight.reshape(heads, rows // heads // 2, 2, width).transpose(0, 2, 1, 3).reshape(rows, width)
 
 
@@ -56,6 +57,7 @@ def pairs_from_halves(weight: np.ndarray, heads: int) -> np.ndarray:
         [heads · d, in], rows 2i and 2i + 1 of a head turned together.
     """
     rows, width = weight.shape
+    # [head, which of the two, pair, in] → [head, pair, which of the two, in]
     halves = weight.reshape(heads, 2, rows // heads // 2, width)
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows, width)
 
@@ -81,12 +83,16 @@ def meta_source(folder: Path, config: str | Path | None = None) -> Source:
         folder: the directory.
         config: ``config.json`` or a model directory; None makes one of ``params.json``.
 
+    Returns:
+        The model with Hugging Face names, q and k in halves, shards joined when a tensor is read.
+
     Raises:
         UsageError: a file is missing.
         UserError: a file is damaged, shards do not fit each other, or the weights do not fit the configuration.
     """
     shards = _open_shards(folder)
     params = read_json(folder / PARAMS)
+    # a table that is computed from rope_theta
     names = [name for name in shards[0] if name != "rope.freqs"]
     for number, shard in enumerate(shards):
         if set(shard) - {"rope.freqs"} != set(names):
@@ -107,11 +113,13 @@ def _open_shards(folder: Path) -> list[dict[str, Any]]:
     if not (folder / PARAMS).is_file():
         raise UsageError(f"{folder}: no {PARAMS} there")
     files = sorted(file for file in folder.glob("consolidated.*.pth") if _SHARD.fullmatch(file.name))
+    # "or 1": an empty directory lacks the first shard
     for wanted in (folder / f"consolidated.{number:02d}.pth" for number in range(len(files) or 1)):
         if wanted not in files:
             raise UsageError(f"{folder}: {wanted.name} is missing")
     try:
         import torch
+    # torch is needed for pickles alone, so it may well be absent
     except ImportError as error:
         raise UserError(f"{folder}: reading .pth files needs torch: pip install torch") from error
     shards = []
@@ -164,7 +172,13 @@ def _read_joined(name: str, shards: list[dict[str, Any]], axis: int | None) -> n
 
 
 def read_in_halves(read: Callable[[], np.ndarray], name: str, shape: LlamaShape) -> Callable[[], np.ndarray]:
-    """Return a reader that gives the rows of q and k in halves; other weights of Meta's are read as they are."""
+    """Return a reader of one of Meta's weights that puts the rows of q and k in halves and leaves others as they are.
+
+    Args:
+        read: returns the weight [out, in] in Meta's order.
+        name: Meta's name of it, such as ``layers.0.attention.wq.weight``.
+        shape: of the model; says how many heads q and k have.
+    """
     if name.endswith((".wq.weight", ".wk.weight")):
         return lambda: halves_from_pairs(read(), shape.heads if name.endswith(".wq.weight") else shape.kv_heads)
     return read
@@ -175,11 +189,14 @@ def _config_from_params(params: Any, shapes: dict[str, tuple[int, ...]], source:
     needed = ("dim", "n_layers", "n_heads")
     if not isinstance(params, dict) or not all(isinstance(params.get(key), int) for key in needed):
         raise UserError(f"{source}: {', '.join(needed)} are expected")
+    # params.json has the switch but not the factors, and guessed ones would make another model
     if params.get("use_scaled_rope"):
         raise UserError(f"{source}: use_scaled_rope without its factors: name the model's config.json with --config")
     if "layers.0.feed_forward.w1.weight" not in shapes or "tok_embeddings.weight" not in shapes:
         raise UserError(f"{source.parent}: no weights of a Llama there")
+    # the weights are asked, since params.json need not state it
     vocab = shapes["tok_embeddings.weight"][0]
+    # params.json has none of these: the vocabulary tells which Llama it is
     bos, eos = SPECIAL_IDS.get(vocab, (1, 2))
     shape = LlamaShape(
         layers=params["n_layers"],

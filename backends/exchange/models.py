@@ -56,6 +56,7 @@ TRAINING_VALUES = {
     "step_num",
     "weight_decay",
 }
+# the optimizer's copy of a weight: a prefix such as adam_m, then the name of the weight
 _COPY = re.compile(r"(\w+?)[._]((?:model\.|lm_head\.).+)")
 _ROTARY = re.compile(r"model\.(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 _CONCATENATED = re.compile(r"\.(w_qkv|w_gate_hidden)\.")
@@ -105,10 +106,12 @@ def config_from_recipe(config: ModelConfig, source: str | Path) -> dict[str, Any
     Raises:
         UserError: a setting that has no certain counterpart; ``config.json`` itself is needed then.
     """
+    # rotary scaling has several forms and factors, which config.json states exactly
     if config.extend_method not in ("None", None) or config.scaling_factor != 1.0:
         raise UserError(
             f"{source}: extend_method {config.extend_method!r} is not carried over; name the model's own config.json"
         )
+    # attention_bias of Llama sets all four, Qwen2 has three fixed ones
     if config.attn_proj_has_bias and not config.qkv_has_bias:
         raise UserError(f"{source}: attn_proj_has_bias without qkv_has_bias: no Hugging Face Llama or Qwen2 has this")
     return LlamaShape.from_recipe(config).to_config() | {
@@ -152,6 +155,9 @@ def make_source(
         items: weights by Hugging Face name, in any order.
         homes: directories with tokenizer and template; files of a later one replace those of an earlier one.
 
+    Returns:
+        The model; a head that is only a copy of the embedding is left out, and a note says so.
+
     Raises:
         UserError: names or shapes differ; or the output head is said to be the embedding, and is another.
     """
@@ -164,6 +170,7 @@ def make_source(
         say(f"{path}: {HEAD} is the embedding once more and was left out (tie_word_embeddings)")
     expected = shape.parameter_shapes()
     check_shapes({name: item.shape for name, item in items.items()}, expected, path, str(config_path))
+    # in the order of the model: the result does not depend on the order in the source
     return Source(path, config, {name: items[name] for name in expected}, homes)
 
 
@@ -178,6 +185,7 @@ def hf_source(folder: Path) -> Source:
     if not file.is_file():
         raise UsageError(f"{folder}: no {MODEL_CONFIG} there; a Hugging Face model directory is expected")
     config = read_model_config(file)
+    # pickles can run code, so they are not opened
     if not any(folder.glob("*.safetensors")) and any(folder.glob("pytorch_model*.bin")):
         raise UserError(f"{folder}: only pickled weights (.bin); save them once more as safetensors with transformers")
     tensors = open_tensors(folder)
@@ -196,6 +204,9 @@ def mindformers_source(file: Path, config: str | Path | None = None, *, with_lor
         config: ``config.json``, a model directory or a mindformers YAML; None takes what ``FILE.hf`` or the run
             around the file says.
         with_lora: leave LoRA matrices out; else they are an error.
+
+    Returns:
+        The model with Hugging Face names.
 
     Raises:
         UserError: no configuration is known, or the weights do not fit it.
@@ -218,6 +229,7 @@ def mindformers_source(file: Path, config: str | Path | None = None, *, with_lor
 def _recorded_config(file: Path) -> Path | None:
     """Return where the configuration of a mindformers file is written down."""
     run = run_around(file)
+    # first: written by a conversion, which had the whole config.json, of which a recipe states a part
     places = [sidecar_of(file)]
     if run is not None:
         # a fine-tune's recipe need not repeat the sizes of the model it started from
@@ -230,11 +242,14 @@ def _recorded_config(file: Path) -> Path | None:
 
 
 def weight_names(tensors: Tensors, *, with_lora: bool) -> dict[str, str]:
-    """Map the Hugging Face names of a mindformers file's weights to its own; a note counts what is left out.
+    """Map Hugging Face names to the names in a mindformers file; a printed note counts what is left out.
 
     Args:
         tensors: the file.
         with_lora: leave LoRA matrices out; else they are an error.
+
+    Returns:
+        The file's name of each weight by its Hugging Face name.
 
     Raises:
         UserError: a name that mindformers' Llama does not have, or a LoRA that would be lost.
@@ -263,6 +278,7 @@ def weight_names(tensors: Tensors, *, with_lora: bool) -> dict[str, str]:
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise UserError(f"{tensors.path}: not weights of mindformers' Llama: {', '.join(unknown[:5])}{more}")
+    # the weights alone are the base without its training
     if lora and not with_lora:
         raise UserError(
             f"{tensors.path}: holds a LoRA ({len(lora)} matrices) beside the weights, which would be lost here"
@@ -288,11 +304,13 @@ def write_mindformers(source: Source, out: Path, dtype: str | None = None) -> No
         UserError: mindformers' Llama cannot hold some of the weights.
     """
     check_output_file(out)
+    # a reader of that directory could take it for one more shard
     if out.suffix == ".safetensors" and source.path.is_dir() and out.resolve().parent == source.path.resolve():
         raise UsageError(f"{out}: would lie among the model's own shards; name another directory")
     shape = exchangeable_shape(source.config, source.path)
     if shape.mlp_bias:
         raise UserError(f"{source.path}: mlp_bias: mindformers' Llama has no bias there")
+    # mindformers has no head_dim: it would cut the same matrix into other heads
     if shape.head_dim * shape.heads != shape.hidden:
         raise UserError(
             f"{source.path}: head_dim {shape.head_dim}: mindformers' Llama takes hidden_size / heads, "
@@ -343,6 +361,7 @@ def _shown(source: Source, what: str) -> Iterable[tuple[str, Item]]:
 
 def _with_dtype(source: Source, dtype: str | None) -> dict[str, Any]:
     """Return the configuration with the type that the weights are written in."""
+    # a model may mix types (norms in float32): the most frequent one is the model's
     kinds = Counter(item.dtype for item in source.items.values())
     written = dtype or FLOAT_NAMES.get(kinds.most_common(1)[0][0])
     # transformers 5 writes dtype, before it was torch_dtype: whichever the model has stays

@@ -90,13 +90,16 @@ def inspect(path: Path) -> WeightsReport:
     names = [name for name in tensors.names() if is_lora(name)]
     if not names:
         return WeightsReport(path, tensors, None)
+    # a file out of a PEFT adapter, named without its directory
     if not any(".mindpet_delta_lora_" in name for name in names):
         stated = path.parent / ADAPTER_CONFIG
         return WeightsReport(path, tensors, _peft(tensors, read_json(stated) if stated.is_file() else {}))
+    # the optimizer's copies of the matrices have a prefix
     shapes = {mindformers_to_peft(name): tensors.shape(name) for name in names if name.startswith("model.layers.")}
     found = check_matrices(shapes, path)
     try:
         config, _ = recorded_config(path, tensors, found)
+    # a report must not ask for what it can leave out
     except UnknownScaling:
         config = {}
     return WeightsReport(path, tensors, _summary(found.rank, found.layers, found.modules, config))
@@ -108,6 +111,7 @@ def _peft(tensors: Tensors, config: dict[str, Any]) -> dict[str, Any]:
     parts = [name.split(".") for name in tensors if ".lora_A." in name]
     layers = {part[part.index("layers") + 1] for part in parts if "layers" in part}
     modules = sorted({part[part.index("lora_A") - 1] for part in parts})
+    # ranks may differ by layer in PEFT: the most frequent one is shown
     return _summary(ranks.most_common(1)[0][0] if ranks else None, len(layers), modules, config)
 
 

@@ -101,11 +101,13 @@ def main(argv: list[str] | None = None) -> int | None:
         help="where the logits are compared (default: %(default)s)",
     )
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    # "not >" refuses a NaN as well
     if not args.max_shard_size > 0:
         raise UsageError(f"--max-shard-size is {args.max_shard_size}; GB above 0 are expected")
     chosen = [split_weight(text) for text in args.adapter]
     weighted = any(weight is not None for _, weight in chosen)
 
+    # here, so that --help and wrong options do not wait for numpy
     from backends.merge.run import merge
 
     report = merge(
@@ -136,6 +138,7 @@ def split_weight(text: str) -> tuple[str, float | None]:
         UsageError: the weight is not a finite number.
     """
     path, colon, number = text.rpartition(":")
+    # the letters of nan and inf are let through here, to be refused by name below
     if not colon or Path(text).exists() or not re.fullmatch(r"[-+.0-9eEinfan]+", number):
         return text, None
     try:

@@ -1,7 +1,7 @@
-"""LoRA adapters as files: which layers they change and by how much. What is not plain LoRA is refused.
+"""LoRA adapters as files: which layers they change, and with which scaling. What is not plain LoRA is refused.
 
 For a layer y = W x an adapter holds A [r, in] and B [out, r] and adds s·B·A to W (Hu et al. 2021, "LoRA"), with the
-scaling s = alpha / r, or alpha / √r for rsLoRA (Kalajdzievski 2023).
+scaling s = alpha / r, or alpha / √r for rsLoRA (Kalajdzievski 2023, arXiv 2312.03732).
 
 Legend: r rank, in and out the widths of the layer.
 """
@@ -96,6 +96,7 @@ class Adapter:
         for name in (DATA_RECORD, MERGE_REPORT):
             if (self.home / name).is_file():
                 recorded = read_json(self.home / name).get("base")
+                # merge.json has path and hash there, data.json the hash alone
                 return recorded.get("fingerprint") if isinstance(recorded, dict) else recorded
         return None
 
@@ -113,6 +114,9 @@ def open_adapter(path: str | Path, weight: float = 1.0, lora_alpha: float | None
         weight: its factor in a sum.
         lora_alpha: of a mindformers file that nothing describes.
 
+    Returns:
+        The adapter; its matrices stay in the file until they are asked for.
+
     Raises:
         UsageError: there is no adapter.
         UserError: it is not plain LoRA, its tensors do not fit its configuration, the alpha of a mindformers file is
@@ -129,6 +133,7 @@ def open_adapter(path: str | Path, weight: float = 1.0, lora_alpha: float | None
         raise UsageError(f"{source}: no such run, adapter directory or file")
     else:
         raise UsageError(f"{source}: no {ADAPTER_CONFIG} there; a run with LoRA or a PEFT adapter is expected")
+    # now and not when they are added, when half of a large base may have been written
     for factors in adapter.modules.values():
         for name in (factors.a, factors.b):
             if not np.isfinite(adapter.tensors.read(name).astype(np.float32)).all():
@@ -148,6 +153,7 @@ def _open_peft(folder: Path, weight: float) -> Adapter:
     matrices: dict[str, str] = {}
     copies: dict[str, str] = {}
     for name in tensors:
+        # not a part of the update: check_fit compares it with the base
         if name.startswith(_PREFIX) and name.endswith(_COPY):
             copies[name.removeprefix(_PREFIX).removesuffix(_COPY)] = name
         elif _PEFT_NAME.fullmatch(name):
@@ -200,6 +206,7 @@ def _updates(tensors: Tensors, names: dict[str, str], config: dict[str, Any], wh
             raise UserError(f"{tensors.path}: {module}: A {list(a)} and B {list(b)} are not [r, in] and [out, r]")
         rank = _pattern(config.get("rank_pattern"), module, config.get("r"))
         alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+        # the scaling is alpha over this rank, so that a wrong one scales the update wrongly
         if rank != a[0]:
             raise UserError(f"{where}: {module} has rank {a[0]} in the weights and {rank} here; one of them is wrong")
         if not isinstance(alpha, int | float):
@@ -219,4 +226,5 @@ def _pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
 
 def all_modules(adapters: Iterable[Adapter]) -> list[str]:
     """Return the layers that any of the adapters changes, in the order of their first mention."""
+    # a dict, because a set would give another order each time
     return list(dict.fromkeys(module for adapter in adapters for module in adapter.modules))

@@ -51,6 +51,7 @@ class Base:
     @property
     def tied(self) -> bool:
         """Whether the output layer is the embedding matrix."""
+        # a model without a head of its own has tied it, even where no configuration says so
         return bool(self.config.get("tie_word_embeddings")) or self.weight_name(HEAD) not in self.tensors
 
     def weight_name(self, module: str) -> str:
@@ -61,6 +62,12 @@ class Base:
 
 def open_base(path: str | Path) -> Base:
     """Open a model to merge into.
+
+    Args:
+        path: Hugging Face model directory, name of a shipped model, or a mindformers ``.ckpt`` or ``.safetensors``.
+
+    Returns:
+        The base; LoRA matrices and optimizer state of a training checkpoint are left out, and a note says so.
 
     Raises:
         UsageError: there is none.
@@ -74,9 +81,11 @@ def open_base(path: str | Path) -> Base:
     tensors = open_weights(source)
     home = source if source.is_dir() else sidecar_of(source)
     config = read_json(home / MODEL_CONFIG) if (home / MODEL_CONFIG).is_file() else {}
+    # "or {}": the key may be null
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method:
         raise UserError(f"{source}: quantised ({method}); merge into the model in its full precision")
+    # every model has an embedding, and the two sides name it differently
     mindformers = to_mindformers(f"{EMBEDDING}.weight") in tensors
     if mindformers:
         _leave_out_training(tensors)
@@ -152,9 +161,11 @@ def check_recorded(base: Base, adapters: Sequence[Adapter], *, allow: bool) -> N
     for adapter in adapters:
         recorded = adapter.base_fingerprint
         named = Path(adapter.base_name) if adapter.base_name else None
+        # the very directory that the adapter names needs no further proof
         if recorded is None and named is not None and named.resolve() == base.path.resolve():
             continue
         if recorded is None and named is not None and (named / MODEL_CONFIG).is_file():
+            # the model that it names is at hand: its weights tell what its name cannot
             recorded = open_base(named).fingerprint
         if recorded is None:
             about = f"names {adapter.base_name}" if adapter.base_name else "does not name its base"
@@ -165,6 +176,7 @@ def check_recorded(base: Base, adapters: Sequence[Adapter], *, allow: bool) -> N
             continue
         both = f"was trained on weights {recorded}, those of {base.path} are {base.fingerprint}"
         if base.mindformers:
+            # the hash is over bytes of files, which differ between the two forms of the same model
             say(f"note: {adapter.path} {both}; they are the same only if these are those in mindformers' form")
         elif not allow:
             raise UserError(

@@ -67,14 +67,20 @@ def truncate(a: np.ndarray, b: np.ndarray, rank: int) -> Truncated:
         a: float32 [r, in].
         b: float32 [out, r].
         rank: of the result.
+
+    Returns:
+        The two factors and what was left out; their rank is lower where the layer is narrower than ``rank``.
     """
     # float64: the small singular values are what is cut off, and what the error is made of
     q_a, r_a = np.linalg.qr(a.T.astype(np.float64))
     q_b, r_b = np.linalg.qr(b.astype(np.float64))
+    # [r, r] at most: Q_a and Q_b keep lengths, so that its singular values are those of B·A
     left, values, right = np.linalg.svd(r_b @ r_a.T)
     norm = float(np.linalg.norm(values))
+    # after the norm, which the error over all layers needs
     if len(a) <= rank:
         return Truncated(a, b, norm, 0.0)
+    # a narrow layer has fewer singular values than the rank that is asked for
     kept = min(rank, len(values))
     # half of each singular value on either side, so that A and B stay of like size for a type of little range
     root = np.sqrt(values[:kept])
@@ -108,6 +114,9 @@ def write_sum(adapters: Sequence[Adapter], folder: Path, rank: int | None, dtype
         rank: cut every layer to this rank; None keeps the exact sum.
         dtype: type of the factors; None: float32.
 
+    Returns:
+        Ranks, and what truncation left out.
+
     Raises:
         UserError: adapters differ in the shape of a layer, or a factor does not fit the type.
     """
@@ -127,6 +136,7 @@ def write_sum(adapters: Sequence[Adapter], folder: Path, rank: int | None, dtype
                 cut = truncate(a, b, rank)
                 a, b = cut.a, cut.b
                 errors[module] = cut.error
+                # squares add up over layers, norms do not
                 norms, losses = norms + cut.norm**2, losses + cut.lost**2
             ranks[module] = len(a)
             for letter, factor in (("A", a), ("B", b)):
@@ -140,16 +150,23 @@ def write_sum(adapters: Sequence[Adapter], folder: Path, rank: int | None, dtype
 
 def summed_config(adapters: Sequence[Adapter], ranks: dict[str, int]) -> dict[str, Any]:
     """Return ``adapter_config.json`` of an adapter with scaling 1: alpha is the rank, in each layer."""
+    # the most frequent rank goes into r, the others into patterns; of two as frequent the larger, always the same
     common = max(set(ranks.values()), key=lambda r: (list(ranks.values()).count(r), r))
     others = _short_patterns({module: rank for module, rank in ranks.items() if rank != common}, ranks)
     base = next((adapter.base_name for adapter in adapters if adapter.base_name), None)
     task = next((a.config["task_type"] for a in adapters if a.config.get("task_type")), "CAUSAL_LM")
     targets = target_modules(adapters)
+    # alpha = rank in each layer, by the same patterns: scaling 1, since the weights are in B
     return peft_config(common, common, 0.0, targets, base, alpha_pattern=others, rank_pattern=others, task_type=task)
 
 
 def _short_patterns(others: dict[str, int], ranks: dict[str, int]) -> dict[str, int]:
-    """Say ``q_proj: 12`` once where that layer has this rank everywhere, and full names else."""
+    """Shorten a rank pattern: ``q_proj: 12`` where that layer has this rank everywhere, full names elsewhere.
+
+    Args:
+        others: rank by full name, of the layers that do not have the common rank.
+        ranks: rank by full name, of all layers.
+    """
     short: dict[str, int] = {}
     for module, rank in others.items():
         last = module.rpartition(".")[2]
@@ -181,6 +198,10 @@ def _short(adapter: Adapter) -> bool:
 def check_same_base(adapters: Sequence[Adapter], *, allow: bool) -> None:
     """Refuse to add adapters of different bases, as far as bases are recorded.
 
+    Args:
+        adapters: to add; each is compared with the first.
+        allow: print a note about different bases instead of refusing them.
+
     Raises:
         UserError: two records differ and ``allow`` is not set.
     """
@@ -188,6 +209,7 @@ def check_same_base(adapters: Sequence[Adapter], *, allow: bool) -> None:
     for other in adapters[1:]:
         pair = (first.base_fingerprint, other.base_fingerprint)
         if None in pair:
+            # without both hashes, the names of the bases are all there is
             pair = (_resolved(first), _resolved(other))
         if None in pair or pair[0] == pair[1]:
             if None in pair:

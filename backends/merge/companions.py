@@ -44,12 +44,21 @@ MODEL_FILES = (GENERATION_CONFIG, "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*")
 def common_template(adapters: Sequence[Adapter], name: str | None, *, allow: bool) -> Template | None:
     """Return the template that all adapters were trained in, or the one that is asked for.
 
+    Args:
+        adapters: to merge.
+        name: of the template that is asked for; None takes that of the adapters.
+        allow: print a note about a mismatch instead of refusing it; without a name the first template is taken.
+
+    Returns:
+        The template; None, with a note, where no adapter has one and none is asked for.
+
     Raises:
         UserError: they were trained in different ones, or not in the one that is asked for, and ``allow`` is not set.
     """
     known: dict[str, tuple[Path, Template]] = {}
     for adapter in adapters:
         if found := trained_template((adapter.path, adapter.home)):
+            # by hash: runs with the same template count once, whatever they are called
             known.setdefault(found[1].hash, found)
     trained = list(known.values())
     if name:
@@ -71,11 +80,19 @@ def common_template(adapters: Sequence[Adapter], name: str | None, *, allow: boo
 def tokenizer_home(adapters: Sequence[Adapter], base: Path | None) -> Path | None:
     """Return the directory whose tokenizer belongs to the merged weights: the base's unless adapters bring another.
 
+    Args:
+        adapters: to merge; their runs may hold tokenizers.
+        base: directory of the base; None where adapters are added without one.
+
+    Returns:
+        The directory; that of the base may lack a tokenizer. None where there is no base and no adapter has one.
+
     Raises:
         UserError: two adapters bring different ones.
     """
     homes = [home for home in dict.fromkeys([adapter.home for adapter in adapters]) if has_tokenizer(home)]
     hashes = {home: _tokenizer_hash(home) for home in homes}
+    # one id would mean two things, so no tokenizer fits the sum
     if len(set(hashes.values())) > 1:
         first, second = list(hashes)[:2]
         raise UserError(f"{first} and {second} were trained with different tokenizers; their sum has no meaning")
@@ -99,7 +116,15 @@ def _tokenizer_hash(folder: Path) -> str:
 
 
 def copy_tokenizer(home: Path | None, folder: Path) -> Tokenizer | None:
-    """Copy the tokenizer's files and return it; None, said, where there is none that is read here."""
+    """Copy the files of a tokenizer, and load it.
+
+    Args:
+        home: directory that holds it; None where there is none.
+        folder: existing directory to copy to.
+
+    Returns:
+        The tokenizer; None, with a note, where there is none or its kind is not supported here.
+    """
     if home is None or not has_tokenizer(home):
         say("note: there is no tokenizer beside the base or the adapters; none goes along")
         return None
@@ -114,7 +139,14 @@ def copy_tokenizer(home: Path | None, folder: Path) -> Tokenizer | None:
 
 
 def write_template(template: Template | None, tokenizer: Tokenizer | None, folder: Path, *, served: bool) -> None:
-    """Write ``template.json``, and for a model that can be served the forms that servers read."""
+    """Write ``template.json``, and for a model that can be served the forms that servers read.
+
+    Args:
+        template: to write; None writes nothing.
+        tokenizer: names the stop tokens of Ollama's ``Modelfile``; without it there is none.
+        folder: existing directory.
+        served: also write ``chat_template.jinja`` and ``Modelfile``.
+    """
     if template is None:
         return
     write_json(folder / TEMPLATE, template.to_json())
@@ -138,13 +170,21 @@ def write_template(template: Template | None, tokenizer: Tokenizer | None, folde
 
 
 def write_model_files(base: Base, folder: Path, dtype: str | None, *, untied: bool) -> None:
-    """Write the base's configuration with the new type, and copy what else belongs to a model."""
+    """Write the configuration of a merged model, and copy what else belongs to it.
+
+    Args:
+        base: model that was merged into.
+        folder: existing directory.
+        dtype: type that all weights were rounded to; None leaves the base's entry.
+        untied: the merged model has a head of its own, which the base has not.
+    """
     config: dict[str, Any] = dict(base.config)
     if dtype is not None:
         # older transformers read the second name only
         config.pop("dtype", None)
         config["torch_dtype"] = dtype
     if untied:
+        # else transformers would put the embedding in the place of the head that was written
         config["tie_word_embeddings"] = False
     write_json(folder / MODEL_CONFIG, config)
     for pattern in MODEL_FILES:
@@ -163,12 +203,14 @@ def jinja(template: Template) -> str:
     def expression(pattern: str, slots: dict[str, str]) -> str:
         pieces = [piece for piece in _SLOT.split(pattern) if piece]
         roles = {"{bos}": "(bos_token or '')", "{eos}": "eos_token"}
+        # JSON text is a valid Jinja literal, quotes and line breaks included
         parts = [slots.get(piece) or roles.get(piece) or json.dumps(piece, ensure_ascii=False) for piece in pieces]
         return "{{- " + " ~ ".join(f"({part})" if "|" in part else part for part in parts) + " -}}" if parts else ""
 
     def refuse(reason: str) -> str:
         return "{{- raise_exception(" + json.dumps(reason) + ") -}}"
 
+    # a question with a passage is one turn: all before the last blank line is the passage
     parts = "message['content'].rpartition('\\n\\n')"
     user = {"{user}": text, "{passage}": f"{parts}[0]", "{question}": f"{parts}[2]"}
     first = expression(_first(template), user)
@@ -187,6 +229,7 @@ def jinja(template: Template) -> str:
     answer = expression(template.answer + template.after, {"{answer}": text})
     return "\n".join(
         (
+            # a namespace, because a plain variable set inside a loop of Jinja is lost after each round
             "{%- set ns = namespace(system=none, first=true) -%}",
             "{%- for message in messages -%}",
             "{%- if message['role'] == 'system' -%}",
@@ -217,6 +260,7 @@ def modelfile(template: Template, tokenizer: Tokenizer) -> str | None:
     """
     if "{passage}" in template.first:
         return None
+    # reversed: if an id has two names, the first one is kept
     names: dict[int | None, str] = {number: name for name, number in reversed(tokenizer.specials.items())}
     eos = names.get(tokenizer.eos_id, "")
     roles = {"{bos}": names.get(tokenizer.bos_id, ""), "{eos}": eos}
@@ -240,7 +284,9 @@ def modelfile(template: Template, tokenizer: Tokenizer) -> str | None:
     asked = f"{{{{ if $.System }}}}{with_system}{{{{ else }}}}{first}{{{{ end }}}}"
     question = "{{ if $first }}{{ $first = false }}" + asked + "{{ else }}" + later + "{{ end }}"
     turn = '{{ if eq .Role "user" }}' + question + '{{ else if eq .Role "assistant" }}' + answer + "{{ end }}"
+    # a variable of Go's templates that is set inside a range keeps its value in the next round
     body = "{{ $first := true }}{{ range .Messages }}" + turn + "{{ end }}"
+    # dict.fromkeys: EOS is often a stop of the template, too
     stops = list(dict.fromkeys([*template.stop, eos]))
     notes = ["ollama create NAME -f Modelfile, in this directory"]
     if "{bos}" not in template.first + (template.first_with_system or "") and tokenizer.bos_id is not None:

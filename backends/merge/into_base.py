@@ -63,12 +63,16 @@ def add_update(
         dtype: type of the result; None is that of W.
         name: of the tensor, for errors.
 
+    Returns:
+        The sum [out, in] in the new type, and how large update and rounding were.
+
     Raises:
         UserError: a result is not finite.
     """
     out = np.empty(weight.shape, numpy_types()[FLOATS[dtype]] if dtype else weight.dtype)
     squares = np.zeros(3)
     largest, highest = 0.0, 0.0
+    # by blocks: the whole of B·A in float32 would be twice the size of a 16-bit weight
     for rows in rows_in_blocks(weight.shape):
         # what is not finite is looked for below: numpy need not warn
         with np.errstate(over="ignore", invalid="ignore"):
@@ -92,6 +96,7 @@ def _square(values: np.ndarray) -> float:
 
 
 def _ratio(part: Any, whole: Any) -> float:
+    # weights of zeros, or an update of zeros, have no ratio
     return float(part / whole) if whole else 0.0
 
 
@@ -107,7 +112,7 @@ def unties(base: Base, adapters: Sequence[Adapter]) -> bool:
 def write_merged(
     base: Base, adapters: Sequence[Adapter], writer: CkptWriter | ShardWriter, dtype: str | None
 ) -> dict[str, Change]:
-    """Write the merged weights and return what changed, by layer.
+    """Write the merged weights, and return how much each layer changed.
 
     Besides buffers of some MiB, memory holds one tensor as read and as written.
 
@@ -116,6 +121,9 @@ def write_merged(
         adapters: what to add; they fit it (:func:`backends.merge.base.check_fit`).
         writer: where to.
         dtype: type of all floating-point tensors; None leaves each as it is.
+
+    Returns:
+        Size of update and rounding by Hugging Face name of the layer, for the layers that an adapter changes.
 
     Raises:
         UserError: a value in the base or a result is not finite, or the disk is full.
@@ -126,6 +134,7 @@ def write_merged(
     changes: dict[str, Change] = {}
     for name in progress(base.tensors, total=len(base.tensors), desc="merge", unit="tensor"):
         weight = _read(base, name)
+        # the head is written beside the embedding that it parts from, while that is in memory
         if name == base.weight_name(EMBEDDING) and unties(base, adapters):
             merged, changes[HEAD] = add_update(weight, *summed(adapters, HEAD), dtype, HEAD)
             writer.add(head, merged)
@@ -135,6 +144,7 @@ def write_merged(
         if module is not None:
             merged, changes[module] = add_update(weight, *summed(adapters, module), dtype, module)
         else:
+            # other types (tables of integers) have nothing to round
             merged = round_to(weight, dtype, name) if base.tensors.dtype(name) in ROUNDOFF else weight
         writer.add(name, merged)
     return changes

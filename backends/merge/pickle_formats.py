@@ -44,6 +44,7 @@ def to_bin(folder: Path) -> None:
         renamed[file.name] = file.name.replace("model", "pytorch_model", 1).replace(".safetensors", ".bin")
         torch.save({name: _mapped(tensors.entries[name]) for name in names}, folder / renamed[file.name])
         weight_map.update(dict.fromkeys(names, renamed[file.name]))
+        # after each shard: the disk holds the model once, and one shard of it twice
         file.unlink()
     index = folder / MODEL_INDEX
     if index.is_file():
@@ -53,7 +54,12 @@ def to_bin(folder: Path) -> None:
 
 
 def meta_obstacle(config: dict[str, Any], names: list[str]) -> str | None:
-    """Return why a model cannot be written in Meta's form, or None."""
+    """Return why a model cannot be written in Meta's form, or None if it can.
+
+    Args:
+        config: content of ``config.json``.
+        names: Hugging Face names of its weights.
+    """
     if config.get("model_type") != "llama":
         return f"Meta's form is for Llama, this is {config.get('model_type')!r}"
     biased = next((name for name in names if name.endswith(".bias")), None)
@@ -77,6 +83,7 @@ def to_meta(folder: Path) -> None:
         for name in source:
             writer.add(meta_name(name), _in_pairs(name, source.read(name), shape))
         if HEAD not in source:
+            # Meta's form knows no tied head
             writer.add("output.weight", source.read(EMBEDDING))
     staged = open_tensors(stage)
     torch.save({name: _mapped(entry) for name, entry in staged.entries.items()}, folder / META_FILE)
@@ -84,6 +91,7 @@ def to_meta(folder: Path) -> None:
     stage.rmdir()
     for file in {entry.file for entry in source.entries.values()}:
         file.unlink()
+    # what is of Hugging Face would make readers look for weights in that form
     for left in (MODEL_INDEX, MODEL_CONFIG, GENERATION_CONFIG):
         (folder / left).unlink(missing_ok=True)
     write_json(folder / PARAMS, params)
@@ -112,6 +120,7 @@ def meta_params(config: dict[str, Any]) -> dict[str, Any]:
     """
     shape = LlamaShape.from_config(config, MODEL_CONFIG)
     dim, width = shape.hidden, shape.intermediate
+    # transformers 5 moved rope_theta into rope_parameters
     rope = config.get("rope_parameters") or config
     params: dict[str, Any] = {
         "dim": dim,
@@ -122,12 +131,14 @@ def meta_params(config: dict[str, Any]) -> dict[str, Any]:
         "norm_eps": config["rms_norm_eps"],
         "rope_theta": rope.get("rope_theta", 10000.0),
     }
+    # params.json has a switch for this, not the factors
     if config.get("rope_scaling"):
         params["use_scaled_rope"] = True
     plain = int(8 * dim / 3)
     # Meta's own models first (256, 1024, 4096, with 1.3 in Llama 2 70B and 3), then whatever gives the width
     multiple = width & -width  # the largest power of two in it
     for unit in (256, 1024, 4096, multiple):
+        # the last one is solved from the formula, half a unit below so that rounding up meets the width
         for multiplier in (None, 1.3, (width - unit / 2) / plain):
             if -(-int((multiplier or 1.0) * plain) // unit) * unit == width:
                 params["multiple_of"] = unit
@@ -138,7 +149,7 @@ def meta_params(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def pickled_reader(folder: Path, config: dict[str, Any]) -> Callable[[str], np.ndarray]:
-    """Return what reads a tensor of either form by its Hugging Face name; files are mapped, not loaded.
+    """Return a function that reads a tensor of either form by its Hugging Face name; files are mapped, not loaded.
 
     Args:
         folder: holds ``consolidated.00.pth``, else ``pytorch_model*.bin``.
@@ -153,6 +164,7 @@ def pickled_reader(folder: Path, config: dict[str, Any]) -> Callable[[str], np.n
 
     def stored(name: str) -> np.ndarray:
         if tensors[name].dtype == torch.bfloat16:
+            # numpy has no bfloat16, so torch refuses to hand it over: the bits go as int16
             return tensors[name].view(torch.int16).numpy().view(numpy_types()["BF16"])
         return tensors[name].numpy()
 
@@ -171,6 +183,7 @@ def _mapped(entry: Entry) -> torch.Tensor:
     # copy on write: torch wants memory that could be written to
     (start, _), *more = entry.pieces
     assert not more  # safetensors are never in pieces
+    # at least one element, since an empty range cannot be mapped
     values = np.memmap(entry.file, word, "c", start, (max(1, entry.size),))[: entry.size]
     tensor = torch.from_numpy(np.asarray(values))
     return (tensor.view(torch.bfloat16) if entry.dtype == "BF16" else tensor).reshape(entry.shape)

@@ -158,12 +158,16 @@ def merge(
         verify: compare logits with peft's, which needs the base in float32 in memory.
         device: for that comparison: auto, cpu or cuda.
 
+    Returns:
+        What was written and verified, as ``merge.json`` holds it.
+
     Raises:
         UsageError: arguments do not go together.
         UserError: something cannot be merged as asked; nothing is left under the final name.
     """
     target = Path(out)
     _check(adapters, target, base, weights, format, rank)
+    # before anything large is opened
     if target.exists() and not overwrite:
         raise UsageError(f"{out}: exists; --overwrite replaces it, --out DIR writes elsewhere")
     opened = [
@@ -210,6 +214,7 @@ def _into_base(
     untied = unties(base, adapters)
     if untied:
         say("note: the output layer was the embedding matrix; with an adapter on it the two part (tie_word_embeddings)")
+    # & ROUNDOFF: integers are copied as they are
     kinds = {FLOATS[dtype]} if dtype else {base.tensors.dtype(name) for name in base.tensors} & ROUNDOFF.keys()
     with _destination(base, out) as (folder, file):
         with weights_writer(file) if file else ShardWriter(folder, max_shard_bytes=max_shard_bytes) as writer:
@@ -235,6 +240,7 @@ def _destination(base: Base, out: Path) -> Iterator[tuple[Path, Path | None]]:
         with writing_directory(out) as folder:
             yield folder, None
         return
+    # the file gets its name first, then the directory: contexts are left from last to first
     with writing_directory(sidecar_of(out)) as folder, atomic(out) as temporary:
         yield folder, temporary
 
@@ -245,6 +251,7 @@ def _written(base: Base, folder: Path, file: Path | None, form: Format) -> Calla
         return open_weights(file or folder).read
     from backends.merge.pickle_formats import pickled_reader, to_bin, to_meta
 
+    # before the check, which then reads the form that stays on the disk
     to_bin(folder) if form == "bin" else to_meta(folder)
     return pickled_reader(folder, base.config)
 
@@ -270,8 +277,10 @@ def _check(
         raise UsageError(f"--rank is {rank}; 1 or more is expected")
     if not base and form != "safetensors":
         raise UsageError(f"--format {form} is for whole models: name the --base, or leave it out")
+    # with a rank or a weight it is a truncated or a scaled copy
     if not base and len(adapters) == 1 and rank is None and weights is None:
         raise UsageError("one adapter alone is nothing to merge; --base DIR adds it to its base, PATH:WEIGHT scales it")
+    # replacing --out would delete what is still read
     for path in [base, *adapters]:
         if path and (out.resolve() == Path(path).resolve() or out.resolve() in Path(path).resolve().parents):
             raise UsageError(f"--out {out} holds {path}, which is read; write elsewhere")
@@ -311,6 +320,7 @@ def _logits(
     if tokenizer is None:
         return "not compared: there is no tokenizer to write prompts with"
     check = compare_logits(folder, base.path, adapters, prompts(template, tokenizer), kinds, device)
+    # "not <=" refuses a NaN, too
     if not check.difference <= check.limit:
         raise UserError(
             f"logits of the merged model are {check.difference:.3g} standard deviations from the adapter's, "

@@ -59,12 +59,15 @@ def check_tensors(base: Base, adapters: Sequence[Adapter], read: Callable[[str],
     # sums of float32 products here: error far below that of a 16-bit rounding, about that of a float32 one
     noise = 32 * ROUNDOFF["F32"]
     unit = roundoff + noise
+    # near zero rounding is absolute: 2^-24 is the smallest float16, 2^-126 the smallest normal float32 and bfloat16
     tiny = 2.0**-24 if "F16" in kinds else 2.0**-126
     modules = {base.weight_name(module): module for adapter in adapters for module in adapter.modules}
+    # a fixed seed: a check that fails, fails again
     random = np.random.default_rng(0)
     worst = 0.0
     names = [*base.tensors]
     if unties(base, adapters) and base.weight_name("lm_head") not in base.tensors:
+        # a head that was untied is in the result and not in the base
         names.append(base.weight_name("lm_head"))
     for name in progress(names, desc="check", unit="tensor"):
         module = modules.get(name)
@@ -91,6 +94,7 @@ def check_tensors(base: Base, adapters: Sequence[Adapter], read: Callable[[str],
             expected = matrix[rows].astype(np.float32) @ x + update[rows]
             bound = unit * (np.abs(now) @ np.abs(x)) + noise * size[rows] + tiny * np.abs(x).sum()
             part = float((np.abs(now @ x - expected) / bound).max(initial=0.0))
+            # "not <=" refuses a NaN as well
             if not part <= 1.0:
                 raise UserError(f"{name}: what was written is not base and adapters: {part:.3g} × its rounding off")
             worst = max(worst, part)
@@ -145,6 +149,12 @@ def compare_logits(
         rows: token ids of the prompts.
         kinds: floating-point types that were written.
         device: auto, cpu or cuda.
+
+    Returns:
+        The differences, in standard deviations of the logits of base and adapters.
+
+    Raises:
+        UserError: ``cuda`` is asked for and torch sees no such device.
     """
     import torch
 
@@ -158,8 +168,10 @@ def compare_logits(
     if kinds != {"F32"}:
         _disturb(model, max(ROUNDOFF[kind] for kind in kinds))
         noisy = _logits(model, rows, target)
+    # one float32 model in memory at a time
     del model
     found = _logits(_load(merged).to(target).eval(), rows, target)
+    # the unit of all figures: logits have no scale of their own
     spread = float(beside.std())
     return LogitCheck(
         tokens=len(beside),
@@ -171,10 +183,16 @@ def compare_logits(
 
 
 def prompts(template: Template | None, tokenizer: Tokenizer) -> list[list[int]]:
-    """Return a few questions as token ids, in the template where one is known."""
+    """Return a few questions as token ids.
+
+    Args:
+        template: to ask them in; None, or one that needs a passage, leaves them as plain text.
+        tokenizer: of the merged model.
+    """
     from converters.text.conversation import Turn
     from mindrecord.tokens.encode import encode_prompts
 
+    # a template with a passage has no form for a question alone
     if template is None or "{passage}" in template.first:
         return [ids for ids in tokenizer.encode_batch(TEXTS) if ids]
     return encode_prompts([[Turn("user", text)] for text in TEXTS], template, tokenizer)
@@ -193,6 +211,7 @@ def _load(path: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    # float32 and plain attention, so that differences come from the weights and not from the computation
     return AutoModelForCausalLM.from_pretrained(
         path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, trust_remote_code=False
     )
@@ -208,6 +227,7 @@ def _beside(model: Any, adapters: Sequence[Adapter]) -> Any:
     for name, adapter in zip(names[1:], adapters[1:], strict=True):
         tuned.load_adapter(str(adapter.path), adapter_name=name)
     tuned.base_model.set_adapter(names)
+    # peft has no weight for an adapter, but a scaling for each layer that it is on
     for layer in tuned.modules():
         if isinstance(layer, LoraLayer):
             for name, adapter in zip(names, adapters, strict=True):
@@ -220,6 +240,7 @@ def _disturb(model: Any, roundoff: float) -> None:
     """Change every weight by a random part of at most ``roundoff``, as rounding does."""
     import torch
 
+    # drawn on the CPU: the same noise, and the same limit, on every device
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -232,4 +253,5 @@ def _logits(model: Any, rows: Sequence[list[int]], device: torch.device) -> torc
     import torch
 
     with torch.no_grad():
+        # one prompt at a time: no padding whose mask could make a difference
         return torch.cat([model(torch.tensor([ids], device=device)).logits[0].float().cpu() for ids in rows])
