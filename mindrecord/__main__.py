@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _write(args: argparse.Namespace) -> None:
+    # commands are imported where they run: numpy and tokenizers would slow --help
     from mindrecord.commands import write_mindrecord
 
     written = write_mindrecord(
@@ -67,6 +68,7 @@ def _show(args: argparse.Namespace) -> None:
         over_length=args.over_length,
     )
     rows, (name, digest) = shown.rows, shown.template
+    # NO_COLOR: the convention of no-color.org
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     opening, closing = ("\x1b[32m", "\x1b[0m") if colour else ("⟦", "⟧")
     supervised = rows.supervised

@@ -94,6 +94,7 @@ def write_mindrecord(
         say(line)
     audit.check(max_unsupervised)
     if pack:
+        # one id more than the model input: the last id of a row is only a target
         rows = pack_rows(rows, seq_length + 1, opened.bos_id)
     sidecar = {
         "files": [{"path": str(file), "sha256": sha256_file(file)} for file in conversations],
@@ -278,9 +279,11 @@ def show(
     if is_mindrecord(path):
         sidecar = check(
             path,
+            # without a limit asked for, compare the file with itself
             seq_length=seq_length or row_length(read_header(path)) - 1,
             template_hash=form.hash if form else None,
             tokenizer_hash=opened.hash,
+            # nothing is trained here, so rows that see each other do no harm
             packed_allowed=True,
         )
         used = sidecar.get("template") or {"name": "unknown", "hash": ""}
@@ -293,7 +296,16 @@ def show(
 
 
 def marked_text(rows: TokenRows, i: int, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
-    """Return a row's text, special tokens by name, cut into pieces ``(text, supervised)``."""
+    """Return a row's text, cut where training on it begins or ends.
+
+    Args:
+        rows: the rows.
+        i: which of them, from 0.
+        tokenizer: of their ids.
+
+    Returns:
+        ``(text, whether it is trained on)`` of each piece; special tokens stand in the text by name.
+    """
     ids, labels = rows.row(i)
     marks = (labels >= 0).tolist()
     cuts = [j for j in range(1, len(ids)) if marks[j] != marks[j - 1]]

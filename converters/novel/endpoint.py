@@ -127,6 +127,7 @@ class Endpoint:
             except _PassingError as error:
                 if attempt == self.tries or self.stop.is_set():
                     raise EndpointError(f"{self.url}: {error}, {attempt} times over") from None
+                # spread at random, so that requests refused together do not all come back together
                 wait = self.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
                 self._count(retries=1)
                 # not a sleep: when the run ends, nobody waits for this
@@ -138,6 +139,7 @@ class Endpoint:
 
         self._count(requests=1)
         try:
+            # the raw response, because only its content type tells a stream from a whole answer
             response = self._client.chat.completions.with_raw_response.create(
                 model=self.model,
                 messages=[{"role": "user", "content": prompt}],
@@ -164,8 +166,10 @@ class Endpoint:
                     finished = choice.finish_reason or finished
         except openai.APIError as error:
             raise _PassingError(f"the server says {str(error.body or error)[:200]}") from None
+        # the client does not check what it parses: any field may be missing or of another type
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             finished = None
+        # a whole answer has a text, be it empty; a stream may end without any
         if finished is None or not (streamed or pieces):
             shown = response.content[:120].decode(errors="replace")
             fault = "the stream broke off" if streamed else "an answer that is no whole chat completion"
@@ -186,12 +190,14 @@ class Endpoint:
         detail = " ".join(response.text[:2_000].split())[:200]
         message = f"HTTP {response.status_code} {response.reason_phrase}{': ' if detail else ''}{detail}"
         if response.status_code in _PASSING or response.status_code >= 500:
+            # the header may also hold a date; then our own wait applies
             wished = response.headers.get("retry-after", "")
             return _PassingError(message, float(wished) if wished.isdecimal() else None)
         hint = f"; set {' or '.join(self.key_names)}" if response.status_code in (401, 403) else ""
         return EndpointError(f"{self.url}: {message}{hint}")
 
     def _count(self, **counts: int) -> None:
+        # several threads ask at the same time
         with self._lock:
             self.usage.add(counts)
 
@@ -216,6 +222,7 @@ def _client(url: str, key: str, timeout: float) -> openai.OpenAI:
 
     return openai.OpenAI(
         base_url=url,
+        # the client does not start without a key; only_this_key takes this one out again
         api_key=key or "none",
         timeout=timeout,
         # an answer that came and is none is tried again, too: both sorts of tries are counted in Endpoint.ask
@@ -237,9 +244,17 @@ class Done(Generic[T, R]):
 
 
 def side_by_side(jobs: Iterable[T], work: Callable[[T], R], threads: int) -> Iterator[Done[T, R]]:
-    """Do jobs, at most ``threads`` at a time; yield them as they are done.
+    """Do jobs in threads and yield each as it is done, in any order.
 
     The threads are daemons: when the caller leaves, nothing waits for a server that does not answer.
+
+    Args:
+        jobs: what to do; taken one by one as threads become free.
+        work: does one job.
+        threads: jobs at a time.
+
+    Returns:
+        Each job with its result, or with the exception that ``work`` raised.
     """
     todo: queue.SimpleQueue[T | None] = queue.SimpleQueue()
     done: queue.SimpleQueue[Done[T, R]] = queue.SimpleQueue()
@@ -265,5 +280,6 @@ def side_by_side(jobs: Iterable[T], work: Callable[[T], R], threads: int) -> Ite
         for _ in range(running):
             yield done.get()
     finally:
+        # one for each thread, which ends when it takes it
         for _ in range(threads):
             todo.put(None)

@@ -26,6 +26,7 @@ PROMPTS = Path(__file__).parent / "prompts"
 REPLIES = 3
 """Times that a sampling model is asked again for an answer of the right form."""
 BEST = 10
+# the minus belongs to the number, so that a negative score is refused instead of read as a positive one
 _SCORE = re.compile(r"(?:score|rating|评分|得分|分数|答案)[^\d\n-]{0,8}(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -52,6 +53,10 @@ class Written:
 
 def read_prompt(path: Path, needed: Sequence[str]) -> str:
     """Read a prompt file.
+
+    Args:
+        path: the file.
+        needed: names that must stand in it in braces.
 
     Raises:
         UsageError: it is missing, not UTF-8, or lacks a place such as ``{passage}``.
@@ -128,14 +133,20 @@ class Writer:
         }
 
     def work(self, passage: Passage) -> Written:
-        """Have a pair written from a passage, and scored."""
+        """Have a pair written from a passage, and scored.
+
+        Raises:
+            UserError: a server refuses, or does not answer after all tries.
+        """
         reply = ""
+        # at temperature 0 the same question would get the same answer
         for _ in range(REPLIES if self.generator.temperature else 1):
             answer = self.generator.ask(filled(self.generator_prompt, {"passage": passage.text}))
             reply = answer.text
             if self.writes == "pair":
                 pair = find_pair(reply)
             else:
+                # an answer cut at the token limit ends inside a sentence
                 text = whole_sentences(reply) if answer.cut else reply.strip()
                 pair = (passage.text, text) if text else None
             if pair:
@@ -180,6 +191,7 @@ class PairLog:
             [(_, first), *rest], whole = read_log(self.path)
             old = first["identity"]
             for _, row in rest:
+                # every line has the totals so far, so the last one counts
                 self.usage = row.pop("usage")
                 self.rows[row["id"]] = Written(**row)
         except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -211,13 +223,19 @@ class PairLog:
 
 
 def write_pairs(passages: Sequence[Passage], writer: Writer, log: PairLog) -> Iterator[Written]:
-    """Ask for the passages that the log lacks; then yield all in the order of the passages.
+    """Ask for the passages that the log lacks, then yield all of them in the order of the passages.
+
+    Args:
+        passages: what the generator is shown.
+        writer: both models and how they are asked.
+        log: answers of earlier runs; new ones are appended as they come.
 
     Raises:
         UserError: a server refuses, or does not answer after all tries; what was answered is in the log.
     """
     sides = {"generator": writer.generator, "judge": writer.judge}
     for name, endpoint in sides.items():
+        # the totals include what earlier runs spent
         endpoint.usage.add(log.usage.get(name, {}))
     missing = [passage for passage in passages if passage.id not in log.rows]
     if log.rows:
@@ -226,6 +244,7 @@ def write_pairs(passages: Sequence[Passage], writer: Writer, log: PairLog) -> It
         with progress(total=len(missing), desc="pairs", unit="pair") as bar:
             for done in side_by_side(missing, writer.work, writer.concurrency):
                 if done.error is not None:
+                    # a fault of this program, not of a server: show where it is
                     if not isinstance(done.error, UserError):
                         raise done.error
                     so_far = len(passages) - len(missing) + int(bar.n)

@@ -13,6 +13,7 @@ from converters.common.errors import UserError
 
 _NUMERAL = "[0-9０-９零〇一二三四五六七八九十百千两]"
 _HEADING = re.compile(
+    # 卷 部 集 篇 are common in prose and need a gap behind them; after 章 回 节 a title may follow directly
     rf"(?:正文\s*)?第\s*{_NUMERAL}+\s*[章回节節卷部集篇](?:\s|[：:、.．]|$).{{0,40}}"
     rf"|第\s*{_NUMERAL}+\s*[章回节節]\S{{0,30}}"
     r"|(?:序章|序言|楔子|引子|尾声|后记|番外)(?:\s|[：:、.．]|$).{0,30}"
@@ -97,6 +98,7 @@ def decode(data: bytes, name: str, encoding: str = "auto") -> tuple[str, str]:
         UserError: it is in none of them.
     """
     found = []
+    # UTF-8 first: text in GBK is hardly ever valid UTF-8, but almost any bytes can be read as GB18030
     for one in ("utf-8-sig", "gb18030") if encoding == "auto" else (encoding,):
         try:
             return data.decode(one), one.removesuffix("-sig")
@@ -106,7 +108,7 @@ def decode(data: bytes, name: str, encoding: str = "auto") -> tuple[str, str]:
 
 
 def tidy(text: str) -> str:
-    """Lines without the spaces around them, and no empty ones."""
+    """Strip the spaces around each line and leave out empty lines."""
     lines = (line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
     return "\n".join(line for line in lines if line)
 
@@ -132,6 +134,7 @@ def sentences(text: str) -> list[str]:
         for match in _END.finditer(line):
             cut.append(line[start : match.end()])
             start = match.end()
+        # an empty line is kept, so that the sentences joined again are the text
         if start < len(line) or not line:
             cut.append(line[start:])
         cut[-1] += "\n"
@@ -149,7 +152,16 @@ def whole_sentences(text: str) -> str:
 
 
 def _fill(lengths: list[int], start: int, bounds: Bounds) -> tuple[int, bool]:
-    """The sentence after the longest passage from ``start`` that the bounds allow, and whether it is long enough."""
+    """Find the longest passage that starts at a sentence.
+
+    Args:
+        lengths: characters of each sentence.
+        start: the first sentence of the passage.
+        bounds: the fewest and the most characters of the passage.
+
+    Returns:
+        The sentence after the passage, and whether the passage is long enough.
+    """
     total, end = 0, start
     while end < len(lengths) and total + lengths[end] <= bounds.most:
         total += lengths[end]
@@ -198,7 +210,16 @@ def pairs(
 
 
 def chunks(chapter: Chapter, bounds: Bounds, leftover: Leftover) -> Iterator[tuple[int, str]]:
-    """Yield ``(start, text)`` of the passages of a chapter, one behind the other."""
+    """Yield the passages of a chapter, one after the other without overlap.
+
+    Args:
+        chapter: its text.
+        bounds: the fewest and the most characters of a passage.
+        leftover: counts what no passage could hold.
+
+    Returns:
+        ``(start, text)`` of each passage; ``start`` is its first character's place in the chapter.
+    """
     cut = sentences(chapter.text)
     lengths = [len(sentence) for sentence in cut]
     leftover.long_sentences += sum(length > bounds.most for length in lengths)
@@ -209,6 +230,7 @@ def chunks(chapter: Chapter, bounds: Bounds, leftover: Leftover) -> Iterator[tup
             yield start, "".join(cut[first:end]).strip()
         elif end == len(cut):
             leftover.ends += 1
+        # a sentence that fits no passage is passed over
         end = max(end, first + 1) if enough or end == len(cut) else first + 1
         start += sum(lengths[first:end])
         first = end

@@ -54,6 +54,7 @@ def convert(
         UsageError: there is no such file, or the options cannot be meant.
         UserError: the text cannot be decoded, no pair comes of it, or a model's server does not answer.
     """
+    # imported here because it needs numpy, which --help does without
     from converters.pipeline.conversion import convert as convert_rows
 
     if stride is not None and stride < 1:
@@ -80,6 +81,7 @@ def convert(
         from converters.novel.model_pairs import PairLog, write_pairs
 
         passages = passages_of(found, context, intake)
+        # answers about another text or other passages must not be taken over
         made_of = {"data": source.sha256, "context": str(context), **writer.identity()}
         log = PairLog(output.out.with_name(f"{output.out.name}.pairs.jsonl"), made_of, overwrite=writer.overwrite)
         return written_rows(write_pairs(passages, writer, log), writer, instruction, intake)
@@ -95,7 +97,16 @@ def cut_rows(
     instruction: str,
     intake: Intake,
 ) -> Iterator[Row]:
-    """Yield rows of the novel's own text."""
+    """Yield rows of the novel's own text.
+
+    Args:
+        found: the chapters.
+        context: characters of what is given.
+        continuation: characters of what follows.
+        stride: characters from one pair's start to the next; None starts a pair at the last one's continuation.
+        instruction: what every row asks.
+        intake: takes the number of rows, figures and notes.
+    """
     leftover = Leftover()
     cut: list[Pair] = []
     for chapter in found:
@@ -106,6 +117,7 @@ def cut_rows(
     ends = [(one.chapter, one.start + len(one.context) + len(one.continuation)) for one in cut]
     shared = any(end > (after.chapter, after.start) for end, after in zip(ends, cut[1:], strict=False))
     for one in cut:
+        # overlaps can link all pairs of a chapter, but none crosses into the next
         group = str(one.chapter) if shared else None
         yield Row(KINDS[0], one.id, instruction, one.continuation, one.context, group=group)
 
@@ -135,7 +147,14 @@ def passages_of(found: Sequence[Chapter], bounds: Bounds, intake: Intake) -> lis
 
 
 def written_rows(written: Iterable[Written], writer: Writer, instruction: str, intake: Intake) -> Iterator[Row]:
-    """Yield the rows that a model wrote, where their score is high enough."""
+    """Yield the rows that a model wrote and whose score is high enough.
+
+    Args:
+        written: what came of each passage.
+        writer: has the threshold, and the tokens spent.
+        instruction: what every row asks.
+        intake: takes dropped rows, figures and notes.
+    """
     scores: list[float] = []
     for one in written:
         if one.score is None:

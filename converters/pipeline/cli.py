@@ -85,6 +85,7 @@ def output_options_from(args: argparse.Namespace, kinds: Sequence[str] = ()) -> 
         layout=args.format,
         rows=args.rows,
         multiple_of=args.multiple_of,
+        # converters that offer no --balance have no such attribute
         balance=parse_balance(args.balance, kinds) if "balance" in args else PROPORTIONAL,
         seed=args.seed,
         holdout=args.holdout,

@@ -148,6 +148,7 @@ def choose(
             quota = quota_rule(available, options.holdout, multiple)
         # from what rows may be held out: all of them, or the fewest whole groups that have enough
         drawn = rest if groups is None else _whole_groups(groups, kinds, names, quota, seed)
+        # an infinite key puts rows that must not be drawn behind all others; the quota never reaches them
         (held,) = sampling.pick(kinds, names, np.where(drawn, keys, np.inf), [quota])
         if groups is None:
             rest[held] = False
@@ -155,8 +156,10 @@ def choose(
             # a row that shares text with a held-out one would give its answer away, so that it is not trained on either
             rest &= ~drawn
             beside = int(drawn.sum()) - len(held)
+        # pick returns ascending positions, and the file is to be in random order
         held = held[sampling.shuffled(len(held), seed)]
     if options.everything and quota_rule is None:
+        # the order of the input; write_records leaves over what exceeds the multiple
         return Choice(held, np.flatnonzero(rest), beside)
     available = count_kinds(kinds[rest], names)
     if quota_rule is None:
@@ -168,7 +171,7 @@ def choose(
 
 
 def count_kinds(kinds: np.ndarray, names: Sequence[str]) -> Counts:
-    """Rows of each kind; ``kinds`` are indices into ``names``."""
+    """Count the rows of each kind; ``kinds`` (uint8 [rows]) are indices into ``names``."""
     return dict(zip(names, np.bincount(kinds, minlength=len(names)).tolist(), strict=True))
 
 
@@ -189,6 +192,7 @@ def _whole_groups(
     last = -1
     for number, name in enumerate(names):
         if quota.get(name, 0):
+            # the group that brings this kind its last row of the quota
             last = max(last, int(np.sort(place[of_row[kinds == number]])[quota[name] - 1]))
     if last + 1 >= len(order):
         raise UserError(
@@ -275,6 +279,7 @@ def convert(
             if not rows.tails:
                 raise UserError(f"{source.name}: no row to convert is left{_reasons(intake)}")
             numbers = np.array(rows.kinds, np.uint8)
+            # a converter gives all of its rows a group, or none
             groups = rows.groups if rows.groups[0] is not None else None
             choice = choose(numbers, kinds, options, groups=groups, quota_rule=quota_rule)
             if choice.beside:

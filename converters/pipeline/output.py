@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+
+# what json.dumps(…, ensure_ascii=False) quotes text with
 from json.encoder import encode_basestring as quoted
 from pathlib import Path
 from typing import Any
@@ -121,7 +123,13 @@ def record_head(layout: str) -> bytes:
 
 
 def record_tail(layout: str, question: str, answer: str) -> str:
-    """A record of one question and its answer without its head, laid out as ``json.dumps`` would."""
+    """Lay out a record of one question and its answer as ``json.dumps`` would, without its head.
+
+    Args:
+        layout: one of FORMATS.
+        question: the question's text.
+        answer: the answer's text.
+    """
     question, answer = quoted(question), quoted(answer)
     if layout in CONVERSATIONS:
         return f'"conversations": [{{"from": "human", "value": {question}}}, {{"from": "gpt", "value": {answer}}}]}}'
@@ -165,10 +173,12 @@ def write_records(
             if not records:
                 break
             left_over = len(records) % multiple
+            # not [-left_over:], which would take all of them where none is left over
             del records[len(records) - left_over :]
             handle.write(between if written and records else b"")
             handle.write(between.join(records))
             written += len(records)
+        # an empty JSONL file has no byte, but an empty array still has its brackets
         handle.write(closing if written or opening else b"")
     return written, left_over
 

@@ -51,6 +51,7 @@ class Row:
             row["system"] = self.system
         if self.history:
             row["history"] = [list(pair) for pair in self.history]
+        # GLUE's idx is a number
         return {**row, id_key: int(self.id) if id_key == "idx" and self.id.isdecimal() else self.id}
 
 
@@ -97,10 +98,16 @@ class Rejected:
                 path.unlink(missing_ok=True)
 
     def refuse_if_too_many(self, name: str, rows_in: int, allowed: float, saved: Path) -> None:
-        """Stop when more than the share ``allowed`` of ``rows_in`` rows of the file ``name`` is rejected.
+        """Stop when too large a share of the rows is rejected.
+
+        Args:
+            name: of the input, for the error.
+            rows_in: rows of the input.
+            allowed: the share that may be rejected, 0 to 1.
+            saved: where the rejected rows are written, for the error.
 
         Raises:
-            UserError: it is; the message says where the rejected rows are ``saved``.
+            UserError: more than that share is rejected.
         """
         if self.total > allowed * rows_in:
             listed = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())

@@ -14,10 +14,17 @@ if TYPE_CHECKING:
 
 
 def largest_remainder(weights: Mapping[str, int], total: int) -> dict[str, int]:
-    """Share ``total`` out in proportion to ``weights`` (not all zero); the shares add up to ``total`` exactly.
+    """Share a total out in proportion to weights; the shares add up to the total exactly.
 
     Hamilton's method: each share is its exact quota rounded down; what is left goes, one each, to the largest
     fractions, the earlier kind first among equals.
+
+    Args:
+        weights: of each kind, not all zero.
+        total: what is shared out.
+
+    Returns:
+        The share of each kind.
     """
     whole = sum(weights.values())
     shares, fractions = {}, {}
@@ -34,6 +41,14 @@ def level(available: Mapping[str, int], total: int, balance: str = UNIFORM) -> d
     """Share ``total`` out evenly, or in proportion to the square roots of the available rows.
 
     A kind that has too few rows gives all of them, and the others make up for it.
+
+    Args:
+        available: the available rows of each kind.
+        total: rows wanted, at most as many as are available.
+        balance: UNIFORM or SQUARE_ROOT.
+
+    Returns:
+        The rows to take of each kind.
     """
     shares: dict[str, int] = {}
     # roots in thousandths, as integers: the shares must not depend on how a machine rounds
@@ -93,6 +108,7 @@ def plan(
     fixed = sum(explicit.values())
     if rows is None:
         if isinstance(balance, str) and balance != PROPORTIONAL:
+            # taking all rows of every kind leaves nothing to balance
             raise UsageError(f"--balance {balance} needs --rows")
         rows = fixed if explicit else sum(available.values())
     total = rows - rows % multiple
@@ -113,7 +129,7 @@ def plan(
 
 
 def random_keys(rows: int, seed: int) -> np.ndarray:
-    """One random number a row; a kind's rows in the order of their keys are its random order. Float64 [rows]."""
+    """Draw a random key for each row; sorting rows by their keys puts them into random order. Float64 [rows]."""
     import numpy as np
 
     # the second number keeps this draw apart from the one of the order
@@ -121,7 +137,7 @@ def random_keys(rows: int, seed: int) -> np.ndarray:
 
 
 def shuffled(rows: int, seed: int) -> np.ndarray:
-    """A random order of ``rows`` rows. Int64 [rows]."""
+    """Draw a random order of ``rows`` rows: their positions. Int64 [rows]."""
     import numpy as np
 
     return np.random.default_rng([seed, 1]).permutation(rows)

@@ -97,6 +97,7 @@ def open_source(name: str, expected: str = "one JSON object a line", *, array: b
             with path.open("wb") as copy:
                 shutil.copyfileobj(sys.stdin.buffer, copy)
         with open_bytes(path, shown) as handle:
+            # open_bytes has read past a byte-order mark
             lines, start = path, handle.tell()
             if not isinstance(handle.raw, io.FileIO):  # type: ignore[attr-defined]
                 # gzip is unpacked: rows are read again by their place, which packed bytes do not have

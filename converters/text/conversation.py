@@ -55,7 +55,15 @@ def problem_row(problem: str, answer: str, id: str) -> Conversation:
 def alpaca_turns(
     instruction: str, extra: str, answer: str | None, system: str = "", history: Sequence[tuple[str, str]] = ()
 ) -> list[Turn]:
-    """Return an Alpaca row's parts as turns: the instruction and the input make one question, a line each."""
+    """Return an Alpaca row's parts as turns.
+
+    Args:
+        instruction: the question.
+        extra: Alpaca's ``input``, put on a line of its own below the instruction; may be empty.
+        answer: the answer; None leaves the question unanswered.
+        system: the system text; empty for none.
+        history: earlier questions and answers.
+    """
     turns = [Turn("system", system)] if system else []
     for earlier_question, earlier_answer in history:
         turns += [Turn("user", earlier_question), Turn("assistant", earlier_answer)]
@@ -125,6 +133,7 @@ def text_of(value: Any, key: str, place: str = "") -> str:
 
 def history_of(row: Mapping[str, Any], key: str | None = "history") -> tuple[tuple[str, str], ...]:
     """Return an Alpaca row's earlier turns; ShapeError if they are not a list of [question, answer]."""
+    # a key of None means that the data have no such column
     history = row.get(key or "") or []
     if not isinstance(history, list):
         sentence = f"{key!r} must be a list of [question, answer], found {_kind(history)}"
@@ -139,7 +148,20 @@ def history_of(row: Mapping[str, Any], key: str | None = "history") -> tuple[tup
 def messages_of(
     row: Mapping[str, Any], key: str = "conversations", role_key: str = "from", text_key: str = "value"
 ) -> Iterator[tuple[int, Any, Any]]:
-    """Yield place (from 1), role and text of a ShareGPT row's turns, unchecked; ShapeError where one lacks a key."""
+    """Yield the turns of a ShareGPT row; roles and texts are not checked.
+
+    Args:
+        row: the row.
+        key: where its list of turns stands.
+        role_key: where a turn's role stands.
+        text_key: where a turn's text stands.
+
+    Returns:
+        ``(place from 1, role, text)`` of each turn.
+
+    Raises:
+        ShapeError: there is no list of turns, or a turn lacks a key.
+    """
     messages = row[key]
     if not isinstance(messages, list) or not messages:
         detail = f"{key!r} is {'empty' if messages == [] else type(messages).__name__}"
@@ -156,6 +178,7 @@ def messages_of(
 def _parse(row: Any, number: int, unanswered: bool) -> Conversation:
     if not isinstance(row, dict):
         raise UserError(f"a JSON object is expected, found {_kind(row)}")
+    # null, empty and absent all mean that there is no system turn
     system = text_of(row.get("system") or "", "system")
     if "conversations" in row:
         turns = [Turn("system", system)] if system else []
@@ -180,6 +203,7 @@ def _parse(row: Any, number: int, unanswered: bool) -> Conversation:
             f"found the keys {found}; expected 'conversations' (ShareGPT) or 'instruction' and 'output' (Alpaca)"
         )
     given = row.get("id", row.get("idx"))
+    # not ``given or number``: 0 is an id
     return Conversation(str(number if given is None else given), tuple(turns))
 
 

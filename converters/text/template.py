@@ -117,6 +117,7 @@ class Template:
             try:
                 samples.append(self._segments(turns))
             except UserError:
+                # having no place for a conversation is part of what a template does
                 samples.append(None)
         return sha256_text(json.dumps([self._definition(), samples], ensure_ascii=False, sort_keys=True))
 
@@ -146,6 +147,7 @@ class Template:
         return template
 
     def _definition(self) -> dict[str, Any]:
+        # plain JSON values, as they come back from the file
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def _segments(self, turns: Sequence[Turn]) -> list[Segment]:
@@ -159,6 +161,7 @@ class Template:
         if turns[0].role == "system":
             system = texts.pop(0)
             if self.system_in_question:
+                # piece by piece, not by replacing: a system text may hold "{user}"
                 texts[0] = "".join(
                     {"{system}": system, "{user}": texts[0]}.get(piece, piece)
                     for piece in _SLOT.split(self.system_in_question)
@@ -240,6 +243,7 @@ def _passage_and_question(name: str, text: str) -> tuple[str, str]:
     return passage, question
 
 
+# where templates differ: space at the ends, empty lines, several rounds, a system turn
 _SAMPLES = (
     (Turn("user", " 1 + 1?\n\nWhy? "), Turn("assistant", " 2 ")),
     (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c\n\nd"), Turn("assistant", "e")),

@@ -64,6 +64,7 @@ def reading_row(rng: random.Random, whole: float) -> list[str]:
         texts += [FURTHER.format(question), f" {answer}"]
     if rng.random() < whole:
         text = "".join(texts)
+        # the prompt is "Read", the first word
         return [text[:4], text[4:]]
     return texts
 

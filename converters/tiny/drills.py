@@ -41,6 +41,7 @@ def _divide(rng: random.Random) -> tuple[str, str]:
         a, b, places = rng.randrange(10 ** rng.randint(1, 4)), rng.randint(1, 10 ** rng.randint(1, 3)), 0
     else:
         a, b, places = _operand(rng), max(1, _operand(rng)), _places(rng)
+    # at most three digits before the point, so that rows stay short
     if a // b >= 1000:
         a %= 1000 * b
     work = digits.divide(a, b, 2)
@@ -49,6 +50,7 @@ def _divide(rng: random.Random) -> tuple[str, str]:
 
 def _root(rng: random.Random) -> tuple[str, str]:
     a = rng.randrange(1_000_000) if rng.random() < 0.8 else rng.randrange(10 ** rng.randint(2, 6))
+    # as the worked style has it: two decimals, and two pairs of digits before the point
     work = digits.root(100 * a, 4)
     return f"√{decimal_text(a, 2)}=", _answer(work, work.value, 2)
 
@@ -82,6 +84,7 @@ def _power(rng: random.Random) -> tuple[str, str]:
 
 
 def _problem(kind: str, *operands: Any) -> Problem:
+    # in its default precision the worked style reads the operands alone
     return Problem(kind, "", "", operands)
 
 
@@ -100,6 +103,7 @@ def _signed(rng: random.Random) -> tuple[str, str]:
         a, b, places = _sign(rng) * _operand(rng), _sign(rng) * _operand(rng), 2
     if operator == "/":
         b = b or 7
+        # fmod keeps the sign of a, which % would not
         a = int(math.fmod(a, 1000 * b))
     left, right = decimal_text(a, places), decimal_text(b, places)
     return f"{left}{operator}{right}=", worked.direct(
@@ -122,9 +126,13 @@ _BINARY = re.compile(r"(-?[\d.]+)([-+*/^])(-?[\d.]+)[=~]")
 
 
 def surrounded(rng: random.Random, prompt: str, words: list[str], ends: str) -> str:
-    """Put a drill's prompt among words at any distance from the row's start, so that operands are found anywhere.
+    """Put a drill's prompt among words, so that a model learns to find operands anywhere in a row.
 
-    The row ends with one of the signs in ``ends``.
+    Args:
+        rng: draws the words and gaps.
+        prompt: a drill's prompt, such as ``967.09+688.16=``.
+        words: the words to draw from.
+        ends: signs, one of which ends the row.
     """
 
     def some(most: int) -> str:

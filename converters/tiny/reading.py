@@ -30,6 +30,7 @@ MONTHS = "January February March April May June July August September October No
 THINGS = "apples books bells lamps boats kites clocks drums horses bikes".split()
 
 Fact = tuple[str, list[tuple[str, str]]]
+"""A sentence, and the questions that it answers, each with its answer."""
 
 
 def _person(rng: random.Random, name: str) -> list[Fact]:

@@ -25,6 +25,7 @@ SPECIAL = (
     "<|eot_id|>",
     "<|reserved_special_token_2|>",
 )
+# the pad is a reserved token: padding must differ from EOS, which is learned
 BOS, EOS, PAD = SPECIAL[:3]
 DIGITS = {"one": r"\p{N}", "groups": r"\p{N}{1,3}"}
 """What of a number is one token."""
@@ -44,7 +45,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, digits: str = "one") 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
+            # a word with the space before it, digits, and every other character on its own
             pre_tokenizers.Split(Regex(rf" ?\p{{L}}+|{DIGITS[digits]}|\s|[^\s\p{{L}}\p{{N}}]"), behavior="isolated"),
+            # use_regex off: this step only spells bytes as letters, the split is done above
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -52,6 +55,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, digits: str = "one") 
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL),
+        # all 256 bytes, so that any text can be spelled
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -72,6 +76,7 @@ def save_tokenizer(tokenizer: Any, directory: Path) -> None:
         "bos_token": BOS,
         "eos_token": EOS,
         "pad_token": PAD,
+        # transformers would otherwise remove spaces before punctuation when it decodes
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1024,
     }

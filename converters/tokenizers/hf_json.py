@@ -69,11 +69,14 @@ class JsonTokenizer(Tokenizer):
         return ids, sizes
 
     def _encode_chunks(self, chunks: list[list[str]], place: Place) -> Iterator[list[list[int]]]:
+        # only the first word of a row, or by some rules the first after a special token, gets a space
         bare = place == "inside" or (place == "after_special" and self._prefix_first_only)
         encoder = self._inner if bare else self._outer
         for chunk in chunks:
             try:
+                # the fast call leaves out character offsets, which nobody needs here
                 encodings = encoder.encode_batch_fast(chunk, add_special_tokens=False)
+            # half of a surrogate pair has no UTF-8 form, which the library needs
             except (TypeError, UnicodeEncodeError) as error:
                 raise UserError(f"{self.source}: a text is not valid Unicode ({error})") from error
             yield [encoding.ids for encoding in encodings]
@@ -86,6 +89,7 @@ class JsonTokenizer(Tokenizer):
     def _forbidden(self) -> NDArray[np.bool_]:
         """Ids that no plain text may give, as a table."""
         table = np.zeros(self.vocab_size, dtype=bool)
+        # unk is what a text rightly gives where the vocabulary cannot spell it
         table[[i for i in self.specials.values() if i != self.unk_id]] = True
         return table
 
@@ -138,8 +142,10 @@ class JsonTokenizer(Tokenizer):
             if name not in self._ids:
                 raise UserError(f"{self.source}: {key} is {name!r}, which is not in the vocabulary")
             return self._ids[name]
+        # null in the configuration: the family has no such token
         if key in self._config:
             return None
+        # a tokenizer.json without a configuration beside it names neither BOS nor EOS
         return next((self._ids[name] for name in _WELL_KNOWN[key] if name in self._ids), None)
 
     def _choose_pad(self) -> int:
@@ -148,6 +154,7 @@ class JsonTokenizer(Tokenizer):
         if declared is not None and declared != self.eos_id:
             return declared
         free = {name: i for name, i in self.specials.items() if i not in (self.eos_id, self.bos_id, self.unk_id)}
+        # tokens that templates write must not pad as well
         free = {name: i for name, i in free.items() if name not in special_names()}
         padding = [i for name, i in free.items() if "pad" in name.lower()]
         reserved = [i for name, i in free.items() if "reserved" in name.lower() or "unused" in name.lower()]
@@ -172,6 +179,7 @@ _WELL_KNOWN = {
 
 
 def _token_name(value: Any) -> str | None:
+    # a token may be written as an object with its flags
     return value.get("content") if isinstance(value, dict) else value
 
 
@@ -208,6 +216,7 @@ def _opened(source: Path, read: Callable[[Any], Any]) -> Any:
         raise UserError(f"{source}: the tokenizers library cannot read it ({error})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    # the library then reads the name of a special token in a text as plain text
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -254,4 +263,5 @@ def _prefix_first_only(data: dict[str, Any]) -> bool:
 
 
 def _scheme(step: dict[str, Any]) -> str:
+    # files older than prepend_scheme have add_prefix_space instead
     return step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never")

@@ -22,6 +22,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     source = Path(locate_model(path))
     if source.is_dir():
         model, fast = source / "tokenizer.model", source / "tokenizer.json"
+        # beside a tokenizer.json, tokenizer.model is a tiktoken file only if TiktokenTokenizer.save wrote both
         if model.is_file() and (not fast.is_file() or read_config(source).get("converted_from") == model.name):
             return TiktokenTokenizer(model)
         if not fast.is_file():

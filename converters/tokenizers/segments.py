@@ -34,6 +34,7 @@ class SegmentEncoder:
 
     def add(self, segments: Iterable[Segment]) -> None:
         """Add a row, as a template renders it."""
+        # the place decides whether SentencePiece tokenizers put a space before the text
         place: Place = "first"
         for text, supervised, special in segments:
             key = (text, None if special else place)
@@ -118,6 +119,7 @@ class TokenLimit:
             UsageError: there is no tokenizer, or no template of that name.
             UserError: the tokenizer cannot be read.
         """
+        # an unknown name must fail here, not in a worker
         get_template(self.template)
         _opened(self.tokenizer).preload()
 
@@ -130,4 +132,5 @@ class TokenLimit:
         return np.diff(segments.encode()[2]).tolist()
 
 
+# lengths is called for every chunk of rows
 _opened = lru_cache(maxsize=2)(load_tokenizer)

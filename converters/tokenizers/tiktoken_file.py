@@ -55,6 +55,7 @@ class TiktokenTokenizer(Tokenizer):
         first = len(self.ranks)
         self.specials = {name: first + i for i, name in enumerate(LLAMA3_SPECIAL)}
         self.bos_id, self.eos_id = first, first + 1
+        # EOS must not pad, and no text or template gives a reserved token
         self.pad_id = self.specials["<|reserved_special_token_0|>"]
         self.vocab_size = first + len(LLAMA3_SPECIAL)
         self._encoding = tiktoken.Encoding(
@@ -177,4 +178,5 @@ def _byte_letters() -> list[str]:
 
 
 def _threads() -> int:
+    # the cores that this process may use, which can be fewer than the machine's
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

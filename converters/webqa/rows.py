@@ -82,6 +82,7 @@ def convert(
         UsageError: the share or the options cannot be meant, or there is no such file.
         UserError: it is not WebQA's JSON, too many rows are rejected, or there are fewer than asked for.
     """
+    # imported here because it needs numpy, which --help does without
     from converters.pipeline.conversion import convert as convert_rows
 
     if refusal_share is not None and not 0 <= refusal_share <= 1:
@@ -192,6 +193,7 @@ def vote(evidences: Iterable[Evidence], intake: Intake) -> Iterator[Evidence]:
         by_question.setdefault(one.question_id, []).append(one)
     for group in by_question.values():
         votes = Counter(answer for one in group for answer in one.answers)
+        # max takes the first of equals, and a Counter keeps the order of insertion
         won = max(votes, key=votes.__getitem__) if votes else None
         chosen = next(one for one in group if won is None or won in one.answers)
         intake.dropped["another evidence of the same question was taken"] += len(group) - 1
@@ -210,12 +212,13 @@ def refusal(row_id: str, seed: int) -> str:
 
 
 def plain(text: str) -> str:
-    """A text for comparing: full-width as plain, no case, letters and digits alone."""
+    """Normalise a text for comparing: Unicode NFKC, case folded, letters and digits only."""
     return "".join(char for char in unicodedata.normalize("NFKC", text).casefold() if char.isalnum())
 
 
 def contains(text: str, answer: str) -> bool:
-    """Whether an answer stands in a text, but for spaces, punctuation and case."""
+    """Return whether an answer stands in a text, ignoring spaces, punctuation and case."""
+    # an answer of signs alone has no plain form and is looked for as it is written
     return (plain(answer) or answer) in (plain(text) if plain(answer) else text)
 
 
@@ -224,6 +227,11 @@ def unanswerable(evidences: list[Evidence], seed: int, intake: Intake) -> Iterat
 
     Of CANDIDATES texts drawn by seed, the one that shares most pairs of characters with the question is taken: a text
     of another subject would be too easy to refuse.
+
+    Args:
+        evidences: all evidences of the data.
+        seed: the same seed draws the same texts.
+        intake: counts questions for which no text was found.
     """
     known: dict[str, set[str]] = {}
     for one in evidences:
@@ -294,10 +302,17 @@ def ask_rows(
 
 
 def share_rule(share: float) -> QuotaRule:
-    """The rule for how many rows are answered and refused, so that ``share`` of them are refused.
+    """Make the rule for how many answered and refused rows are taken.
 
-    Where no number of rows is wanted, it takes as many as the share allows.
+    Where no number of rows is asked for, the rule takes as many as the share allows.
+
+    Args:
+        share: of the refused rows, 0 to 1.
+
+    Returns:
+        The rule; it raises UserError where there are too few rows of a kind.
     """
+    # exactly 3/10 for 0.3, where the float is a little less
     exact = Fraction(str(share))
 
     def rule(available: Mapping[str, int], rows: int | None, multiple: int) -> dict[str, int]:

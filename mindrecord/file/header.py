@@ -91,6 +91,7 @@ def read_header(path: Path) -> MindRecordHeader:
         raise UserError(
             f"{path}: was written as {', '.join(names)}; MindSpore looks for the name kept inside: rename it back"
         )
+    # end_row_id is one after the last row, so the largest is the number of rows
     held = max((page["end_row_id"] for page in header["page"] if page["page_type"] == "BLOB_DATA"), default=0)
     if rows != held:
         raise UserError(f"{index}: lists {rows} rows, {path.name} holds {held}; they do not belong together")
@@ -100,11 +101,17 @@ def read_header(path: Path) -> MindRecordHeader:
 def query_index(path: Path, query: str, values: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the rows of an SQL query to the index of a MindRecord file.
 
+    Args:
+        path: the data file.
+        query: SQL with a ``?`` for each value.
+        values: the values.
+
     Raises:
         UserError: the index is damaged.
     """
     index = index_of(path)
     try:
+        # read-only: sqlite would otherwise create a missing file
         with closing(sqlite3.connect(f"{index.absolute().as_uri()}?mode=ro", uri=True)) as database:
             return database.execute(query, values).fetchall()
     except sqlite3.Error as error:

@@ -79,6 +79,7 @@ def row_length(header: MindRecordHeader) -> int:
         UserError: the file has other columns, or is damaged.
     """
     _check_columns(header)
+    # the header gives shapes of -1 only, so one row has to be read
     return len(_decode(header, 0, 1)[0][0])
 
 
@@ -112,17 +113,20 @@ def read_token_rows(path: Path, start: int = 0, end: int | None = None, *, pad_i
     if start >= header.rows:
         raise UsageError(f"{path}: there is no row {start}; it has rows 0 to {header.rows - 1}")
     sidecar = read_sidecar(path)
+    # what the file was written with comes before what the caller believes
     pad_id = sidecar.get("pad_id", pad_id)
     # page by page, so that the padding of a large file is never in memory at once
     ids, labels = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     lengths = [np.empty(0, np.int64)]
     for page_ids, page_labels in _pages(header, start, end):
+        # the writer refuses rows that hold the pad, so it is padding wherever it stands
         keep = page_ids != pad_id if pad_id is not None else np.ones(page_ids.shape, bool)
         ids.append(page_ids[keep])
         labels.append(page_labels[keep])
         lengths.append(keep.sum(axis=1))
     names = [str(i) for i in range(start, max(start, end))]
     rows = TokenRows(np.concatenate(ids), np.concatenate(labels), row_offsets(np.concatenate(lengths)), names)
+    # the hash is over all rows
     if (start, end) == (0, header.rows) and sidecar.get("rows_sha256", rows.sha256) != rows.sha256:
         raise UserError(
             f"{path}: its rows are not those that {sidecar_of(path).name} speaks of; copy or write all three again"

@@ -33,6 +33,7 @@ class Column:
         self.fill_code = int(_width_codes(np.array([fill], np.int32))[0])
         width = 1 << self.fill_code
         self.filling = fill.to_bytes(width, "little", signed=True) * length
+        # two bits an element, so four to a byte
         self.head = _COUNT + -(-length // 4)
         # bytes of the elements up to each row's start, then of each row
         self.ends = np.concatenate([[0], np.cumsum(1 << self.codes.astype(np.int64))])[offsets]
@@ -41,6 +42,7 @@ class Column:
     def pieces(self, start: int, end: int) -> list[bytes]:
         """Return the bytes of this column in rows ``start:end``."""
         places = slice(self.offsets[start], self.offsets[end])
+        # of the four little-endian bytes of each number, those that its width keeps
         within = np.arange(4) < (1 << self.codes[places])[:, None]
         elements = self.values[places].astype("<i4").view(np.uint8).reshape(-1, 4)[within].tobytes()
         bitmaps = self._bitmaps(start, end)
@@ -56,6 +58,7 @@ class Column:
 
     def _bitmaps(self, start: int, end: int) -> list[bytes]:
         lengths = np.diff(self.offsets[start : end + 1])
+        # whole bytes: the bits behind the last element stay 0
         codes = np.zeros((end - start, -(-self.length // 4) * 4), np.uint8)
         codes[:, : self.length] = self.fill_code
         codes[np.arange(codes.shape[1]) < lengths[:, None]] = self.codes[self.offsets[start] : self.offsets[end]]
@@ -69,7 +72,13 @@ def row_sizes(columns: Sequence[Column]) -> NDArray[np.int64]:
 
 
 def page_bytes(columns: Sequence[Column], start: int, end: int) -> bytes:
-    """Return rows ``start:end`` as they lie in a page."""
+    """Return the bytes of some rows as they lie in a page.
+
+    Args:
+        columns: all of the same number of rows.
+        start: first row.
+        end: one after the last row.
+    """
     sizes = (row_sizes(columns)[start:end] - _ROW).tolist()
     pieces = zip(*(column.pieces(start, end) for column in columns), strict=True)
     return b"".join(
@@ -81,6 +90,7 @@ def _width_codes(values: NDArray[np.int32]) -> NDArray[np.uint8]:
     """Return 0, 1 or 2 for numbers that fit into 1, 2 or 4 bytes, uint8 [t]."""
     codes = np.zeros(len(values), np.uint8)
     for dtype in (np.int8, np.int16):
+        # a number that the narrower type changes does not fit into it
         codes += values != values.astype(dtype)
     return codes
 
@@ -120,6 +130,7 @@ def _decode_column(data: NDArray[np.uint8], place: NDArray[np.int64]) -> tuple[N
     if (counts != length).any():
         raise ValueError("rows are of different lengths")
     head = _COUNT + -(-length // 4)
+    # checked before indexing: the lengths come from the file and may be anything
     if int(place.max()) + head > len(data):
         raise ValueError("a row goes beyond its page")
     bitmaps = data[place[:, None] + np.arange(_COUNT, head)]
@@ -127,6 +138,7 @@ def _decode_column(data: NDArray[np.uint8], place: NDArray[np.int64]) -> tuple[N
     widths = 1 << codes.astype(np.int64)
     ends = np.cumsum(widths, axis=1)
     at = (place + head)[:, None] + ends - widths
+    # code 3 stands for no width of an int32
     if codes.max(initial=0) > 2 or at.max(initial=0) + 4 > len(data):
         raise ValueError("a row goes beyond its page")
     words = np.zeros(at.shape, np.uint32)

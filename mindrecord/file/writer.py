@@ -34,6 +34,7 @@ _PAGES = 128
 # every row also has fields that could be indexed; ours has none, and this (a length, MessagePack's {"id": 0}) says so
 _RAW_ROW = (5).to_bytes(8, "little") + b"\x81\xa2id\x00"
 
+# MindSpore's own statement with its spaces: SQLite keeps the text, and the index is to be the same
 _INDEX = (
     "CREATE TABLE INDEXES(  ROW_ID               INT  NOT NULL, PAGE_ID_RAW          INT  NOT NULL, "
     "PAGE_OFFSET_RAW      INT  NOT NULL, PAGE_OFFSET_RAW_END  INT  NOT NULL, ROW_GROUP_ID         INT  NOT NULL, "
@@ -119,7 +120,9 @@ def _move(temporary: Path, path: Path) -> None:
     """Bring the three files under their final names, the data file last: where it is, the others are."""
     for place in (Path, index_of, sidecar_of):
         with place(temporary).open("rb+") as handle:
+            # on the disk before the final names say that they are whole
             os.fsync(handle.fileno())
+    # an old data file must not stand beside the new index, not even for a moment
     path.unlink(missing_ok=True)
     for place in (index_of, sidecar_of, Path):
         os.replace(place(temporary), place(path))
@@ -144,6 +147,10 @@ class PagePlan:
 
 def plan_pages(sizes: NDArray[np.int64], page_size: int | None = None) -> PagePlan:
     """Choose the size of a page, and the rows of each: as many as fit, in order.
+
+    Args:
+        sizes: bytes of each row, int64 [n].
+        page_size: bytes of a page, a power of two; None chooses one that keeps the file to about _PAGES pages.
 
     Raises:
         UserError: a row is larger than a page can be.
@@ -254,9 +261,11 @@ def _write_index(path: Path, plan: PagePlan) -> None:
     n = len(plan.sizes)
     ends = np.cumsum(plan.sizes)
     group = np.repeat(np.arange(len(plan.groups) - 1), np.diff(plan.groups))
+    # the raw page of the rows of each data page
     raw = np.searchsorted(plan.raw, group, side="right") - 1
     offset = ends - np.concatenate([[0], ends])[plan.groups[group]]
     raw_offset = (np.arange(n) - plan.groups[plan.raw[raw]]) * len(_RAW_ROW)
+    # raw pages are numbered on after the data pages
     raw_page = raw + len(plan.groups) - 1
     table = [np.arange(n), raw_page, raw_offset, raw_offset + len(_RAW_ROW), group, group, offset - plan.sizes, offset]
     try:
@@ -271,4 +280,5 @@ def _write_index(path: Path, plan: PagePlan) -> None:
                 database.executemany("INSERT INTO INDEXES VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 database.execute("INSERT INTO SHARD_NAME VALUES (?)", (path.name,))
     except sqlite3.Error as error:
+        # the caller reports it as a file that could not be written
         raise OSError(f"{index_of(path).name}: {error}") from error

@@ -50,7 +50,13 @@ class Audit:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, sort: str, ids: list[str], chosen: NDArray[np.bool_]) -> None:
-        """Count the chosen rows as this sort (an attribute's name) and remember the first few."""
+        """Count the chosen rows and remember the ids of the first few.
+
+        Args:
+            sort: the attribute that takes the count.
+            ids: ids of the rows, n of them.
+            chosen: which of them count, bool [n].
+        """
         where = np.flatnonzero(chosen)
         setattr(self, sort, len(where))
         if len(where):
@@ -61,6 +67,7 @@ class Audit:
         if not len(lengths):
             return
         shortest, self.longest = int(lengths.min()), int(lengths.max())
+        # rounded up: with narrower classes there would be more than _BARS of them
         width = -(-(self.longest - shortest + 1) // _BARS)
         counts = np.bincount((lengths - shortest) // width).tolist()
         starts = range(shortest, self.longest + 1, width)
@@ -109,6 +116,7 @@ class Audit:
         most = max((count for *_, count in self.histogram), default=0)
         digits = len(f"{self.longest:,}")
         for low, high, count in self.histogram:
+            # a class with only a few rows must not look empty
             bar = "█" * round(_BAR_WIDTH * count / most) or ("▏" if count else "")
             lines.append(f"{low:>{digits},}–{high:<{digits},} {bar} {count:,}")
         return lines

@@ -108,6 +108,7 @@ def encode(
     empty = np.zeros(len(conversations), dtype=bool)
     for i, conversation in enumerate(conversations):
         segments.add(template.render(conversation))
+        # white space alone counts as empty: templates that trim leave nothing of it
         empty[i] = not any(turn.text.strip() for turn in conversation.turns if turn.role == "assistant")
     input_ids, supervised, offsets = segments.encode()
     ids = [conversation.id for conversation in conversations]
@@ -125,6 +126,7 @@ def encode(
         )
     audit.note("truncated" if over_length == "truncate" else "dropped", ids, over)
     if over.any():
+        # a dropped row keeps no id, so that both cases go the same way
         stay = np.minimum(lengths, limit) if over_length == "truncate" else np.where(over, 0, lengths)
         # ids are cut off behind: what a row keeps is its beginning
         place_in_row = np.arange(len(input_ids)) - np.repeat(offsets[:-1], lengths)

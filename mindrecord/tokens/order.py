@@ -25,6 +25,7 @@ def epoch_order(n: int, seed: int, epoch: int, shuffle: bool = True) -> NDArray[
     if not shuffle:
         return np.arange(n, dtype=np.int64)
     keys = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(n)
+    # stable: equal keys must come in the same order on every machine
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 

@@ -34,6 +34,7 @@ def pack_rows(rows: TokenRows, capacity: int, bos_id: int | None) -> TokenRows:
         UserError: rows are not told apart by their BOS, or one is longer than ``capacity``.
     """
     if bos_id is None:
+        # without a BOS no row can be packed; the error names the first
         wrong = np.arange(1)
     else:
         is_bos = rows.input_ids == bos_id
@@ -80,6 +81,7 @@ def pack(lengths: NDArray[np.int64] | Sequence[int], capacity: int) -> list[NDAr
     if sizes.min() < 1:
         raise UserError(f"row {int(sizes.argmin())} has no tokens")
     counts = {int(size): int(count) for size, count in zip(*np.unique(sizes, return_counts=True), strict=True)}
+    # min takes the first of equals, the exact fill
     best = min((_plan(counts, capacity, exact) for exact in (True, False)), key=_bins)
     return _deal(sizes, best)
 
@@ -128,15 +130,18 @@ def _best_fill(left: dict[int, int], taken: int, space: int) -> list[int]:
     row that is in the bin already.
     """
     reach, trail = 1, []
+    # sums that do not fit are of no use
     mask = (1 << (space + 1)) - 1
     for length, count in left.items():
         # one bit more for each row of this length, unless no new sum comes of it
+        # and one less of the longest: that one is in the bin already
         for _ in range(min(count - (length == taken), space // length)):
             grown = (reach | reach << length) & mask
             if grown == reach:
                 break
             trail.append((length, reach))
             reach = grown
+        # the bin can be filled completely, so shorter rows need not be tried
         if reach >> space:
             break
     # back along the trail: a length was needed where the sum could not be made before it
