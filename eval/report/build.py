@@ -1,4 +1,4 @@
-"""Builds the page of a run from its files; what is missing there is named on the page, not an error."""
+"""Builds the page of a run from its files. A missing file is not an error: the page says what is missing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WRONG = 20
 THRESHOLD = 0.9  # share of a measure that must be kept
 Log = Sequence[Mapping[str, Any]]
 
-# what would end a script, or is no text of JSON or JavaScript
+# characters that HTML could take for markup, or that older JavaScript does not allow in a string
 _UNSAFE = re.compile("[<>&\u2028\u2029]")
 
 
@@ -47,8 +47,8 @@ class Report:
     Attributes:
         html: the whole document.
         evaluations: what is compared on it.
-        found: evaluations of the run that were found; the same one twice is shown once.
-        missing: what the page would show if the run had it.
+        found: number of evaluations of the run that were found; one found twice is shown once.
+        missing: what the page leaves out because the run does not have it.
         notes: results that were named but are not on the page.
     """
 
@@ -74,7 +74,10 @@ def build_report(
         before: results of the base, or directories that hold some; None looks where they go by default.
         after: results of the run, or directories that hold some; None takes those in the run.
         threshold: share of every reading measure that must be kept.
-        wrong: wrong answers to show of every evaluation.
+        wrong: how many wrong answers to show of every evaluation.
+
+    Returns:
+        The page and what it shows; nothing is written.
 
     Raises:
         UsageError: there is no run, or no results where some were named.
@@ -90,15 +93,18 @@ def build_report(
     of_base = find_evaluations(before) if before else base_evaluations(opened, of_run)
     compared = compare(of_run, of_base)
     notes = []
+    # by identity: one evaluation of the base may stand beside several of the run
     unused = len(of_base) - len({id(one.before) for one in compared if one.before})
     if before and unused:
         notes.append(
             f"{unused} of {len(of_base)} results before training have no counterpart of the same rows after it"
         )
 
+    # a record without a finite loss cannot be drawn
     log = [row for row in read_log(opened.log) if math.isfinite(row.get("loss", math.nan))]
     # what was learned comes first on the page, reading after it
     compared.sort(key=lambda one: one.after.is_reading)
+    # a run that has not written it yet gets a page all the same, with whole prompts
     template = opened.template if (opened.path / "template.json").is_file() else None
     graded = [one.after.rows(template) for one in compared]
     sections: dict[str, Any] = {
@@ -136,15 +142,16 @@ def build_report(
 
 
 def _render(**values: Any) -> str:
-    """Fill the template of the page; every value is escaped there.
+    """Fill the template of the page, which escapes every value.
 
-    The page's policy names its one script by hash: nothing else can run, and nothing can be fetched.
+    The content security policy allows the page's one script by its hash: no other can run, and nothing can be fetched.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("eval.report"),
         autoescape=True,
+        # a misspelt name in the template raises instead of leaving a blank on the page
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -153,6 +160,7 @@ def _render(**values: Any) -> str:
     environment.filters |= {"figure": _figure, "percent": lambda share: _figure(share, 1, scale=100)}
     script, style = (_source(environment, name) for name in ("rows.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # inline styles must be allowed: matplotlib writes them as attributes, which a hash cannot name
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return environment.get_template("report.html").render(script=script, style=style, policy=policy, **values)
 
@@ -165,15 +173,16 @@ def _source(environment: Environment, name: str) -> Markup:
 
 
 def script_json(value: Any) -> Markup:
-    """Write JSON that nothing in it can end: what HTML or JavaScript would take for its own is escaped."""
+    """Return JSON that is safe inside a script element: characters special to HTML or JavaScript are escaped."""
     from markupsafe import Markup
 
+    # NaN is no JSON: the page's script would stop at it
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _headline(run: Run, log: Log, compared: Iterable[Compared]) -> list[tuple[str, str]]:
-    """Choose the figures that are read first, each with what it is."""
+    """Return the headline figures of the page as ``(name, figure)``."""
     found = []
     for one in compared:
         task = one.after.tasks[0]
@@ -202,7 +211,7 @@ def _retention(one: Compared, threshold: float) -> dict[str, Any]:
     """Compare reading before and after.
 
     Returns:
-        ``one``, its ``retention`` (None where there is nothing to compare with) and the ``doubts`` about it.
+        ``one``, its ``retention`` (None if there is nothing to compare with) and the ``doubts`` about it.
     """
     from eval.retention import retention
 
@@ -210,13 +219,14 @@ def _retention(one: Compared, threshold: float) -> dict[str, Any]:
         return {"one": one, "retention": None, "doubts": []}
     try:
         found = retention(one.before.path, one.after.path, threshold)
+    # results that cannot be compared are worth a line on the page, not the whole page
     except UserError as error:
         return {"one": one, "retention": None, "doubts": [str(error)]}
     return {"one": one, "retention": found, "doubts": one.doubts}
 
 
 def _sweep(run: Run) -> dict[str, Any]:
-    """Return what eval.sweep wrote, with a picture of what was learned and kept; empty where it was not run."""
+    """Return what :mod:`eval.sweep` wrote, with a plot of what was learned and kept; empty if it was not run."""
     from eval.report.plots import Curve, plot
 
     found = _json(run, "eval/sweep/sweep.json")
@@ -232,18 +242,18 @@ def _sweep(run: Run) -> dict[str, Any]:
 
 
 def _json(run: Run, name: str) -> dict[str, Any]:
-    """Read a file of the run; empty where it has none."""
+    """Read a JSON file of the run; empty if there is none."""
     file = run.path / name
     return read_json(file) if file.is_file() else {}
 
 
 def _figure(value: Any, digits: int = 0, scale: int = 1) -> str:
-    """Write a number for people; a dash for what the file does not have."""
+    """Format a number with thousands separators; a dash for a missing one."""
     return f"{scale * value:,.{digits}f}" if isinstance(value, int | float) else "–"
 
 
 def _flat(value: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Write nested values one a line, lists joined, what is None left out."""
+    """Flatten nested values to ``(name, text)``; lists are joined by spaces, None is left out."""
     found: list[tuple[str, str]] = []
     for key, inner in value.items():
         if isinstance(inner, Mapping):

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from backends.run.directory import Run
     from converters.text.template import Template
 
-# two evaluations are of the same rows when these are equal; how the rows were asked may differ, and is then said
+# equal in two evaluations of the same rows; the settings below may differ, and the page then says so
 _SAME_ROWS = ("data", "rows", "labels", "choices", "protocol")
 _ASKED = ("template", "max_new_tokens", "min_new_tokens", "way", "dtype")
-# how BOS is spelt in a decoded prompt
+# special tokens at the start of a decoded prompt, such as <s> or <|begin_of_text|>
 _LEADING_TOKENS = re.compile(r"^(?:<\|?[a-z_]+\|?>)+")
 # what people call a measure
 _NAMES = {"acc": "accuracy", "macro_f1": "macro-F1", "mcc": "Matthews correlation", "f1": "F1", "em": "EM"}
@@ -31,7 +31,7 @@ _NOT_SHARES = {"mcc": "{:.4f}", "score_002": "{:.2f}"}
 
 
 def measure_name(measure: str) -> str:
-    """Return what people call a measure."""
+    """Return the display name of a measure."""
     return _NAMES.get(measure, measure)
 
 
@@ -46,7 +46,7 @@ class GradedRow:
         label: what is right; several right answers are joined by ``or``.
         answer: what the model wrote.
         correct: the verdict under the rule that the task is judged by; None where the row has no grade.
-        grades: what the verdict does not say: rules that differ, an F1 between none and all.
+        grades: what the verdict leaves open: rules that disagree, an F1 between 0 and 100.
         cut: whether the answer was cut at the limit of new tokens.
     """
 
@@ -61,7 +61,7 @@ class GradedRow:
 
     @property
     def name(self) -> str:
-        """What people call the row: its number and kind."""
+        """The display name of the row: its number and kind."""
         return f"row {self.idx}" + (f", {self.kind}" if self.kind else "")
 
 
@@ -84,49 +84,58 @@ class Evaluation:
 
     @property
     def is_reading(self) -> bool:
-        """Whether it measures reading, which a run is to keep and not to learn."""
+        """Whether it measures reading: an ability that a run should keep, not one that it should learn."""
         return all(task.startswith("squad") for task in self.tasks)
 
     @property
     def title(self) -> str:
-        """What people call it: its tasks, and the data set."""
+        """Its display name: the tasks and the data set."""
         names = ", ".join(map(self.name, self.tasks))
         data = Path(str(self.value.get("config", {}).get("data") or "")).name
         return names if data.split(".")[0] in names else f"{names}: {data}"
 
     @property
     def hashes(self) -> Mapping[str, Any]:
-        """What it was made with."""
+        """Hashes and settings of model, data and prompts, by name."""
         return self.value["hashes"]
 
     def measures(self, task: str) -> list[str]:
-        """Return the measures of a task that its file has a figure for; the one that it is judged by comes first."""
+        """Return the measures of a task that have a figure; the one that the task is judged by comes first."""
         names = [
             name
             for name in self.value["higher_is_better"].get(task, {})
             if isinstance(self._entry(task).get(f"{name},none"), int | float)
         ]
+        # sorted() is stable: only the judging rule moves, the others stay as the file has them
         rule = self._config(task).get("rule")
         return sorted(names, key=lambda name: name != rule)
 
     def parts(self, task: str) -> list[str]:
-        """Return the parts that a task is a group of, as the file has them."""
+        """Return the parts of a task that is a group, in the order of the file; empty for any other task."""
         found = self.value.get("group_subtasks", {}).get(task, [])
         return [part for part in found if part in self.value["results"]]
 
     def name(self, part: str) -> str:
-        """Return what people call a task or a part of it."""
+        """Return the display name of a task or of a part of it."""
         return str(self._entry(part).get("alias", part)).strip().removeprefix("- ")
 
     def share(self, part: str, measure: str) -> float | None:
-        """Return a figure from 0 to 1; None if there is none, or it is no share."""
+        """Return a figure as a share from 0 to 1.
+
+        Args:
+            part: a task or a part of one.
+            measure: name of the measure.
+
+        Returns:
+            The share; None if there is no such figure or the measure is not a share (Matthews correlation).
+        """
         value = self._entry(part).get(f"{measure},none")
         if not isinstance(value, int | float) or measure in _NOT_SHARES:
             return None
         return value / 100 if self._percent(part) else value
 
     def figure(self, part: str, measure: str) -> str:
-        """Return a figure as people read it: shares in percent."""
+        """Return a figure as text, shares in percent; a dash if there is none."""
         value = self._entry(part).get(f"{measure},none")
         if not isinstance(value, int | float):
             return "–"
@@ -134,7 +143,8 @@ class Evaluation:
         return _NOT_SHARES[measure].format(value) if share is None else f"{100 * share:.1f} %"
 
     def interval(self, part: str, measure: str) -> str:
-        """Return the 95 % interval of a share as people read it, in percent; empty where the file has none."""
+        """Return the 95 % interval of a share as text, in percent; empty if the file has none."""
+        # shares have Wilson's interval, means of scores a normal one
         for name in (f"{measure}_wilson95,none", f"{measure}_95,none"):
             if isinstance(found := self._entry(part).get(name), list):
                 low, high = (value if self._percent(part) else 100 * value for value in found)
@@ -147,14 +157,14 @@ class Evaluation:
 
     @property
     def confusion(self) -> list[list[str]]:
-        """Counts by label and by answer as lines of a table, the header first; empty where the results have none."""
+        """Counts by label and answer as lines of a table, the header first; empty if the results have none."""
         counts: Mapping[str, Mapping[str, int]] = self.value.get("counts", {}).get("confusion") or {}
         header = [["label", *(f"→ {answer}" for answer in answers)] for answers in counts.values()][:1]
         return header + [[label, *map(str, answers.values())] for label, answers in counts.items()]
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where it is, and all that is known of how it was made."""
+        """The file, and everything known about how it was made."""
         made = {"file": str(self.path), "code": self.value.get("git_hash"), **self.hashes}
         return {**made, **self.value.get("environment", {})}
 
@@ -169,10 +179,11 @@ class Evaluation:
 
     @cached_property
     def predictions(self) -> list[dict[str, Any]]:
-        """The rows behind the figures, graded anew; none, and said, where the file beside is not what was graded."""
+        """The rows behind the figures, graded anew; none, with a message, if the file was changed since."""
         file = self.path.parent / "predictions.jsonl"
         if not file.is_file():
             return []
+        # changed rows beside unchanged figures would make the page contradict itself
         if sha256_file(file) != self.hashes.get("predictions"):
             say(f"{file}: not the predictions that {self.path.name} was made from; its rows are left out")
             return []
@@ -182,7 +193,7 @@ class Evaluation:
         """Return its graded rows in the order of the data.
 
         Args:
-            template: what the prompts were written in, to show the question alone.
+            template: the template of the prompts, to show the question without it; None shows whole prompts.
         """
         return [self._row(number, row, template) for number, row in enumerate(self.predictions)]
 
@@ -190,6 +201,7 @@ class Evaluation:
         labels = [str(one) for one in row.get("labels") or [row.get("label")] if one is not None]
         kind = str(row.get("kind") or "")
         if not kind and labels and "doc_to_choice" in self._config(self.tasks[0]):
+            # rows with few answers have no kind: their label takes its place in filters and in the choice of wrong ones
             kind = f"label {labels[0]}"
         correct, grades = self._verdict(row)
         return GradedRow(
@@ -207,6 +219,7 @@ class Evaluation:
         """Return the verdict on a row by its own task's rule, and its grades in words."""
         correct, scores = row.get("correct"), row.get("scores")
         if isinstance(correct, Mapping):
+            # a group has its rule under the whole, not under its parts
             rule = next((config.get("rule") for config in self.value.get("configs", {}).values()), None)
             differ = len(set(correct.values())) > 1
             return correct.get(rule), [name if right else f"not {name}" for name, right in correct.items() if differ]
@@ -218,12 +231,18 @@ class Evaluation:
 
 
 def read_graded(file: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Read ``predictions.jsonl`` by the configuration that its results state for the task."""
+    """Read ``predictions.jsonl`` and grade it as its results were graded.
+
+    Args:
+        file: the predictions.
+        config: the task's entry under ``configs`` of ``results.json``.
+    """
     from eval.choice.rules import Choices
     from eval.choice.task import ChoiceTask
     from eval.math.task import MathTask
     from eval.predictions import read_predictions
 
+    # a config of results.json says by its own keys which task wrote it
     if choices := config.get("doc_to_choice"):
         return ChoiceTask(Choices(tuple(choices))).read_predictions(file, data=None, limit=None, meta={})
     if rule := config.get("rule"):
@@ -244,12 +263,13 @@ def find_evaluations(places: Iterable[str | Path]) -> list[Evaluation]:
         if not files:
             raise UsageError(f"{place}: no results.json there or below")
         for file in files:
+            # two places may hold one file, under two names or through a link
             found.setdefault(file.resolve(), Evaluation(file, read_results_json(file)))
     return list(found.values())
 
 
 def find_readable(place: Path) -> list[Evaluation]:
-    """Read every ``results.json`` under a place that may have none; what cannot be read is left out, and said."""
+    """Read every ``results.json`` under a place that may have none; unreadable ones are left out, with a message."""
     found = []
     for file in sorted(place.rglob("results.json")):
         try:
@@ -260,7 +280,7 @@ def find_readable(place: Path) -> list[Evaluation]:
 
 
 def own_evaluations(run: Run) -> list[Evaluation]:
-    """Find evaluations of the run's final weights in the run; those of its checkpoints are left out, and said."""
+    """Find the evaluations of the run's final weights in the run; others are left out, with a message."""
     from backends.checkpoint.fingerprint import fingerprint, weight_files
     from backends.weights.files import ADAPTER_WEIGHTS
 
@@ -268,6 +288,7 @@ def own_evaluations(run: Run) -> list[Evaluation]:
     files = [run.path / ADAPTER_WEIGHTS] if run.is_adapter else weight_files(run.path)
     if not found or not all(file.is_file() for file in files):
         return []
+    # by content: a checkpoint of the same run has another fingerprint, wherever its results lie
     final = fingerprint(files)
     own = [one for one in found if one.hashes.get("checkpoint") == final]
     if len(own) < len(found):
@@ -276,11 +297,17 @@ def own_evaluations(run: Run) -> list[Evaluation]:
 
 
 def base_evaluations(run: Run, after: Sequence[Evaluation]) -> list[Evaluation]:
-    """Find evaluations of the base where they go by default (it may be a run itself), and in a sweep of this run."""
+    """Find the evaluations of the run's base where they are by default, and in a sweep of the run.
+
+    Args:
+        run: the run; its base may be a run itself.
+        after: evaluations of the run, whose hashes tell which base is meant.
+    """
     bases = {one.hashes.get("base") for one in after} - {None}
     if run.base is None or not bases:
         return []
     base = Path(run.base)
+    # the three places where evaluate() and sweep() put results of a base by default
     places = [Path("runs") / "eval" / base.resolve().name, base / "eval", run.path / "eval" / "sweep" / "step-000000"]
     found = [one for place in places for one in find_readable(place)]
     return [one for one in found if one.hashes.get("checkpoint") in bases]
@@ -288,11 +315,11 @@ def base_evaluations(run: Run, after: Sequence[Evaluation]) -> list[Evaluation]:
 
 @dataclass(frozen=True)
 class Compared:
-    """An evaluation of the run, and the same of what it was before, if there is one.
+    """An evaluation of the run beside the same evaluation of its base.
 
     Attributes:
-        after: of the run.
-        before: of its base.
+        after: the run's.
+        before: the base's; None if none was found.
     """
 
     after: Evaluation
@@ -304,7 +331,7 @@ class Compared:
         return {"before": self.before, "after": self.after} if self.before else {"after": self.after}
 
     def shares(self, task: str) -> list[tuple[str, list[tuple[str, float]]]]:
-        """Return the shares under the measure that a task is judged by, of its parts and of all of it.
+        """Return the shares of a task and its parts under the measure that it is judged by.
 
         Returns:
             ``(name, [(side, share)])`` of every part, the whole task last.
@@ -332,7 +359,7 @@ class Compared:
 
     @property
     def doubts(self) -> list[str]:
-        """What makes the two less comparable than they look."""
+        """Differences that make the two less comparable than they look, one per line."""
         if self.before is None:
             return []
         old, new = self.before.hashes, self.after.hashes
@@ -347,16 +374,24 @@ class Compared:
 
 
 def compare(after: Iterable[Evaluation], before: Iterable[Evaluation]) -> list[Compared]:
-    """Pair evaluations of the same tasks and rows; of several befores, one of the run's own base is taken.
+    """Pair evaluations of the same tasks and rows.
 
-    The same evaluation is shown once, wherever it was found twice.
+    Args:
+        after: evaluations of the run; one that was found twice is taken once.
+        before: evaluations of the base; of several that fit, one of the run's own base is preferred, then one asked
+            with the same settings.
+
+    Returns:
+        One pair per evaluation of the run; ``before`` is None if nothing fits.
     """
     olds = list(before)
     found: list[Compared] = []
     for new in after:
+        # a sweep repeats the evaluation of the final weights
         if any(_same_rows(one.after, new) and _asked_alike(one.after, new) for one in found):
             continue
         same = [old for old in olds if _same_rows(old, new)]
+        # the run's own base comes first: the difference from another model is not what the run learned
         own = [old for old in same if old.hashes.get("checkpoint") == new.hashes.get("base")]
         alike = [old for old in own or same if _asked_alike(old, new)]
         found.append(Compared(new, next(iter(alike or own or same), None)))
@@ -372,7 +407,7 @@ def _same_rows(old: Evaluation, new: Evaluation) -> bool:
 
 
 def wrong_answers(rows: Iterable[GradedRow], most: int) -> tuple[list[GradedRow], int]:
-    """Choose wrong answers, in turn from every kind of row, in the order of the data.
+    """Choose wrong answers, one of every kind of row in turn, each kind in the order of the data.
 
     Args:
         rows: the rows of one evaluation.
@@ -383,8 +418,10 @@ def wrong_answers(rows: Iterable[GradedRow], most: int) -> tuple[list[GradedRow]
     """
     by_kind: dict[str, list[GradedRow]] = {}
     for row in rows:
+        # None is a row without a verdict, which is not wrong
         if row.correct is False:
             by_kind.setdefault(row.kind, []).append(row)
+    # so that the commonest kind does not fill the list
     in_turn = [row for row in chain.from_iterable(zip_longest(*by_kind.values())) if row is not None]
     return in_turn[:most], len(in_turn)
 
@@ -392,11 +429,11 @@ def wrong_answers(rows: Iterable[GradedRow], most: int) -> tuple[list[GradedRow]
 def rows_table(compared: Iterable[Compared], template: Template | None) -> dict[str, Any]:
     """Return every graded row of some evaluations, before beside after, as the page's script reads it.
 
-    Texts that repeat are kept once: ``rows`` holds numbers of ``tasks`` and ``kinds``.
+    Names of tasks and kinds are stored once; ``rows`` refers to them by index, which keeps the page small.
 
     Args:
         compared: the evaluations.
-        template: what the prompts were written in, to show the questions alone.
+        template: the template of the prompts, to show the questions without it; None shows whole prompts.
 
     Returns:
         ``{"tasks": [title], "kinds": [name], "rows": [[task, kind, idx, question, label, before, after]]}``, each side
@@ -426,8 +463,10 @@ def question_of(prompt: str, template: Template | None) -> str:
     from converters.text.conversation import Turn
     from converters.text.template import BOS
 
+    # a template that splits the question in two has no one place where it stands
     if template is None or "{passage}" in template.first:
         return prompt
+    # a private-use character, which no template has: what surrounds it is the template's text
     mark = "\ue000"
     segments = template.prompt([Turn("user", mark)])
     before, after = "".join(one.text for one in segments if not (one.special and one.text == BOS)).split(mark)

@@ -1,4 +1,4 @@
-"""Curves as inline SVG, drawn by matplotlib: they take the page's colours, and their text stays text."""
+"""Draws curves as inline SVG with matplotlib; they use the page's colours, and their text stays text."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Curve:
 
     Attributes:
         colour: key of ``COLOURS``.
-        points: (x, y), x ascending; one or more.
-        width: of the line, in units of the picture.
+        points: ``(x, y)`` in ascending order of x, at least one.
+        width: width of the line, in units of the picture.
     """
 
     colour: str
@@ -47,6 +47,7 @@ def loss_plots(log: Sequence[Mapping[str, Any]]) -> dict[str, Markup]:
     steps, losses = [row["step"] for row in log], [row["loss"] for row in log]
     smooth = running_mean(losses)
     title = f"Loss from {losses[0]:.4f} at step {steps[0]} to {losses[-1]:.4f} at step {steps[-1]}"
+    # by the running mean: one outlier should not change the scale; min() since 0 has no logarithm
     logarithmic = min(losses) > 0 and max(smooth) / min(smooth) > LOG_FROM
     lines = [list(zip(steps, values, strict=True)) for values in (losses, smooth)]
     curves = [Curve("before", lines[0], width=0.8), Curve("after", lines[1])]
@@ -59,13 +60,16 @@ def loss_plots(log: Sequence[Mapping[str, Any]]) -> dict[str, Markup]:
 def plot(curves: Sequence[Curve], *, title: str, height: float, logarithmic: bool = False) -> Markup:
     """Draw curves over common axes.
 
-    The same curves give the same text, so that a page can be compared with another.
+    The same curves give the same text, so that two pages can be compared.
 
     Args:
         curves: at least one.
-        title: what is to be seen, for those who cannot see it.
+        title: description for readers who cannot see the picture.
         height: in units of the picture, which is ``WIDTH`` wide.
-        logarithmic: scale of y.
+        logarithmic: whether the y axis is logarithmic.
+
+    Returns:
+        An ``svg`` element, escaped and ready for the page.
     """
     import matplotlib
     from markupsafe import Markup, escape
@@ -74,6 +78,7 @@ def plot(curves: Sequence[Curve], *, title: str, height: float, logarithmic: boo
     # text as text: small, searchable, and in the fonts of the page
     settings = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": ["sans-serif"], "font.size": 9}
     with matplotlib.rc_context({**settings, "font.sans-serif": ["DejaVu Sans"], "path.simplify_threshold": 0.3}):
+        # a Figure of its own, without pyplot: no global state, no display
         figure = Figure(figsize=(WIDTH / 72, height / 72))  # SVG has 72 units an inch
         axes = figure.add_axes((56 / WIDTH, 22 / height, 1 - 72 / WIDTH, 1 - 32 / height))
         for curve in curves:
@@ -92,13 +97,14 @@ def plot(curves: Sequence[Curve], *, title: str, height: float, logarithmic: boo
     # a tenth of a unit is less than anybody sees
     inner = re.sub(r'(?<=[ "(])-?\d+\.\d+(?=[ "\n)])', lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), inner)
     for name, colour in COLOURS.items():
+        # a style that names a variable follows the page into its dark form
         inner = inner.replace(colour, f"var(--{name})")
     head = f'<svg class="plot" viewBox="0 0 {WIDTH} {height:g}" role="img"><title>{escape(title)}</title>'
     return Markup(head + inner)
 
 
 def _set_scales(axes: Axes, logarithmic: bool) -> None:
-    """Set round numbers on both axes and lines across at those of y."""
+    """Put round numbers on both axes, and grid lines at those of y."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axes.margins(x=0)
@@ -110,6 +116,7 @@ def _set_scales(axes: Axes, logarithmic: bool) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
+        # from 0, so that a small change does not look like a large one
         axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
         axes.yaxis.set_major_locator(MaxNLocator(max(2, round(axes.bbox.height / 40))))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.4g}"))

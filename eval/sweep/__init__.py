@@ -1,12 +1,12 @@
-"""Every checkpoint of a run: what it has learned, what it has forgotten by then, and which to take.
+"""Evaluates every checkpoint of a run: what it has learned, what it has forgotten, and which one is the best.
 
 ::
 
     base (step 0) and checkpoints → eval.math → accuracy ┐
                                   → eval.squad → F1, EM  ┴→ score, share kept → the best, sweep.json, sweep.png
 
-The best checkpoint has the highest contest score ``(1 − ratio)·0.3 + accuracy·0.7`` of those that keep enough of the
-base's reading. Each evaluation lies in its own directory and is gone on with, so a kill loses nothing.
+The best checkpoint has the highest contest score ``(1 − ratio)·0.3 + accuracy·0.7`` among those that keep enough of the
+base's reading. Each evaluation has its own directory and is continued there, so a kill loses nothing.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Point:
         accuracy: share of the problems that are right.
         f1: of the reading questions.
         em: exact match of the reading questions.
-        f1_kept: F1 over the base's; None without a base, or where it had none.
-        em_kept: the same of exact match.
-        passed: whether enough is kept; None for the base and where there is none to compare with.
+        f1_kept: F1 divided by the base's; None without a base, or if the base's F1 is 0.
+        em_kept: the same for exact match.
+        passed: whether enough is kept; None for the base itself, and without a base.
         score: the contest's score; None for the base, where nothing was trained.
     """
 
@@ -65,8 +65,8 @@ class Sweep:
 
     Attributes:
         points: their figures, the base first.
-        best: the checkpoint to take; None where none keeps enough.
-        threshold: the share of the base's reading that must be left.
+        best: the best checkpoint; None if none keeps enough.
+        threshold: smallest share of the base's F1 and EM that must be kept.
         folder: where ``sweep.json``, ``sweep.md``, ``sweep.png`` and every evaluation are.
     """
 
@@ -102,7 +102,7 @@ def sweep(
     overwrite: bool = False,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Sweep:
-    """Evaluate every checkpoint of a run, each loaded once, and name the best.
+    """Evaluate every checkpoint of a run, each loaded once, and choose the best.
 
     Args:
         run: run directory with checkpoints.
@@ -110,18 +110,22 @@ def sweep(
         squad: reading questions; None takes the shipped set.
         base: the frozen model, if it is not where the adapters say.
         protocol: the reading protocol.
-        squad_template: how reading questions are put; None asks as the run was trained.
+        squad_template: prompt template of the reading questions; None takes the one the run was trained with.
         rule: the grading rule of the problems.
-        threshold: least share of the base's reading that must be left.
+        threshold: smallest share of the base's F1 and EM that must be kept.
         limit: the first problems and questions only.
         max_new_tokens: limit of a solution; None takes the longest row that the run was trained on.
         out: folder of everything; None takes ``eval/sweep`` in the run.
         overwrite: start over instead of going on with what is there.
         runtime: where and in which precision the models run.
 
+    Returns:
+        The figures of every checkpoint and the best of them; the same are in the files of ``folder``.
+
     Raises:
         UsageError: the run has no checkpoints, or data are missing or empty.
     """
+    # before the checkpoints are opened; evaluate() would say it only after that
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: at least 1 is needed")
     run = run if isinstance(run, Run) else Run.open(run)
@@ -132,15 +136,18 @@ def sweep(
     SquadTask(protocol).read_data(questions, limit)
     if max_new_tokens is None:
         # of the run, for the base too: all checkpoints are asked alike
+        # the last checkpoint, since the base knows of no training rows
         max_new_tokens = max(MAX_NEW_TOKENS, open_checkpoint(weights[-1][1], base=base).longest_row or 0)
         say(f"solutions may have {max_new_tokens} tokens (--max-new-tokens)")
     folder = Path(out) if out else run.path / "eval" / "sweep"
     points: list[Point] = []
     for number, (step, place) in enumerate(weights, start=1):
         say(f"step {step:,} ({number} of {len(weights)}): {place}")
+        # padded as the checkpoints are, so that a listing is in the order of training
         home = folder / f"step-{step:06d}"
         # the base is asked as the run was trained: otherwise the template's effect would pass for learning
         trained = None if step else run.template.name
+        # allowed: both templates are chosen here, the base's and that of reading
         opened = functools.partial(open_checkpoint, place, base=base if step else None, allow_mismatch=True)
         files = opened(template=trained)
         # the template may differ between the two evaluations, the weights do not
@@ -150,6 +157,7 @@ def sweep(
         files = opened(template=squad_template) if squad_template else files
         read = ask(SquadTask(protocol), files, questions, out=home / "squad")
         for results in (solved, read):
+            # the printed table of each evaluation, which sweep() itself does not print
             write_text(home / f"{results.task}.txt", f"{results.text}\n")
         points.append(_point(step, solved, read, folder / "step-000000", rule, protocol, threshold))
     found = Sweep(points, choose_best(points), threshold, folder)
@@ -173,7 +181,7 @@ def sweep(
 
 
 def places(run: Run, base: str | None) -> list[tuple[int, str]]:
-    """Return ``(step, directory of the weights)``: the base as step 0, if there is one, and every checkpoint.
+    """Return ``(step, directory of the weights)`` for the base as step 0, if there is one, and for every checkpoint.
 
     Raises:
         UsageError: the run has no checkpoints.
@@ -186,12 +194,13 @@ def places(run: Run, base: str | None) -> list[tuple[int, str]]:
     if not adapter.is_file():
         say(f"{run.path}: no frozen base under these weights, so there is no before to hold reading against")
         return found
+    # the adapter says which base it was trained on; one that names none leaves the recipe's
     below = base or read_json(adapter).get("base_model_name_or_path") or run.recipe.load_checkpoint
     return [(0, str(below)), *found]
 
 
 def _point(step: int, solved: Results, read: Results, base: Path, rule: str, protocol: str, threshold: float) -> Point:
-    """Return one checkpoint's figures, and what it kept of the base's.
+    """Return one checkpoint's figures and how much of the base's reading it kept.
 
     Raises:
         UserError: the base was not measured alike.
@@ -208,7 +217,15 @@ def _point(step: int, solved: Results, read: Results, base: Path, rule: str, pro
 
 
 def choose_best(points: Sequence[Point]) -> Point | None:
-    """Return the checkpoint of the highest score among those not below the gate; the earlier of equals."""
+    """Return the checkpoint with the highest score among those not below the gate, the earlier of equal ones.
+
+    Args:
+        points: figures of all checkpoints; step 0, the base, is never chosen.
+
+    Returns:
+        The best checkpoint; None if all are below the gate.
+    """
+    # not False: without a base there is no gate (None), and every checkpoint may be taken
     able = [point for point in points if point.step and point.passed is not False]
     return max(able, key=lambda point: (point.score or 0.0, -point.step), default=None)
 
@@ -230,7 +247,7 @@ def table(points: Sequence[Point]) -> tuple[list[str], list[list[Any]]]:
 
 
 def verdict_line(points: Sequence[Point], best: Point | None, threshold: float) -> str:
-    """Name the best checkpoint, or say that none keeps enough."""
+    """Return the verdict in words: the best checkpoint, or that none keeps enough."""
     if best is None:
         return f"NOT passed: no checkpoint keeps {threshold:g} of the base's F1 and EM"
     out = [f"{point.step:,}" for point in points if point.passed is False]
@@ -240,9 +257,18 @@ def verdict_line(points: Sequence[Point], best: Point | None, threshold: float) 
 
 
 def plot(points: Sequence[Point], best: Point | None, path: Path, title: str, threshold: float) -> None:
-    """Draw accuracy and what is kept of the base's reading over steps; without a base, F1 and EM themselves."""
+    """Draw accuracy and the kept shares of the base's reading over steps; without a base, F1 and EM themselves.
+
+    Args:
+        points: figures of all checkpoints.
+        best: the one to mark, if any.
+        path: the PNG to write.
+        title: name of the run.
+        threshold: kept share at which the gate is drawn, 0 to 1.
+    """
     import matplotlib
 
+    # before pyplot: a machine without a display can draw into a file
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -253,6 +279,7 @@ def plot(points: Sequence[Point], best: Point | None, path: Path, title: str, th
         for measure, style in (("f1", "s-"), ("em", "^--")):
             # the base keeps all of itself
             kept = [1.0 if point.step == 0 else getattr(point, f"{measure}_kept") for point in points]
+            # matplotlib leaves a gap at nan, where 0 would look like everything forgotten
             shown = [float("nan") if share is None else 100 * share for share in kept]
             axes.plot(steps, shown, style, color="tab:orange", label=f"kept: {measure.upper()} of the base's")
         axes.axhline(100 * threshold, color="tab:red", linewidth=1, linestyle=":", label=f"gate: {threshold:g}")

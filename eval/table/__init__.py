@@ -1,7 +1,7 @@
-"""Adapters × data sets: the accuracy of every checkpoint on every task with few answers, and its mean, as one table.
+"""One table of accuracies: every checkpoint (row) on every data set with few possible answers (column), and means.
 
-Each cell is an evaluation of :mod:`eval.choice`, with predictions, table and results of its own in ``OUT/ROW/DATA``; a
-model is loaded once for all its cells, and not at all where every answer is there already.
+Each cell is an evaluation of :mod:`eval.choice` with its own predictions, table and results in ``OUT/ROW/DATA``. A
+model is loaded once for all its cells, and not at all if every answer is there already.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def tabulate(
     """Grade several checkpoints on several data sets.
 
     Args:
-        rows: runs, adapters or models by the name of their row.
-        data: conversations with a label by the name of their column.
-        choices: the possible answers of all data sets, with commas; None takes each one's labels.
+        rows: runs, adapters or models, by the name of their row.
+        data: files of conversations with labels, by the name of their column.
+        choices: the possible answers of all data sets, separated by commas; None takes each data set's labels.
         way: how a choice is found, ``generate`` or ``loglik``.
         base: the frozen model under the adapters, if it is not where they say.
-        template: how questions are put; None asks as each run was trained.
-        allow_template_mismatch: accept a template a run was not trained in.
+        template: prompt template around each question; None takes the one each run was trained with.
+        allow_template_mismatch: accept a template a run was not trained with.
         limit: the first rows of each data set only.
         out: folder of the table and the cells.
         overwrite: start over instead of going on with what is there.
@@ -77,9 +77,12 @@ def tabulate(
         min_new_tokens: no written answer ends before so many.
         runtime: where and in which precision the models run.
 
+    Returns:
+        The counts of every cell and the folder of the files.
+
     Raises:
         UsageError: a file or a checkpoint is missing, or a data set has no labels.
-        UserError: a template is not the trained one, or predictions there were made with something else.
+        UserError: a template is not the trained one, or existing predictions were made with another model or setting.
     """
     tasks = {name: ChoiceTask(choices, way=way) for name in data}
     # everything is opened before the first is asked anything: a wrong name should not cost an hour
@@ -93,6 +96,7 @@ def tabulate(
     found: dict[str, dict[str, Scores]] = {}
     for name, files in checkpoints.items():
         say(f"{name}: {files.path}")
+        # cached: evaluate() calls it only if answers are missing, and the cells of a row share what it loaded
         load = functools.cache(functools.partial(registry.load_generator, files, runtime))
         found[name] = {}
         for column, task in tasks.items():
@@ -117,12 +121,20 @@ def tabulate(
 
 
 def mean(accuracies: Mapping[str, float]) -> float:
-    """Mean over data sets, each counting the same whatever its size."""
+    """Return the mean over data sets, each with the same weight whatever its size."""
     return sum(accuracies.values()) / len(accuracies)
 
 
 def table(found: Mapping[str, Mapping[str, Scores]]) -> tuple[list[str], list[list[str]]]:
-    """Return header and lines: accuracies in percent with half their 95 % interval, and the mean last."""
+    """Return header and lines of the table.
+
+    Args:
+        found: counts by checkpoint and data set; all checkpoints have the same data sets.
+
+    Returns:
+        Names of the columns, and a line per checkpoint: accuracies in percent ± half the width of their 95 % interval,
+        the mean last.
+    """
     data = list(next(iter(found.values())))
     lines = [
         [name, *(_cell(cells[one]) for one in data), f"{100 * mean({one: cells[one].accuracy for one in data}):.2f}"]
@@ -133,12 +145,14 @@ def table(found: Mapping[str, Mapping[str, Scores]]) -> tuple[list[str], list[li
 
 def _cell(scores: Scores) -> str:
     low, high = wilson(scores.right, scores.n)
+    # Wilson's interval is not symmetric; half its width still says how far two cells may be by chance
     return f"{percent(scores.accuracy)} ±{percent((high - low) / 2)}"
 
 
 def note_lines(found: Mapping[str, Mapping[str, Scores]]) -> list[str]:
-    """Say how many rows each data set has, what always giving its commonest label is, and what was unparsed."""
+    """Return a note per data set: its rows, the accuracy of always giving the commonest label, and unparsed answers."""
     notes = []
+    # rows and labels are those of the data, so any one checkpoint's counts give them
     for data, scores in next(iter(found.values())).items():
         label, share = scores.commonest
         lost = {name: cells[data].unparsed for name, cells in found.items() if cells[data].unparsed}

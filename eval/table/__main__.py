@@ -67,7 +67,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def named(text: str, option: str) -> dict[str, str]:
-    """Take a list of ``NAME=PATH`` or ``PATH`` apart; a path's own name is its last part, without endings.
+    """Parse a comma-separated list of ``NAME=PATH`` or ``PATH``.
+
+    Args:
+        text: the list.
+        option: name of the option, for messages.
+
+    Returns:
+        Paths by name; a path without a name gets its last part, without endings.
 
     Raises:
         UsageError: the list is empty, or a name comes twice.
@@ -78,7 +85,9 @@ def named(text: str, option: str) -> dict[str, str]:
             continue
         name, equals, path = part.partition("=")
         if not equals:
+            # resolved, so that "." and "runs/a/.." have a name, too
             name, path = Path(part).resolve().name.split(".")[0], part
+        # the name becomes a folder of the output: it must stay inside it and not be hidden
         if not name or not path or "/" in name or name.startswith("."):
             raise UsageError(f"{option} {part!r}: NAME=PATH is expected, the name without a slash")
         if name in found:

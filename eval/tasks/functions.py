@@ -1,7 +1,7 @@
-"""What the lm-eval task files beside this one call: rows as prompts in a template of ours, and our own graders.
+"""Functions that the lm-eval task files beside this one call: prompts in our templates, and our own graders.
 
-lm-eval hands over its ``--metadata`` and the model's arguments. The prompt is the text that our own commands ask with,
-special tokens written out, so that a difference in figures is one of the models and not of the prompts.
+lm-eval passes its ``--metadata`` and the model's arguments by name. The prompt is the text that our own commands use,
+special tokens written out, so that a difference in figures comes from the models and not from the prompts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def math_rows(
         data: one ``{"problem", "solution"}`` a line.
         pretrained: the model, as lm-eval was told.
         peft: the adapter on it, if any.
-        template: how questions are put; None: as the run was trained.
+        template: prompt template around each question; None takes the one the run was trained with.
+
+    Returns:
+        The split ``test`` with the prompt and the label of every problem.
     """
     from eval.math.task import MathTask
 
@@ -35,16 +38,32 @@ def math_rows(
 def squad_rows(
     data: str | None = None, *, pretrained: str, peft: str | None = None, template: str | None = None, **_: Any
 ) -> dict[str, Dataset]:
-    """Read all questions of a data set in SQuAD v1.1's JSON; without ``data``, of the shipped reading set."""
+    """Read all questions of a data set in SQuAD v1.1's JSON.
+
+    Args:
+        data: the file; None takes the shipped reading set.
+        pretrained: the model, as lm-eval was told.
+        peft: the adapter on it, if any.
+        template: prompt template around each question; None takes the one the run was trained with.
+
+    Returns:
+        The split ``test`` with the prompt and all gold answers of every question.
+    """
     from eval.squad.data import SHIPPED
     from eval.squad.task import CONTEST_FORM, SquadTask
 
+    # as in eval.run: the contest's form may be asked whatever the run was trained with
     files = _files(pretrained, peft, template, allow_mismatch=template == CONTEST_FORM)
     return _split(SquadTask("official"), Path(data or SHIPPED), files)
 
 
 def grade_math(row: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Grade one answer under every rule of ``eval.math``."""
+    """Grade one answer under every rule of ``eval.math``.
+
+    Args:
+        row: a row of :func:`math_rows`.
+        results: the model's answers to it; lm-eval gives one.
+    """
     from eval.math.rules import grade, parse
 
     label = parse(row["label"])
@@ -53,17 +72,24 @@ def grade_math(row: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 
 def grade_squad(row: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Grade one answer as ``eval.squad --protocol official`` does, in percent."""
+    """Grade one answer as ``eval.squad --protocol official`` does, in percent.
+
+    Args:
+        row: a row of :func:`squad_rows`.
+        results: the model's answers to it; lm-eval gives one.
+    """
     from eval.squad.rules import first_line, official_scores
 
     scores = official_scores(first_line(results[0]), row["labels"])
+    # percent, as squad_official has it in our results.json; the arithmetic rules are shares there
     return {"f1": 100 * scores.f1, "em": 100 * scores.em}
 
 
 def _files(pretrained: str, peft: str | None, template: str | None, *, allow_mismatch: bool = False) -> CheckpointFiles:
-    """Find template and tokenizer where our own commands find them."""
+    """Open the checkpoint as our own commands do, to get its template and tokenizer."""
     from backends.checkpoint.resolve import open_checkpoint
 
+    # with an adapter, lm-eval's "pretrained" is the base below it
     base = pretrained if peft else None
     return open_checkpoint(peft or pretrained, base=base, template=template, allow_mismatch=allow_mismatch)
 
