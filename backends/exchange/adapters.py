@@ -229,7 +229,7 @@ def adapter_to_peft(
 def recorded_config(
     file: Path, tensors: Tensors, found: LoraMatrices, recipe: Path | None = None, alpha: float | None = None
 ) -> tuple[dict[str, Any], Path | None]:
-    """Return ``adapter_config.json`` of a mindformers LoRA file, and the directory that recorded it, if one did.
+    """Find the PEFT configuration of a mindformers LoRA file: rank, alpha, targets and base.
 
     Args:
         file: the file.
@@ -237,6 +237,10 @@ def recorded_config(
         found: rank and layers that its matrices show.
         recipe: the YAML that trained it.
         alpha: of a file that nothing describes.
+
+    Returns:
+        The configuration; and the directory with its template and tokenizer, ``FILE.hf`` or the run, None where neither
+        is there.
 
     Raises:
         UnknownScaling: nothing is recorded and no ``alpha`` was given.

@@ -1,4 +1,4 @@
-"""Conversion of whatever a path holds, which is recognised by its content, into a named place or beside itself."""
+"""Conversion of whatever a path holds, into a place that is named or beside the file; the content shows what it is."""
 
 from __future__ import annotations
 

@@ -86,8 +86,8 @@ def llama2c_source(file: Path) -> Source:
 def write_tokenizer(file: Path, folder: Path) -> None:
     """Write a vocabulary of llama2.c as ``tokenizer.json`` and ``tokenizer_config.json``.
 
-    llama2.c joins, among all neighbours, the two whose piece has the highest score: byte pair encoding with its merges
-    in the order of the scores.
+    llama2.c always joins the two neighbours whose joined piece has the highest score. That is byte pair encoding with
+    the merges in the order of the scores.
 
     Args:
         file: int32 length of the longest piece, then float32 score, int32 length and bytes of each piece.
@@ -108,7 +108,7 @@ def write_tokenizer(file: Path, folder: Path) -> None:
             piece = data[place + 8 : place + 8 + length]
             if not 0 < length == len(piece):
                 raise ValueError("a piece is cut off")
-            # SentencePiece writes a blank so, and llama2.c stores it as a blank
+            # SentencePiece writes ▁ for a blank; llama2.c stores the blank itself
             pieces.append((piece.decode().replace(" ", "▁"), score))
             place += 8 + length
     except (struct.error, ValueError) as error:

@@ -1,8 +1,8 @@
 """Meta's own layout, read as Hugging Face weights.
 
-It turns rotary pairs (2i, 2i+1), where Hugging Face and mindformers turn (i, i + d/2) of a head of width d: the rows of
-q and k are put in the other order (the permutation of transformers' convert_llama_weights_to_hf.py). Its shards are
-parts of matrices, to be joined along the dimension that Meta's model parallelism splits.
+Meta rotates the pairs (2i, 2i + 1) of a head of width d, Hugging Face and mindformers the pairs (i, i + d/2). So the
+rows of q and k are put in the other order (the permutation of transformers' convert_llama_weights_to_hf.py). Shards
+hold parts of matrices, which are joined along the dimension that Meta's model parallelism splits.
 """
 
 from __future__ import annotations

@@ -91,6 +91,10 @@ class Source:
 def exchangeable_shape(config: Mapping[str, Any], source: str | Path) -> LlamaShape:
     """Return the sizes of a model that Hugging Face and mindformers both support.
 
+    Args:
+        config: content of ``config.json``.
+        source: where it is from, for errors.
+
     Raises:
         UserError: another architecture, or a size is missing or not a number.
     """
@@ -102,6 +106,10 @@ def exchangeable_shape(config: Mapping[str, Any], source: str | Path) -> LlamaSh
 
 def config_from_recipe(config: ModelConfig, source: str | Path) -> dict[str, Any]:
     """Return the Hugging Face configuration of a mindformers ``model_config``.
+
+    Args:
+        config: ``model.model_config`` of the recipe.
+        source: where the recipe is from, for errors.
 
     Raises:
         UserError: a setting that has no certain counterpart; ``config.json`` itself is needed then.

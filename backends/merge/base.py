@@ -143,7 +143,12 @@ def _is_tied(base: Base, module: str) -> bool:
 
 
 def source_of(base: Base, module: str) -> str:
-    """Return the tensor that a layer's weight is read from: for a tied output layer, the embedding matrix."""
+    """Return the name of the tensor that a layer's weight is read from.
+
+    Args:
+        base: the model.
+        module: Hugging Face name of the layer; a tied ``lm_head`` is read from the embedding matrix.
+    """
     return base.weight_name(EMBEDDING if _is_tied(base, module) else module)
 
 
@@ -161,7 +166,7 @@ def check_recorded(base: Base, adapters: Sequence[Adapter], *, allow: bool) -> N
     for adapter in adapters:
         recorded = adapter.base_fingerprint
         named = Path(adapter.base_name) if adapter.base_name else None
-        # the very directory that the adapter names needs no further proof
+        # nothing is recorded, but this is the very directory that the adapter names
         if recorded is None and named is not None and named.resolve() == base.path.resolve():
             continue
         if recorded is None and named is not None and (named / MODEL_CONFIG).is_file():

@@ -26,7 +26,12 @@ def summed(adapters: Sequence[Adapter], module: str) -> tuple[np.ndarray, np.nda
     """Return the exact sum ΔW = Σ wᵢ·sᵢ·Bᵢ·Aᵢ of one layer as two factors.
 
     Ranks are put beside each other: [w₁s₁B₁ w₂s₂B₂ ...] · [A₁; A₂; ...] is the sum, whatever the ranks are, because no
-    term meets another. (Adding the Aᵢ and adding the Bᵢ is not: (B₁ + B₂)(A₁ + A₂) has B₁A₂ and B₂A₁ in it.)
+    Bᵢ meets the A of another adapter. Adding the Aᵢ and adding the Bᵢ would not give the sum: (B₁ + B₂)(A₁ + A₂) also
+    has the terms B₁A₂ and B₂A₁.
+
+    Args:
+        adapters: at least one of them changes the layer.
+        module: Hugging Face name of the layer.
 
     Returns:
         A float32 [Σr, in] and B float32 [out, Σr], with ΔW = B·A.
@@ -149,7 +154,12 @@ def write_sum(adapters: Sequence[Adapter], folder: Path, rank: int | None, dtype
 
 
 def summed_config(adapters: Sequence[Adapter], ranks: dict[str, int]) -> dict[str, Any]:
-    """Return ``adapter_config.json`` of an adapter with scaling 1: alpha is the rank, in each layer."""
+    """Return ``adapter_config.json`` of a sum: an adapter with scaling 1, alpha being the rank of each layer.
+
+    Args:
+        adapters: what was added; base, task and targets are theirs.
+        ranks: rank by Hugging Face name of the layer.
+    """
     # the most frequent rank goes into r, the others into patterns; of two as frequent the larger, always the same
     common = max(set(ranks.values()), key=lambda r: (list(ranks.values()).count(r), r))
     others = _short_patterns({module: rank for module, rank in ranks.items() if rank != common}, ranks)
@@ -176,10 +186,10 @@ def _short_patterns(others: dict[str, int], ranks: dict[str, int]) -> dict[str, 
 
 
 def target_modules(adapters: Sequence[Adapter]) -> list[str]:
-    """Return what peft shall adapt: short names where all adapters cover the same layers, else every layer by name.
+    """Return ``target_modules`` of a sum: short names if each adapter covers the whole model, else every layer by name.
 
-    A short name such as ``q_proj`` means that layer everywhere in the model, so that it may only be used where every
-    adapter that has it has it everywhere.
+    A short name such as ``q_proj`` makes peft adapt that layer in the whole model. So short names are used only if
+    every adapter chose its layers in this way.
     """
     if all(_short(adapter) for adapter in adapters):
         last = {module.rpartition(".")[2] for adapter in adapters for module in adapter.modules}

@@ -1,8 +1,8 @@
 """What lies beside merged weights: configuration, tokenizer, template, and the forms that servers read.
 
-A served model is asked in the form it was trained in, or it is another model. So the forms of servers, Jinja for
-transformers and vLLM and Go's for Ollama, are made from the template of the run, and replace what the base's authors
-put there.
+A model answers as it was trained only if it is asked in the form it was trained in. Servers read this form as a Jinja
+template (transformers, vLLM) or a Go template (Ollama). Both are made from the template of the run and replace what the
+authors of the base put there.
 """
 
 from __future__ import annotations
@@ -195,7 +195,8 @@ def write_model_files(base: Base, folder: Path, dtype: str | None, *, untied: bo
 def jinja(template: Template) -> str:
     """Return the template as a Hugging Face chat template (``chat_template.jinja``).
 
-    Text is rendered to the character as :meth:`Template.prompt` and :meth:`Template.render` do, special tokens by name.
+    It renders the same text as :meth:`Template.prompt` and :meth:`Template.render`, character by character, with the
+    names of special tokens.
     """
     text = "message['content'] | trim" if template.trim else "message['content']"
     system = "ns.system | trim" if template.trim else "ns.system"
@@ -253,10 +254,17 @@ def jinja(template: Template) -> str:
 
 
 def modelfile(template: Template, tokenizer: Tokenizer) -> str | None:
-    """Return an Ollama ``Modelfile`` beside the weights, or None where its syntax cannot say the template.
+    """Return the text of an Ollama ``Modelfile``.
 
-    Ollama puts BOS before a prompt by itself, so a leading BOS is left out; its templates cannot cut texts apart or
-    take white space off their ends.
+    Ollama puts BOS before a prompt by itself, so a leading BOS is left out. Its templates cannot split a text or trim
+    white space.
+
+    Args:
+        template: that the weights were trained in.
+        tokenizer: says how its special tokens are written.
+
+    Returns:
+        The text; None where Ollama's syntax cannot express the template.
     """
     if "{passage}" in template.first:
         return None

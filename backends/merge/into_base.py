@@ -101,10 +101,9 @@ def _ratio(part: Any, whole: Any) -> float:
 
 
 def unties(base: Base, adapters: Sequence[Adapter]) -> bool:
-    """Say whether the output layer is the embedding matrix in the base and must part from it.
+    """Say whether the output layer is tied to the embedding in the base and cannot stay so.
 
-    An adapter on a tied ``lm_head`` changes what comes out and not what goes in, so that the merged model needs two
-    matrices.
+    An adapter on a tied ``lm_head`` changes the output and not the embedding, so the merged model needs two matrices.
     """
     return base.tied and HEAD in all_modules(adapters)
 

@@ -108,7 +108,7 @@ class MergeReport:
         }
 
     def as_text(self) -> str:
-        """What a person wants to know of it, a few lines."""
+        """A summary of a few lines, for people."""
         added = " + ".join(f"{adapter.weight:g} × {adapter.path}" for adapter in self.adapters)
         if self.summed is not None:
             return "\n".join([*_sum_lines(self.summed, self.rank), f"{self.out}: an adapter, the sum of {added}"])
@@ -267,7 +267,7 @@ def _check(
     """Refuse arguments that do not go together.
 
     Raises:
-        UsageError: always with the option and what to do.
+        UsageError: the message names the option and what to do.
     """
     if weights is not None and (len(weights) != len(adapters) or not all(map(math.isfinite, weights))):
         raise UsageError(f"weights {list(weights)}: a finite number for each of {len(adapters)} adapters is expected")

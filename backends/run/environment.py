@@ -108,6 +108,13 @@ class DoctorReport:
 def check_step(report: DoctorReport, show: Callable[[str], None]) -> DoctorReport:
     """Check that two training steps lowered the loss, and show it.
 
+    Args:
+        report: result of the steps.
+        show: prints one line.
+
+    Returns:
+        The report, unchanged.
+
     Raises:
         UserError: the loss did not fall.
     """

@@ -260,7 +260,15 @@ def write_environment(run: Run, now: dict[str, Any], start: int) -> None:
 
 
 def checkpoint_steps(recipe: Recipe, total: int) -> set[int]:
-    """Return the steps after which a checkpoint is written: every ``save_checkpoint_steps``, or at -1 evenly spaced."""
+    """Return the steps after which a checkpoint is written: every ``save_checkpoint_steps``, or at -1 evenly spaced.
+
+    Args:
+        recipe: its ``CheckpointMonitor`` says how often, and how many checkpoints are kept.
+        total: steps of the whole run; the last one always has a checkpoint.
+
+    Returns:
+        Numbers of steps, from 1.
+    """
     callback = recipe.checkpoint_callback
     every, keep = int(callback.get("save_checkpoint_steps", -1)), kept_checkpoints(recipe)
     if every > 0:

@@ -129,6 +129,9 @@ def load_rows(recipe: Recipe, *, quiet: bool = False) -> TrainingRows:
         recipe: names files, template and tokenizer.
         quiet: leave out the audit's lines (all processes but the first).
 
+    Returns:
+        The rows that encoding kept, with tokenizer, template and audit.
+
     Raises:
         UsageError: no data is named, or a file is missing or empty.
         UserError: a row cannot be read, too many rows have nothing supervised, or none is left.

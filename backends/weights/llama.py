@@ -198,12 +198,25 @@ class LlamaShape:
         return sum(math.prod(shape) for shape in self.parameter_shapes().values())
 
     def lora_shapes(self, layers: Iterable[str], rank: int) -> dict[str, dict[str, tuple[int, int]]]:
-        """Shapes of LoRA's two matrices on each named layer (``wq`` …) of a decoder layer: A [r, in], B [out, r]."""
+        """Return the shapes of LoRA's matrices in one decoder layer.
+
+        Args:
+            layers: mindformers names of the linear layers with LoRA, such as ``wq``.
+            rank: r.
+
+        Returns:
+            By name of the layer, ``A`` [r, in] and ``B`` [out, r].
+        """
         linear = self.linear_layers
         return {name: {"A": (rank, linear[name][1]), "B": (linear[name][0], rank)} for name in layers}
 
     def adapter_shapes(self, layers: Iterable[str], rank: int) -> dict[str, tuple[int, int]]:
-        """Shape of every LoRA matrix of an adapter on the named layers, by its PEFT name."""
+        """Return the shape of every LoRA matrix of an adapter by its PEFT name, over all decoder layers.
+
+        Args:
+            layers: mindformers names of the linear layers with LoRA, such as ``wq``.
+            rank: r.
+        """
         matrices = self.lora_shapes(layers, rank)
         return {
             f"base_model.model.model.layers.{layer}.{LINEAR_LAYERS[name]}.lora_{half}.weight": shape
@@ -213,7 +226,12 @@ class LlamaShape:
         }
 
     def lora_parameters(self, layers: Iterable[str], rank: int) -> int:
-        """Parameters of LoRA on the named layers: r · (in + out) each."""
+        """Return the number of LoRA's parameters in all decoder layers: r · (in + out) for each linear layer.
+
+        Args:
+            layers: mindformers names of the linear layers with LoRA, such as ``wq``.
+            rank: r.
+        """
         return self.layers * sum(rank * sum(self.linear_layers[name]) for name in layers)
 
 

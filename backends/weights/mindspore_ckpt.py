@@ -8,7 +8,8 @@ Format: mindspore/ccsrc/utils/checkpoint.proto, protocol buffers (https://protob
 
 A tensor over 512 MiB is several values of one tag, each with the whole tensor's dims and a part of its bytes
 (``_exec_save`` of mindspore/train/serialization.py). A file saved with a checksum ends in ``crc_num`` and ten bytes.
-The protocol buffer library would hold all of a file at once, and MindSpore does; here only contents are skipped over.
+The protocol buffer library, which MindSpore uses, holds a whole file in memory. This module reads the headers only and
+skips over the contents.
 """
 
 from __future__ import annotations
@@ -77,10 +78,11 @@ def open_weights(path: str | Path) -> Tensors:
 
 
 def weights_writer(file: Path, metadata: Mapping[str, str] | None = None) -> CkptWriter | ShardWriter:
-    """Return a writer for one file of either format, told by its name; ``ms`` is the format's mark of MindSpore.
+    """Return a writer for one mindformers file; the metadata ``format: ms`` marks a safetensors file as MindSpore's.
 
     Args:
-        file: ``.ckpt`` or ``.safetensors``; a temporary name (:func:`converters.common.files.atomic`).
+        file: a temporary name (:func:`converters.common.files.atomic`); its ending, ``.ckpt`` or ``.safetensors``, says
+            the format.
         metadata: kept in a safetensors file; a ``.ckpt`` has no place for it.
     """
     if file.suffix == ".ckpt":

@@ -1,7 +1,7 @@
 """Safetensors files without a framework: one tensor at a time in, sharded and streaming out.
 
 Format: https://huggingface.co/docs/safetensors — eight bytes with the header's length, the header as JSON (it may end
-in blanks), then the tensors end to end. Numbers of a type that numpy has not (bfloat16) come as ``ml_dtypes``.
+in blanks), then the tensors end to end. Types that numpy lacks (bfloat16) are those of ``ml_dtypes``.
 """
 
 from __future__ import annotations
