@@ -1,7 +1,7 @@
 """Reads predictions: one row per answer with prompt, answer and label, so that every figure can be recomputed.
 
 Fields of ours: ``idx, prompt, predict, label, finish_reason, n_tokens`` and what the task adds. Other tools' files are
-read too: JSON lines, one JSON array, or a ``.txt`` of one answer a line.
+read too: JSON lines, one JSON array, or a ``.txt`` of one answer per line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def read_predictions(path: str | Path, *, labelled: bool = True) -> list[dict[st
     A last line that a kill cut short is left out, with a message; a file that is not complete yet gets a message, too.
 
     Args:
-        path: JSON lines, one JSON array, or a ``.txt`` file of one answer a line.
+        path: JSON lines, one JSON array, or a ``.txt`` file of one answer per line.
         labelled: every row must have a label.
 
     Returns:
@@ -80,7 +80,7 @@ def _check_whole(path: str | Path, rows: Sequence[Any], meta: Mapping[str, Any])
 
 
 def read_answer_lines(path: str | Path) -> list[str]:
-    r"""Read one answer a line; only ``\n`` ends a line, and an empty line is an empty answer.
+    r"""Read one answer per line; only ``\n`` ends a line, and an empty line is an empty answer.
 
     Raises:
         UsageError: the file is missing or empty.

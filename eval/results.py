@@ -115,7 +115,13 @@ def percent(share: float) -> str:
 
 
 def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]], *, left: int = 1) -> str:
-    """Return a Markdown table: the first ``left`` columns left-aligned, the others right."""
+    """Return a Markdown table.
+
+    Args:
+        header: names of the columns.
+        rows: lines of the table; any value is written as text.
+        left: how many columns, from the first, are aligned left; the others are aligned right.
+    """
     lines = [header, ["---" if i < left else "--:" for i in range(len(header))], *rows]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines) + "\n"
 

@@ -93,7 +93,7 @@ def evaluate(
         data: file of the questions; None takes the task's own data.
         limit: the first rows only.
         out: folder of the files; None takes one in the run, for a model one under ``runs/eval``.
-        overwrite: start over instead of going on with the predictions there.
+        overwrite: start over instead of continuing with the predictions in ``out``.
         runtime: where and in which precision the model runs.
         template: prompt template around each question; None takes the one the run was trained with.
         allow_template_mismatch: accept a template the run was not trained with.
@@ -240,7 +240,7 @@ def _score_missing(
 
 
 def _report(task: Task, predictions: Path, folder: Path | None, limit: int | None, data: Path | None) -> Results:
-    """Grade a file of predictions and write table and results where there is a folder."""
+    """Grade a file of predictions; write table and results if a folder is given."""
     meta = read_meta(predictions)
     rows = task.read_predictions(predictions, data=data, limit=limit, meta=meta)
     if not rows:

@@ -39,7 +39,7 @@ class Row:
 
     Attributes:
         idx: its number in the data, from 0.
-        turns: what is asked, the question last.
+        turns: the conversation to ask, the question last.
         label: the right answer; None if the row has none.
         fields: further fields of the row of predictions, for instance ``id`` or ``kind``.
         labels: all right answers, where a question has several.
@@ -84,7 +84,11 @@ class Task(ABC):
 
     @abstractmethod
     def read_data(self, path: Path, limit: int | None) -> list[Row]:
-        """Read the rows to ask, the first ``limit`` only.
+        """Read the rows to ask.
+
+        Args:
+            path: the data set.
+            limit: the first so many rows only; None takes all.
 
         Raises:
             UsageError: the file is missing or empty.
@@ -96,7 +100,15 @@ class Task(ABC):
         return row.turns
 
     def candidates(self, rows: Sequence[Row], files: CheckpointFiles) -> dict[str, list[int]] | None:
-        """Return the tokens of each possible answer if the likeliest one is to be taken; None lets the model write."""
+        """Return the tokens of each possible answer if the likeliest one is to be taken.
+
+        Args:
+            rows: the rows to ask, at least one.
+            files: the checkpoint's template and tokenizer.
+
+        Returns:
+            Token ids by answer; None, the default, lets the model write.
+        """
         return None
 
     def grade(self, predict: str, label: str) -> Mapping[str, float]:
@@ -188,7 +200,12 @@ class Task(ABC):
         return dict(identity)
 
     def folder_name(self, data: Path, template: str | None) -> str:
-        """Return the name of the results folder that is used when none is named."""
+        """Return the name of the results folder that is used when none is named.
+
+        Args:
+            data: the data set.
+            template: the template that was chosen for this evaluation; None for the run's own.
+        """
         return f"{self.name}-{data.name.split('.')[0]}"
 
     def export(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:  # noqa: B027 - writing nothing is a right answer

@@ -101,7 +101,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         ("temperature", float, "0 always takes the likeliest token; higher values vary more"),
         ("top_p", float, "choose among the likeliest tokens that together have this probability"),
         ("top_k", int, "choose among this many of the likeliest tokens; 0 means all"),
-        ("repetition_penalty", float, "above 1 makes tokens of the prompt and the answer so far less likely"),
+        ("repetition_penalty", float, "above 1 makes tokens that already occur in prompt or answer less likely"),
         ("seed", int, "seed of the random numbers, used when temperature is above 0"),
     ):
         parser.add_argument(

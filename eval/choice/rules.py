@@ -200,7 +200,7 @@ class Scores:
 
 
 def label_of(text: str | None, choices: Choices) -> str | None:
-    """Return the choice that a label names; None if the label is empty or missing.
+    """Return the choice that a label names, as the choices spell it; None if the label is empty or missing.
 
     Raises:
         UsageError: there is a text, but it names no choice.

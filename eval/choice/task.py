@@ -34,7 +34,7 @@ class ChoiceTask(Task):
         choices: the possible answers, also as comma-separated text; None takes the labels of the data, with a message.
         positive: the class whose F1 is reported; None takes ``1``, ``yes`` or ``true`` if it is a choice.
         way: ``generate`` or ``loglik``.
-        answers: file of labels, one a line, for predictions that have none.
+        answers: file of labels, one per line, for predictions that have none.
         score_002: add the score of the QQP and CoLA contest, 70 points times the accuracy.
     """
 

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         help="rule of the contest's score and of --compare (default: %(default)s)",
     )
     args = parser.parse_args(argv)
+    # before check_source(): --compare reads two results and needs neither model nor predictions
     if sum(value is not None for value in (args.ckpt, args.predictions, args.compare)) != 1:
         raise UsageError("one of --ckpt, --predictions and --compare is needed")
     if args.compare:

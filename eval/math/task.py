@@ -31,7 +31,7 @@ _OPERATION = re.compile(r"\S+ ([-+*/]) ")
 
 
 class MathTask(Task):
-    """Problems and their solutions, one ``{"problem", "solution"}`` a line.
+    """Problems and their solutions, one ``{"problem", "solution"}`` per line.
 
     Args:
         rule: the rule of the contest's score.
@@ -216,7 +216,13 @@ def table_rows(tallies: Mapping[str, Tally]) -> tuple[list[str], list[list[Any]]
 
 
 def summary_lines(tallies: Mapping[str, Tally], contest: Mapping[str, Any] | None, rule: str) -> list[str]:
-    """Return the lines under the table: totals with their intervals, and the contest's score under ``rule``."""
+    """Return the lines under the table: totals with their intervals, and the contest's score.
+
+    Args:
+        tallies: counts by kind, with the total.
+        contest: what :func:`contest_score` returned for the accuracy under ``rule``.
+        rule: the rule of the contest's score.
+    """
     total = tallies[TOTAL]
     lines = []
     for name, meaning in RULES.items():

@@ -46,7 +46,7 @@ class Report:
 
     Attributes:
         html: the whole document.
-        evaluations: what is compared on it.
+        evaluations: the evaluations on the page, each with its counterpart before training.
         found: number of evaluations of the run that were found; one found twice is shown once.
         missing: what the page leaves out because the run does not have it.
         notes: results that were named but are not on the page.

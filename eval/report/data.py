@@ -24,7 +24,7 @@ _SAME_ROWS = ("data", "rows", "labels", "choices", "protocol")
 _ASKED = ("template", "max_new_tokens", "min_new_tokens", "way", "dtype")
 # special tokens at the start of a decoded prompt, such as <s> or <|begin_of_text|>
 _LEADING_TOKENS = re.compile(r"^(?:<\|?[a-z_]+\|?>)+")
-# what people call a measure
+# display names of measures
 _NAMES = {"acc": "accuracy", "macro_f1": "macro-F1", "mcc": "Matthews correlation", "f1": "F1", "em": "EM"}
 # measures that are not shares, and how their figures are written
 _NOT_SHARES = {"mcc": "{:.4f}", "score_002": "{:.2f}"}
@@ -42,8 +42,8 @@ class GradedRow:
     Attributes:
         idx: number of the row in the data.
         kind: kind of the problem, or ``label X`` for a task with few possible answers; may be empty.
-        question: the user's words; the whole prompt where its template cannot be taken off.
-        label: what is right; several right answers are joined by ``or``.
+        question: the user's words; the whole prompt if its template cannot be removed.
+        label: the right answer; several are joined by ``or``.
         answer: what the model wrote.
         correct: the verdict under the rule that the task is judged by; None where the row has no grade.
         grades: what the verdict leaves open: rules that disagree, an F1 between 0 and 100.
@@ -459,7 +459,15 @@ def _side(row: GradedRow | None) -> list[Any] | None:
 
 
 def question_of(prompt: str, template: Template | None) -> str:
-    """Return the user's words of a one-round prompt; the whole prompt where the template cannot be taken off."""
+    """Return the user's words of a one-round prompt.
+
+    Args:
+        prompt: the decoded prompt, special tokens included.
+        template: the template it was written with, if known.
+
+    Returns:
+        The question; the whole prompt if the template is not known or does not fit.
+    """
     from converters.text.conversation import Turn
     from converters.text.template import BOS
 

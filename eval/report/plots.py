@@ -36,7 +36,7 @@ class Curve:
 
 
 def loss_plots(log: Sequence[Mapping[str, Any]]) -> dict[str, Markup]:
-    """Draw the loss with its running mean, and the learning rate where the log has it.
+    """Draw the loss with its running mean, and the learning rate if the log has it.
 
     Args:
         log: records of ``train_log.jsonl`` with a finite loss, at least one.

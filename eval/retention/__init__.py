@@ -69,7 +69,7 @@ class Kept:
         n: rows.
         before: the mean before.
         after: the mean after.
-        low: lower end of the ratio's 95 % interval; None where it is not known.
+        low: lower end of the ratio's 95 % interval; None if it is not known.
         high: its upper end.
         paired: whether the interval uses the scores of the same rows on both sides.
     """
@@ -94,7 +94,7 @@ class Kept:
         return self.before <= 0 or self.after >= threshold * self.before
 
     def certain(self, threshold: float) -> bool:
-        """Whether the interval does not contain the threshold, so that more rows would not change the verdict."""
+        """Whether the interval is known and does not contain the threshold."""
         if self.low is None or self.high is None:
             return False
         return self.low >= threshold or self.high < threshold
@@ -118,7 +118,7 @@ class Retention:
 
     @property
     def passed(self) -> bool:
-        """Whether every measure reaches the threshold's share of what it was."""
+        """Whether every measure is at least ``threshold`` times its value before."""
         return all(one.passed(self.threshold) for one in self.kept)
 
     @property
@@ -260,7 +260,14 @@ def check_same(before: SavedResults, after: SavedResults) -> None:
 
 
 def measures_kept(before: SavedResults, after: SavedResults) -> list[Kept]:
-    """Return how much of every measure is left.
+    """Compare every measure for which a higher value is better.
+
+    Args:
+        before: results of the base.
+        after: results of the tuned model.
+
+    Returns:
+        Both values of each measure, with the 95 % interval of their ratio.
 
     Raises:
         UserError: they were not measured alike, or a measure is missing.

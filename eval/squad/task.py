@@ -130,7 +130,7 @@ class SquadTask(Task):
     def graded_identity(
         self, rows: Sequence[Mapping[str, Any]], identity: Mapping[str, Any], data: Path | None
     ) -> dict[str, Any]:
-        """Add what is graded: protocol, number of answers and the hash of their labels."""
+        """Add protocol, number of answers and the hash of their labels, which identifies the questions."""
         # the meta file's hash wins over that of --data, and what is graded now over what was asked then
         known = {"data": sha256_file(data)[:16]} if data is not None and data.is_file() else {}
         graded = {"protocol": self.protocol, "rows": len(rows), "labels": labels_hash([_answered(row) for row in rows])}
@@ -154,6 +154,10 @@ def _answered(row: Mapping[str, Any]) -> Answered:
 
 def reading_turn(question: Question, template: Template) -> Turn:
     """Return the user turn of a question: the contest's whole reading prompt, or its two parts for the squad template.
+
+    Args:
+        question: the question with its passage.
+        template: the template that the turn will be written in.
 
     Raises:
         UserError: the question has an empty line, at which the squad template would split passage and question.
@@ -209,7 +213,7 @@ class Tally:
 
 
 def score(answer: Answered, protocol: str) -> Scores:
-    """Score one answer under a protocol."""
+    """Score one answer under a protocol, a key of ``PROTOCOLS``."""
     if protocol == "mindformers":
         return mindformers_scores(answer.text, answer.golds[0])
     return official_scores(answer.text, answer.golds)
@@ -233,7 +237,7 @@ def scores_by_task(answer: Answered, protocols: Sequence[str]) -> dict[str, dict
 
 
 def tally(answers: Sequence[Answered], protocol: str) -> Tally:
-    """Score the answers that a protocol counts."""
+    """Score the answers that a protocol counts: all, or for mindformers the first of each passage."""
     counted = [answer for answer in answers if answer.first or protocol != "mindformers"]
     found = Tally()
     for answer in counted:

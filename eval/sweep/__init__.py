@@ -106,7 +106,7 @@ def sweep(
 
     Args:
         run: run directory with checkpoints.
-        math: problems, one ``{"problem", "solution"}`` a line.
+        math: problems, one ``{"problem", "solution"}`` per line.
         squad: reading questions; None takes the shipped set.
         base: the frozen model, if it is not where the adapters say.
         protocol: the reading protocol.
@@ -116,7 +116,7 @@ def sweep(
         limit: the first problems and questions only.
         max_new_tokens: limit of a solution; None takes the longest row that the run was trained on.
         out: folder of everything; None takes ``eval/sweep`` in the run.
-        overwrite: start over instead of going on with what is there.
+        overwrite: start over instead of continuing with the evaluations in ``out``.
         runtime: where and in which precision the models run.
 
     Returns:
@@ -131,7 +131,7 @@ def sweep(
     run = run if isinstance(run, Run) else Run.open(run)
     weights = places(run, base)
     questions = SHIPPED if squad is None else Path(squad)
-    # what is wrong with the data is said before hours of work
+    # read now, so that an error in the data is reported before hours of work
     MathTask(rule).read_data(Path(math), limit)
     SquadTask(protocol).read_data(questions, limit)
     if max_new_tokens is None:
@@ -182,6 +182,10 @@ def sweep(
 
 def places(run: Run, base: str | None) -> list[tuple[int, str]]:
     """Return ``(step, directory of the weights)`` for the base as step 0, if there is one, and for every checkpoint.
+
+    Args:
+        run: the run.
+        base: directory of the base; None takes the one that the adapters name.
 
     Raises:
         UsageError: the run has no checkpoints.

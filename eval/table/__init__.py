@@ -72,7 +72,7 @@ def tabulate(
         allow_template_mismatch: accept a template a run was not trained with.
         limit: the first rows of each data set only.
         out: folder of the table and the cells.
-        overwrite: start over instead of going on with what is there.
+        overwrite: start over instead of continuing with the cells in ``out``.
         max_new_tokens: limit of a written answer.
         min_new_tokens: no written answer ends before so many.
         runtime: where and in which precision the models run.
@@ -171,7 +171,13 @@ def markdown(header: list[str], lines: list[list[str]], notes: list[str]) -> str
 def to_json(
     found: Mapping[str, Mapping[str, Scores]], rows: Mapping[str, str | Path], data: Mapping[str, str | Path]
 ) -> dict[str, Any]:
-    """Return what ``table.json`` holds: accuracies, means and where everything came from."""
+    """Return the content of ``table.json``: accuracies, means, numbers of rows, and the paths of models and data.
+
+    Args:
+        found: counts by checkpoint and data set.
+        rows: paths of the checkpoints by the name of their row.
+        data: paths of the data sets by the name of their column.
+    """
     accuracy = {name: {one: scores.accuracy for one, scores in cells.items()} for name, cells in found.items()}
     return {
         "rows": {name: str(path) for name, path in rows.items()},

@@ -22,7 +22,7 @@ def math_rows(
     """Read arithmetic problems.
 
     Args:
-        data: one ``{"problem", "solution"}`` a line.
+        data: JSON lines, one ``{"problem", "solution"}`` per line.
         pretrained: the model, as lm-eval was told.
         peft: the adapter on it, if any.
         template: prompt template around each question; None takes the one the run was trained with.

@@ -63,6 +63,7 @@ def grade(predict: str, label: str) -> dict[str, Any]:
         ``contained``.
     """
     wanted, given = side_of(label), side_of(predict)
+    # a refusal has no wording to get right, so both measures agree
     if wanted == REFUSED:
         right = given == REFUSED
         return {"wanted": wanted, "given": given, "correct": {"exact": right, "contained": right}}
@@ -115,7 +116,7 @@ class Counts:
         return self.confusion[ANSWERED][ANSWERED]
 
     def measures(self) -> dict[str, tuple[int, int]]:
-        """Each measure as a count and what it is out of."""
+        """Return each measure as ``(count, rows it is a share of)``; ``MEANING`` says what they are."""
         answerable, unanswerable = self.labelled(ANSWERED), self.labelled(REFUSED)
         return {
             "side": (self.both_answered + self.confusion[REFUSED][REFUSED], self.n),
@@ -136,4 +137,4 @@ MEANING = {
     "refused_needlessly": "of the rows that have an answer",
     "answered_without_evidence": "of the rows that have none",
 }
-"""What each of :meth:`Counts.measures` is."""
+"""Meaning of each of :meth:`Counts.measures`, printed beside its figure."""
