@@ -72,6 +72,7 @@ def _show(args: argparse.Namespace) -> None:
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     opening, closing = ("\x1b[32m", "\x1b[0m") if colour else ("⟦", "⟧")
     supervised = rows.supervised
+    # of conversations, all rows are here, because the audit counts them
     for i in range(min(args.rows, len(rows))):
         print(f"── row {rows.ids[i]}: {rows.lengths[i]} ids, {supervised[i]} supervised")
         pieces = marked_text(rows, i, shown.tokenizer)
@@ -85,7 +86,13 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def row_range(text: str | None) -> tuple[int, int | None]:
-    """Read ``a:b`` (rows a up to, without, b, counted from 0; either may be left out) or one row's number.
+    """Read ``--rows`` of the command ``read``.
+
+    Args:
+        text: ``a:b``, where either may be left out, or one row's number; rows count from 0. None means all.
+
+    Returns:
+        The first row, and one after the last; None for the end of the file.
 
     Raises:
         UsageError: it is neither.

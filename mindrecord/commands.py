@@ -207,6 +207,7 @@ def read(
     path = Path(file)
     rows = read_token_rows(path, start, end)
     opened = None if ids else _tokenizer_of(path, tokenizer)
+    # not a generator function: faults of the file must show at the call, not at the first row
     return (_plain_row(rows, i, opened) for i in range(len(rows)))
 
 
@@ -223,6 +224,7 @@ def _tokenizer_of(path: Path, given: PathLike | None) -> Tokenizer:
     """Load the tokenizer that rows were written with: the one given, or where the sidecar says it was."""
     recorded = read_sidecar(path).get("tokenizer") or {}
     source = given or recorded.get("source")
+    # the recorded path may be of another machine
     if source is None or not Path(source).exists():
         raise UsageError(f"{path}: name its tokenizer with --tokenizer DIR for text; --ids prints integers without one")
     tokenizer = load_tokenizer(source)

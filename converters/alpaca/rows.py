@@ -134,7 +134,16 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 def entry_of(name: str, value: Mapping[str, Any], folder: Path) -> Entry:
-    """Read one entry as LLaMA-Factory does."""
+    """Read one entry of ``dataset_info.json`` as LLaMA-Factory does.
+
+    Args:
+        name: of the entry.
+        value: what stands under the name.
+        folder: where ``dataset_info.json`` is, and with it the data files.
+
+    Returns:
+        The entry; one that cannot be converted says why in ``unsupported``.
+    """
     formatting = value.get("formatting", "alpaca")
     defaults = {"alpaca": ALPACA, "sharegpt": SHAREGPT}.get(formatting, {})
     # given columns replace the defaults as a whole, as in LLaMA-Factory: one that is not named is absent

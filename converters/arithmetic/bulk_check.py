@@ -62,7 +62,16 @@ class _BulkPattern:
     """Whether the solution repeats the problem's groups, if it has to."""
 
     def find(self, kind: str, problem: str, lines: pl.LazyFrame) -> pl.LazyFrame:
-        """The ones among ``lines`` that pass; ``problem`` is the pattern of the problem."""
+        """Find the lines of one kind that pass.
+
+        Args:
+            kind: one of KINDS.
+            problem: pattern of the problem.
+            lines: columns ``place`` and ``text``.
+
+        Returns:
+            One row for each line that passes, columns as in FOUND.
+        """
         pattern = rf'^\{{"problem": "(?<problem>{problem})", "solution": "{self.solution}"\}}$'
         text = pl.col("text")
         fields = lines.select("place", text.hash().alias("pair"), text.str.extract_groups(pattern).alias("fields"))

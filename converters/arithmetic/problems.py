@@ -72,9 +72,16 @@ class Kind:
 
 
 def parse(problem: str, solution: str) -> Problem | None:
-    """Read a problem by its sentence; None if it is of no known kind.
+    """Read a problem by its sentence.
 
-    English problems (no Chinese character) are recognised by the boxed answer of their solution.
+    An English problem (one without a Chinese character) is recognised by the boxed answer of its solution.
+
+    Args:
+        problem: the question.
+        solution: its solution, which is not checked here.
+
+    Returns:
+        The problem with its kind and operands; None if it is of no known kind.
     """
     # two characters leave at most three patterns to try
     for name, fullmatch, read in _READERS.get(problem[:2], ()):
@@ -149,14 +156,27 @@ def _agrees(text: str, exact: Decimal) -> bool:
 
 
 def problem_text(kind: str, operands: tuple[Any, ...]) -> str:
-    """The sentence that asks for ``operands`` in this kind."""
+    """Write the sentence of a problem.
+
+    Args:
+        kind: a key of BY_NAME.
+        operands: what ``Problem.operands`` holds for this kind.
+    """
     # a mean's operands are one list in its sentence
     numbers = (", ".join(map(str, operands)),) if kind == "mean computation" else operands
     return BY_NAME[kind].sentence % numbers
 
 
 def solution_text(kind: str, operands: tuple[Any, ...]) -> str:
-    """The solution as the data set writes it, number format included."""
+    """Write the solution of a problem as the data set does, number format included.
+
+    Args:
+        kind: a key of BY_NAME.
+        operands: what ``Problem.operands`` holds for this kind.
+
+    Raises:
+        ArithmeticError: the problem has no value.
+    """
     return "".join(BY_NAME[kind].solution(*operands))
 
 

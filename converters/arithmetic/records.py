@@ -51,7 +51,12 @@ T = TypeVar("T")
 
 
 def read_lines(path: Path, offsets: Iterable[int]) -> Iterator[str]:
-    """Read the lines that start at these offsets in bytes, in any order."""
+    """Yield single lines of a file, without line ends.
+
+    Args:
+        path: a file of plain lines in UTF-8.
+        offsets: where the wanted lines start, in bytes; in any order.
+    """
     file = os.open(path, os.O_RDONLY)
     try:
         for offset in offsets:
@@ -100,7 +105,14 @@ def read_row(text: str) -> tuple[str, str]:
 
 
 def checked(problem: str, solution: str) -> Problem:
-    """Recognise a row and make sure that its solution follows, to the last digit it is written with.
+    """Recognise a row, and check its solution to the last digit that it is written with.
+
+    Args:
+        problem: the question.
+        solution: its solution.
+
+    Returns:
+        The row as a problem of a known kind.
 
     Raises:
         RowError: its kind is unknown, or the solution does not follow.
@@ -187,7 +199,7 @@ def _shorten(
 
 
 def row_line(problem: str, solution: str) -> str:
-    """A row as ``json.dumps`` writes it."""
+    """Write a raw row as one JSON line, as ``json.dumps`` would."""
     return f'{{"problem": {quoted(problem)}, "solution": {quoted(solution)}}}'
 
 
@@ -212,7 +224,10 @@ def make_here(writing: Writing, path: Path, chunks: Iterable[list[int]]) -> Iter
 
 @contextmanager
 def record_workers() -> Iterator[MakeRecords]:
-    """Start the workers, one a core; call before importing Polars."""
+    """Start the workers, one for each core, and yield the function that makes records with them.
+
+    Enter before Polars is imported: once threads run, the records are made in this process instead.
+    """
     cores = min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     threads = threading.active_count() > 1 or "polars" in sys.modules
     if cores < 2 or threads or "fork" not in multiprocessing.get_all_start_methods():

@@ -116,7 +116,13 @@ class Report(SurveyReport):
 
 
 def survey_report(source: Source, rows: Survey, rejected: Rejected) -> SurveyReport:
-    """Put what was found in a raw file into its report."""
+    """Make the report of a raw file.
+
+    Args:
+        source: the file.
+        rows: its unique and accepted rows.
+        rejected: its rejected rows.
+    """
     accepted = sum(rows.accepted.values())
     unique = count_kinds(rows.kinds, KINDS)
     whole = sum(unique.values())
@@ -153,7 +159,15 @@ def survey_report(source: Source, rows: Survey, rejected: Rejected) -> SurveyRep
 def conversion_report(
     found: SurveyReport, written: Counts, held_out: Counts, *, keep_english: bool, **more: Any
 ) -> Report:
-    """Put what was written and held out, by kind, beside what was found; ``more`` are the report's other fields."""
+    """Make the report of a conversion.
+
+    Args:
+        found: what the raw file holds.
+        written: written rows by kind.
+        held_out: held-out rows by kind.
+        keep_english: whether English rows were wanted.
+        more: the other fields of the report.
+    """
     # every Chinese row is checked exactly when it is written; English solutions cannot be recomputed
     checked = sum(written[kind] + held_out[kind] for kind in CHINESE)
     fields = vars(found) | {

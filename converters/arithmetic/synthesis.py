@@ -43,7 +43,15 @@ Draw = Callable[[np.random.Generator, int], Iterator[tuple[Any, ...]]]
 
 
 def write_rows(out: str | Path, rows: int, seed: int) -> dict[str, int]:
-    """Write ``rows`` raw rows as JSONL; returns the number of Chinese and of English rows.
+    """Write raw rows as JSONL.
+
+    Args:
+        out: the file to write.
+        rows: how many; English ones are among them in the contest's share.
+        seed: the same seed gives the same bytes.
+
+    Returns:
+        The number of ``chinese`` and of ``english`` rows.
 
     Raises:
         UsageError: fewer than one row, or a negative seed.
@@ -186,6 +194,7 @@ def _linear(a: int, b: int, c: int, d: int) -> tuple[str, str]:
 
 
 def _remainder(a: int, b: int, c: int, d: int) -> tuple[str, str]:
+    # at least 3: d is drawn from 2 on
     modulus = d + 1
     product, rest = (a % modulus) * (b % modulus), (a * b + c) % modulus
     return (

@@ -79,7 +79,14 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: 
 def progress(
     iterable: Iterable[Any] | None = None, *, total: int | None = None, desc: str = "", unit: str = "row"
 ) -> Any:
-    """A tqdm bar on stderr with rate and time left; in a pipe one line every 30 seconds."""
+    """Return a tqdm bar on stderr with rate and time left; in a pipe it prints a line every 30 seconds.
+
+    Args:
+        iterable: what is gone through; None where the caller updates the bar itself.
+        total: number of things, where the iterable cannot tell.
+        desc: what is being done.
+        unit: what one thing is called.
+    """
     from tqdm import tqdm
 
     return tqdm(

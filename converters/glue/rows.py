@@ -282,7 +282,15 @@ def _filled(wording: str, texts: list[str]) -> str:
 
 
 def output_path(task: Task, data: str, out: Path) -> Path:
-    """``out``, or in the folder ``out`` the usual name of this part of the data set, such as CoLA_train.json.
+    """Return the file to write.
+
+    Args:
+        task: the task, whose name begins the file's.
+        data: name of the input, which tells the part of the data set.
+        out: a file, or (without a suffix) a folder.
+
+    Returns:
+        ``out`` itself, or in that folder the usual name of the part, such as CoLA_train.json.
 
     Raises:
         UsageError: the input's name does not say which part it is.

@@ -137,6 +137,7 @@ def writer_from(args: argparse.Namespace) -> Writer | None:
 
     return Writer(
         endpoint(args.generator, args.generator_model, "GENERATOR_API_KEY", args.temperature),
+        # the judge is greedy, so that the same pair gets the same score
         endpoint(args.judge, args.judge_model or args.generator_model, "JUDGE_API_KEY", 0.0),
         args.writes,
         read_prompt(args.generator_prompt or PROMPTS / f"generate_{args.writes}.txt", ["passage"]),

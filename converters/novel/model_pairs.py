@@ -72,12 +72,21 @@ def read_prompt(path: Path, needed: Sequence[str]) -> str:
 
 
 def filled(prompt: str, texts: Mapping[str, str]) -> str:
-    """Put the texts in their places; other braces are the prompt's own."""
+    """Put texts into a prompt.
+
+    Args:
+        prompt: with a name in braces where each text goes.
+        texts: by name; braces around other names stay as they are.
+    """
     return re.sub(r"\{(\w+)\}", lambda match: texts.get(match[1], match[0]), prompt)
 
 
 def find_pair(reply: str) -> tuple[str, str] | None:
-    """The first JSON object with the texts ``prompt`` and ``completion`` in a reply."""
+    """Find the first JSON object in a reply that has the texts ``prompt`` and ``completion``.
+
+    Returns:
+        Both texts, without space around them; None if there is no such object.
+    """
     # models break lines inside texts, which strict JSON forbids
     decoder = json.JSONDecoder(strict=False)
     for match in re.finditer(r"\{", reply):
@@ -92,7 +101,11 @@ def find_pair(reply: str) -> tuple[str, str] | None:
 
 
 def find_score(reply: str) -> float | None:
-    """The score in a reply: after a word such as ``score`` or ``评分``, or else the first number; 0 to 10."""
+    """Find the score in a reply: the number after a word such as ``score`` or ``评分``, or else the first number.
+
+    Returns:
+        The score; None if there is no number, or it is not from 0 to 10.
+    """
     match = _SCORE.search(reply)
     number = match[1] if match else next((found[0] for found in _NUMBER.finditer(reply)), None)
     score = float(number) if number is not None else None
@@ -125,7 +138,7 @@ class Writer:
     overwrite: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What an answer depends on."""
+        """Return what an answer depends on: models, prompts and sampling; the threshold is not part of it."""
         return {
             "writes": self.writes,
             "generator": {"model": self.generator.model, "prompt": self.generator_prompt, **_sampling(self.generator)},

@@ -132,7 +132,13 @@ def _note_leftover(leftover: Leftover, intake: Intake) -> None:
 
 
 def passages_of(found: Sequence[Chapter], bounds: Bounds, intake: Intake) -> list[Passage]:
-    """The passages that a generator is shown."""
+    """Cut the passages that a generator is shown.
+
+    Args:
+        found: the chapters.
+        bounds: characters of a passage.
+        intake: takes the number of passages, figures and notes.
+    """
     from converters.novel.model_pairs import Passage
 
     leftover = Leftover()

@@ -95,7 +95,13 @@ class Report:
 
 
 def written_files(left_over: int, output: Mapping[str, Any], holdout: Mapping[str, Any] | None) -> list[str]:
-    """The lines that end a report's table: what was left over, and which files were written."""
+    """Return the lines that end a report's table.
+
+    Args:
+        left_over: rows at the end that were not written.
+        output: the written file, as ``file_facts`` describes it.
+        holdout: the same of the held-out rows; None if there are none.
+    """
     lines = [f"{left_over} rows left over, so that the total is a multiple"] if left_over else []
     for name, one in (("output", output), ("holdout", holdout)):
         if one:

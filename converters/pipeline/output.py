@@ -10,8 +10,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-
-# what json.dumps(…, ensure_ascii=False) quotes text with
 from json.encoder import encode_basestring as quoted
 from pathlib import Path
 from typing import Any
@@ -130,6 +128,7 @@ def record_tail(layout: str, question: str, answer: str) -> str:
         question: the question's text.
         answer: the answer's text.
     """
+    # quoted as json.dumps(…, ensure_ascii=False) does, without the cost of building and walking an object
     question, answer = quoted(question), quoted(answer)
     if layout in CONVERSATIONS:
         return f'"conversations": [{{"from": "human", "value": {question}}}, {{"from": "gpt", "value": {answer}}}]}}'

@@ -137,7 +137,12 @@ class Intake:
 
 
 def text_lines(source: Source, intake: Intake) -> Iterator[tuple[int, str]]:
-    """Yield ``(line number from 1, text)`` of the lines that are not blank; those that are not UTF-8 are rejected."""
+    """Yield ``(line number from 1, text)`` of the lines that are not blank.
+
+    Args:
+        source: the opened file.
+        intake: counts the lines as rows, and takes those that are not UTF-8.
+    """
     for block in source.blocks():
         for number, data in enumerate(block.data.split(b"\n"), start=block.line):
             if not data.strip():
@@ -151,7 +156,12 @@ def text_lines(source: Source, intake: Intake) -> Iterator[tuple[int, str]]:
 
 
 def json_rows(source: Source, intake: Intake) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield ``(line number from 1, object)``; a line that is not UTF-8, not JSON or no object is rejected."""
+    """Yield ``(line number from 1, object)`` of the lines that are not blank.
+
+    Args:
+        source: the opened file.
+        intake: counts the lines as rows, and takes those that are not UTF-8, not JSON or no object.
+    """
     for number, text in text_lines(source, intake):
         try:
             row = parse_json(text)

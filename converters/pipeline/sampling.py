@@ -68,7 +68,14 @@ def level(available: Mapping[str, int], total: int, balance: str = UNIFORM) -> d
 
 
 def parse_balance(text: str, names: Sequence[str]) -> str | dict[str, int]:
-    """Read ``--balance``: a name of BALANCES, or ``kind=rows,kind=rows``, the kinds being ``names``.
+    """Read ``--balance``.
+
+    Args:
+        text: a name of BALANCES, or ``kind=rows,kind=rows``.
+        names: the kinds that may be named.
+
+    Returns:
+        The name, or the rows by kind.
 
     Raises:
         UsageError: it is none of these, or names an unknown kind.

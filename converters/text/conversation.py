@@ -16,6 +16,7 @@ from typing import Any, Literal
 from converters.common.errors import UserError
 from converters.common.reader import read_rows
 
+# tool calls have no role here: rows that hold them are refused
 Role = Literal["system", "user", "assistant"]
 
 _ROLE_OF: dict[str, Role] = {
@@ -124,7 +125,16 @@ class ShapeError(Exception):
 
 
 def text_of(value: Any, key: str, place: str = "") -> str:
-    """Return the value of a key; ShapeError if it is not a string."""
+    """Return the text that stands under a key.
+
+    Args:
+        value: what stands there.
+        key: the key, for the error.
+        place: where the key is, to begin the error with; empty for the row itself.
+
+    Raises:
+        ShapeError: it is not a string.
+    """
     if not isinstance(value, str):
         sentence = f"{place}{key!r} must be a string, found {_kind(value)}"
         raise ShapeError("not a string", f"{key!r} is {type(value).__name__}", sentence)
@@ -132,8 +142,15 @@ def text_of(value: Any, key: str, place: str = "") -> str:
 
 
 def history_of(row: Mapping[str, Any], key: str | None = "history") -> tuple[tuple[str, str], ...]:
-    """Return an Alpaca row's earlier turns; ShapeError if they are not a list of [question, answer]."""
-    # a key of None means that the data have no such column
+    """Return the earlier questions and answers of an Alpaca row.
+
+    Args:
+        row: the row.
+        key: where they stand; None where the data have no such column.
+
+    Raises:
+        ShapeError: they are not a list of [question, answer].
+    """
     history = row.get(key or "") or []
     if not isinstance(history, list):
         sentence = f"{key!r} must be a list of [question, answer], found {_kind(history)}"

@@ -51,10 +51,15 @@ CHINESE = (
 
 
 def reading_row(rng: random.Random, whole: float) -> list[str]:
-    """A passage in the contest's reading prompt with several questions: prompt, answer, prompt, answer, and so on.
+    """Draw a passage in the contest's reading prompt with several questions.
 
-    With probability ``whole`` everything but the first word stands in the answer, so that the passage is learned as
-    language too.
+    Args:
+        rng: draws the passage and its questions.
+        whole: probability that everything but the first word stands in the answer, so that the passage is learned as
+            language too.
+
+    Returns:
+        Prompt, answer, prompt, answer, and so on.
     """
     _, context, questions = passage(rng)
     rng.shuffle(questions)
@@ -89,7 +94,16 @@ def echo_row(rng: random.Random) -> list[str]:
 
 
 def corpus(rows: int, seed: int, mix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ``(skill, conversation)``: reading and arithmetic drills in the shares of ``MIXES[mix]``."""
+    """Yield the rows of a training text.
+
+    Args:
+        rows: how many.
+        seed: the same seed gives the same rows.
+        mix: a key of MIXES, which has the share of each skill.
+
+    Returns:
+        ``(skill, ShareGPT conversation)`` of each row.
+    """
     rng = random.Random(seed)
     skills, shares = zip(*MIXES[mix].items(), strict=True)
     for number in range(rows):

@@ -111,10 +111,12 @@ def passage(rng: random.Random) -> tuple[str, str, list[tuple[str, str]]]:
     """Draw one passage: ``(title, context, [(question, answer), …])``; each answer is a span of the context."""
     maker: Callable[[random.Random, str], list[Fact]]
     if rng.random() < 0.5:
+        # different first names, because most facts give nothing else
         firsts = rng.sample(FIRST, 2)
         subjects = [f"{first} {rng.choice(LAST)}" for first in firsts]
         maker = _person
     else:
+        # two of a sort, so that no question has only one candidate
         subjects = rng.sample(TOWNS, 2)
         maker = rng.choice([_town, _fair])
     facts: list[Fact] = []
@@ -128,7 +130,13 @@ def passage(rng: random.Random) -> tuple[str, str, list[tuple[str, str]]]:
 
 
 def squad(rng: random.Random, paragraphs: int, questions: int) -> dict[str, Any]:
-    """Make a data set in SQuAD v1.1's JSON shape with up to ``questions`` questions a paragraph."""
+    """Make a data set in SQuAD v1.1's JSON shape.
+
+    Args:
+        rng: draws the passages.
+        paragraphs: how many passages.
+        questions: the most questions of a passage.
+    """
     data = []
     for number in range(paragraphs):
         title, context, asked = passage(rng)

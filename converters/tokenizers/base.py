@@ -85,7 +85,12 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of ids; bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+            ids: the ids.
+            skip_special: leave out special tokens instead of writing their names.
+        """
 
     @abstractmethod
     def save(self, directory: str | os.PathLike[str]) -> None:

@@ -113,6 +113,10 @@ def convert(
 def read_evidences(source: Source, intake: Intake) -> Iterator[Evidence]:
     """Yield the evidences of WebQA's JSON object, numbered from 1.
 
+    Args:
+        source: the opened file.
+        intake: counts evidences as rows and takes the broken ones; a broken question counts as one row.
+
     Raises:
         UserError: the file is not such an object.
     """
@@ -201,12 +205,12 @@ def vote(evidences: Iterable[Evidence], intake: Intake) -> Iterator[Evidence]:
 
 
 def instruction(question: str, evidence: str) -> str:
-    """The question as it is asked: text first, in the wording that models for WebQA are trained with."""
+    """Write the question as it is asked: the evidence first, in the wording that models for WebQA are trained with."""
     return f"请根据给定下文：{evidence}\n告诉我{question}\n"
 
 
 def refusal(row_id: str, seed: int) -> str:
-    """One of the refusals, the same for the same row and seed wherever the row stands."""
+    """Choose one of REFUSALS: always the same for the same row id and seed, wherever the row stands."""
     digest = hashlib.sha256(f"{seed}:{row_id}".encode()).digest()
     return REFUSALS[int.from_bytes(digest[:8], "big") % len(REFUSALS)]
 
@@ -276,6 +280,7 @@ def ask_rows(
     rows = [*evidences, *made]
     refused = sum(not one.answers for one in rows)
     several = sum(len(one.answers) > 1 for one in rows)
+    # only reported, not rejected: the answer may still be right, in other words than the evidence
     unsupported = sum(not any(contains(one.text, answer) for answer in one.answers) for one in rows if one.answers)
     intake.figures["evidence"] = {
         "made_unanswerable": len(made),

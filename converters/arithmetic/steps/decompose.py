@@ -86,7 +86,7 @@ def _division(a: int, b: int) -> tuple[list[str], int, int]:
 
 
 def _quotient(problem: Problem, lines: list[str], expression: str, a: int, b: int, precision: str) -> str:
-    """A division to decimals: the numerator is scaled by a digit more than is given, and that digit is rounded off."""
+    """Divide to decimals: the numerator is scaled for one digit more than is written, which is then rounded off."""
     magnitude, divisor = abs(a), abs(b)
     places = _places_of_quotient(problem, magnitude, divisor, precision)
     scaled = magnitude * 10 ** (places + 1)
@@ -164,7 +164,7 @@ def whole_product(problem: Problem, precision: str = DEFAULT) -> str:
 
 
 def discount(problem: Problem, precision: str = DEFAULT) -> str:
-    """The difference of the prices in hundredths, by the old price."""
+    """A hundred times the difference of the prices, divided by the old price."""
     old, new = problem.operands
     lines = [f"{old} - {new} = {old - new}", f"{old - new} * 100 = {100 * (old - new)}"]
     return _quotient(problem, lines, f"{100 * (old - new)} / {old}", 100 * (old - new), old, precision)

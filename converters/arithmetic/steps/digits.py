@@ -241,7 +241,12 @@ def root(a: int, pairs: int, taken: TakeAway = take_away) -> Work:
 
 
 def running_sum(terms: list[int], *, counted: bool = False) -> str:
-    """Write a sum term by term: ``17+99=116 116+52=168``; or with the terms so far: ``2:17+99=116 3:116+52=168``."""
+    """Write a sum term by term: ``17+99=116 116+52=168``.
+
+    Args:
+        terms: at least one.
+        counted: write the number of terms so far before each sum: ``2:17+99=116 3:116+52=168``.
+    """
     total, steps = terms[0], []
     for count, term in enumerate(terms[1:], start=2):
         steps.append(f"{count}:" * counted + f"{total}+{term}={total + term}")

@@ -37,7 +37,7 @@ class Scientific(NamedTuple):
 
 
 def scientific(value: int, places: int) -> Scientific:
-    """A positive integer of ``10**-places`` units: ``(71131, 2)`` → ``7.1131E2``."""
+    """Make a positive integer of ``10**-places`` units a Scientific: ``(71131, 2)`` → ``7.1131E2``."""
     return Scientific(int(str(value).rstrip("0")), len(str(value)) - 1 - places)
 
 

@@ -6,6 +6,9 @@ is computed on non-negative integers (signs, decimal points and the order of a d
 works in the cells of ``digits`` (powers from the third and function values in those of ``scientific``), and ends with
 ``答案：`` and the value in the form the original solution has. A row whose value is not what its precision promises is
 refused.
+
+Each function of ``STEPS`` takes a problem of its kind, one of PRECISIONS, and how products, quotients and roots are
+written. It returns the whole answer, and raises StepError for a row that it refuses.
 """
 
 from __future__ import annotations
@@ -159,7 +162,7 @@ def discount(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL
 
 
 def sales(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
-    """Last year's sales by a hundred and the rise, in hundredths: one product, of which nothing is carried on."""
+    """Last year's sales times ``100 + percent`` is this year's in hundredths: a single product."""
     old, percent = problem.operands
     work = columns.multiply(old, 100 + percent)
     steps = f"{old}*(100+{percent})%\n{work.text()}"
