@@ -44,7 +44,8 @@ print("datasets", datasets.__version__)
 print("answers in the file:            ", answers)
 print("read, all contents text:        ", alone)
 print("read, one more row has parts:   ", beside)
-as_measured = alone == answers and beside == [2, 3.14, True, "2nd"] and [type(a) for a in beside] == [int, float, bool, str]
+kinds = [type(answer) for answer in beside]
+as_measured = alone == answers and beside == [2, 3.14, True, "2nd"] and kinds == [int, float, bool, str]
 print("behaviour as described" if as_measured else "BEHAVIOUR HAS CHANGED")
 raise SystemExit(0 if as_measured else 1)
 PY

@@ -29,8 +29,10 @@ from mindformers.models.llama import LlamaConfig, LlamaForCausalLM
 from mindformers.pet import get_pet_model
 
 ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
-SIZES = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 64, "intermediate_size": 48, "seq_length": 16}
-MODES = {"use_flash_attention": False, "fused_rms_norm": False, "param_init_type": "float32"}
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 1, "num_heads": 2, "vocab_size": 64}
+MODES = {
+    "seq_length": 16, "use_flash_attention": False, "fused_rms_norm": False, "param_init_type": "float32",
+}
 EXPECTED = {
     "w": ["w1", "w2", "w3", "wk", "wo", "wq", "wv"],
     "wq|wv": ["wq", "wv"],

@@ -4,11 +4,11 @@
 # FileWriter with shard_num=3 writes one data set as rows.mindrecord0, 1 and 2. MindDataset("rows.mindrecord1"), a
 # string, finds the sister files and reads all ten rows, whichever part is named. MindDataset(["rows.mindrecord1"]), a
 # list with that same string, reads the part's own rows alone. The library's documentation has a sentence on it, but
-# no warning is given in either case. One would expect a name and a list
-# of that one name to mean the same rows, or a message that parts of a set are left out.
+# no warning is given in either case. One would expect a name and a list of that one name to mean the same rows, or a
+# message that parts of a set are left out.
 # It matters to whoever writes a path into a recipe: putting brackets around it, or a tool that turns one path into a
-# list, trains on about a third of the data; and naming one part as a string to read it alone (for a test set, for each of
-# several workers) reads everything.
+# list, trains on about a third of the data; and naming one part as a string to read it alone (for a test set, for
+# each of several workers) reads everything.
 set -euo pipefail
 
 work="$(mktemp -d)"
