@@ -299,7 +299,7 @@ def _convert_once(file: Path, home: Path) -> None:
     kind = kind_of(file)
     if not kind.startswith("mindformers"):
         raise UsageError(f"{file}: not a file of mindformers; name its directory")
-    # before the conversion, and with the way round it
+    # asked before converting, so that the message can name another way
     if not os.access(file.parent, os.W_OK):
         raise UserError(
             f"{file.parent}: cannot be written, and the file is converted beside itself: use "

@@ -107,7 +107,7 @@ class Adapter:
 
 
 def open_adapter(path: str | Path, weight: float = 1.0, lora_alpha: float | None = None) -> Adapter:
-    """Read what an adapter changes; every tensor is looked at once.
+    """Open an adapter: find what it changes, and check every tensor once.
 
     Args:
         path: run, checkpoint of a run, PEFT adapter directory, or a file of mindformers LoRA weights.

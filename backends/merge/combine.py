@@ -198,7 +198,7 @@ def target_modules(adapters: Sequence[Adapter]) -> list[str]:
 
 
 def _short(adapter: Adapter) -> bool:
-    """Say whether this adapter names its layers by their last part, and everywhere in the model."""
+    """Say whether an adapter chooses its layers by short names, and in the whole model."""
     chosen = adapter.config.get("target_modules")
     # 0 is the first layer alone
     narrowed = any(adapter.config.get(key) not in (None, []) for key in ("layers_to_transform", "exclude_modules"))

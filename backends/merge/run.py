@@ -246,7 +246,7 @@ def _destination(base: Base, out: Path) -> Iterator[tuple[Path, Path | None]]:
 
 
 def _written(base: Base, folder: Path, file: Path | None, form: Format) -> Callable[[str], np.ndarray]:
-    """Turn the weights into a pickled form where that is wanted; returns what reads them by the base's names."""
+    """Write the pickled form if one is asked for; return a function that reads a tensor by the base's name of it."""
     if form == "safetensors":
         return open_weights(file or folder).read
     from backends.merge.pickle_formats import pickled_reader, to_bin, to_meta

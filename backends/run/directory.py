@@ -89,7 +89,7 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """One line a step."""
+        """The training log, one line for each step."""
         return self.path / TRAIN_LOG
 
     @property

@@ -38,7 +38,7 @@ class TrainLog:
     def add(
         self, step: int, *, loss: float, rate: float, norm: float, tokens: int, supervised: int, seconds: float
     ) -> None:
-        """Write one step's record, with the time left by the mean step of this process so far.
+        """Write the record of one step; the time left follows from the mean time of a step in this process.
 
         Args:
             step: from 1.

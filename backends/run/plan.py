@@ -189,7 +189,7 @@ def make_plan(recipe: Recipe, shape: LlamaShape, rows: int | None = None, data: 
 
 
 def activation_bytes(shape: LlamaShape, lora: list[str] | None, width: int, mask: int) -> float:
-    """Bytes that one token keeps in one decoder layer for the backward pass.
+    """Return the bytes that one token keeps in one decoder layer for the backward pass.
 
     Counted from what autograd saves in transformers' Llama, and compared with it in a test.
 
@@ -227,7 +227,7 @@ def _memory(
 
 
 def cpu_rate(shape: LlamaShape) -> float:
-    """FLOP/s of a float32 matrix product with this model's shapes (up to 2048), measured now."""
+    """Measure the FLOP/s of a float32 matrix product on this CPU, with this model's widths up to 2048."""
     import numpy as np
 
     inner, width = min(shape.hidden, 2048), min(shape.intermediate, 2048)

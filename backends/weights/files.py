@@ -120,7 +120,7 @@ def check_output_folder(out: Path) -> None:
 
 
 def copy_companions(source: Path, target: Path, names: tuple[str, ...] = COMPANIONS) -> list[str]:
-    """Copy files that belong to a model, those of them that are there.
+    """Copy the files of a model that are there, besides weights and configuration.
 
     Args:
         source: directory to copy from.

@@ -182,7 +182,7 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def _check_series(files: list[Path]) -> None:
-    """Refuse ``x-00002-of-00003`` without its two neighbours."""
+    """Refuse a series that lacks a shard, such as ``x-00002-of-00003`` alone."""
     present = {file.name for file in files}
     for file in files:
         found = _SHARD.fullmatch(file.name)
@@ -281,10 +281,10 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        # an error inside the block: the files are incomplete and go
         if kind is None:
             self.close()
             return
+        # an error inside the block: the files are incomplete and are deleted
         if self._handle is not None:
             self._handle.close()
         for file in self._shards:
@@ -358,7 +358,7 @@ class ShardWriter:
 
 
 def _move(handle: IO[bytes], source: int, target: int, count: int) -> None:
-    """Move ``count`` bytes inside a file, which may overlap, in the order that destroys nothing."""
+    """Move ``count`` bytes inside a file from ``source`` to ``target``; the two ranges may overlap."""
     starts = range(0, count, COPY_BYTES)
     # up: from the front; down: from the back, or a block would overwrite one that is still to be read
     for start in starts if target < source else reversed(starts):
