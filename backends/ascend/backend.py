@@ -57,6 +57,13 @@ class AscendBackend(Backend):
     ) -> MindSporeGenerator:
         """Load the weights and return what answers prompts.
 
+        Args:
+            files: the checkpoint.
+            device: ``auto``, ``cpu`` or ``npu``.
+            dtype: of the weights; ``auto`` takes bfloat16 on a card and float32 on the CPU.
+            batch_tokens: rows of a batch times its longest prompt and answer.
+            sampling: how tokens are chosen.
+
         Raises:
             UsageError: the device cannot compute in this type.
             UserError: there is no such device, or the model is not one that mindformers carries.
@@ -67,6 +74,7 @@ class AscendBackend(Backend):
         sizes = model_config(files.base or files.path)  # what cannot be run is said before MindSpore is imported
         where = start(device, parameters=files.parameters["base"])
         if where == "cpu" and dtype not in ("auto", "float32"):
+            # its CPU build has no bfloat16 Gather, which the embedding needs
             raise UsageError(f"--dtype {dtype}: MindSpore's CPU build computes this model in float32 only")
         kind = dtype if dtype != "auto" else "float32" if where == "cpu" else "bfloat16"
         # these import MindSpore, so they wait for the start
@@ -77,6 +85,7 @@ class AscendBackend(Backend):
         say(f"loading {files.path}{below} ({kind}, {where}, MindSpore)")
         options: dict[str, Any] = {"batch_tokens": batch_tokens, "sampling": sampling}
         if where == "npu":
+            # paged attention has a kernel on cards only; elsewhere keys and values are kept by CachedForward
             network = load_network(files, kind, **paged_settings(batch_tokens, sizes["max_position_embedding"]))
             return PagedGenerator(network, files.tokenizer.pad_id, **options)
         return MindSporeGenerator(CachedForward(load_network(files, kind)), files.tokenizer.pad_id, **options)

@@ -1,7 +1,7 @@
 """The way into MindSpore: a quiet import, and a device that is there.
 
-MindSpore and mindformers talk much and early: import warnings about a missing card, a logger on stdout, a folder
-``output/log`` in the user's directory. :func:`start` settles that before the first import. Errors still come through.
+MindSpore and mindformers print a lot, and early: warnings about a missing card when imported, a log on stdout, a folder
+``output/log`` in the user's directory. :func:`start` prevents that before the first import. Errors are still shown.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def start(
     """Import MindSpore and mindformers quietly, and choose the device, in graph mode.
 
     Args:
-        device: ``auto`` takes a card where there is one and else the CPU, and says so; ``npu`` and ``cpu`` are meant.
+        device: ``npu``, ``cpu``, or ``auto``: a card where there is one, else the CPU with a message.
         threads: threads of MindSpore's CPU kernels; None takes the cores that this process may use.
-        parameters: of the model; ``auto`` falls back to the CPU only if that many fit its memory in float32.
+        parameters: number of the model's parameters; ``auto`` refuses the CPU if they do not fit its memory in float32.
         log_folder: where mindformers keeps its own log; None puts it in a folder that is deleted at the end.
 
     Returns:
@@ -51,8 +51,10 @@ def start(
         else:
             ms.set_device("CPU")
             ms.device_context.cpu.op_tuning.threads_num(threads or cpu_threads())
+        # op by op (PyNative mode) a small training step takes about 50 times as long
         ms.set_context(mode=ms.GRAPH_MODE)
     except RuntimeError as error:
+        # MindSpore lets a process set its device once; the words are those of its message
         if any(word in str(error) for word in ("modified", "initialized", "repeatedly")):
             return chosen  # already set in this process
         raise UserError(
@@ -80,13 +82,13 @@ def cards() -> list[str]:
 
 
 def looked_for() -> str:
-    """What was looked for to find a card, and what was found, in words."""
+    """Say in words where a card was looked for, for error messages."""
     home = os.environ.get("ASCEND_HOME_PATH")
     return f"/dev/davinci0 … (driver) and CANN (ASCEND_HOME_PATH is {home or 'not set'})"
 
 
 def cpu_threads() -> int:
-    """Threads that CPU kernels get: ``OMP_NUM_THREADS``, else the cores that this process may use."""
+    """Return the number of threads for CPU kernels: ``OMP_NUM_THREADS``, else the cores this process may use."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
 
@@ -133,6 +135,7 @@ def _import() -> Any:
     for name in logger_list:
         log = logging.getLogger(name)
         for handler in list(log.handlers):
+            # mindformers' handler of stdout, which is for answers and JSON; its log file stays
             if type(handler).__name__ == "LimitedRepeatHandler":
                 log.removeHandler(handler)
         errors = logging.StreamHandler(sys.stderr)
@@ -146,6 +149,7 @@ def _check_fit(parameters: int | None) -> None:
     """Refuse to fall back to the CPU with a model that does not fit it."""
     if parameters is None:
         return
+    # float32: 4 bytes a parameter
     need, free = parameters * 4 * CPU_SAFETY, free_memory()
     if need > free:
         raise UserError(
@@ -158,6 +162,7 @@ def _check_fit(parameters: int | None) -> None:
 def free_memory() -> int:
     """Bytes of memory that are free for a new process."""
     for line in Path("/proc/meminfo").read_text().splitlines():
+        # counts memory that the page cache would give back, which MemFree does not
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -46,6 +46,7 @@ def doctor(device: str, show: Callable[[str], None]) -> DoctorReport:
     rows.append(["cards", str(len(here)), "" if here else "CPU only"])
     rows.append(["code", code_version() or "not a git checkout", ""])
     show(format_table(["", "version", ""], rows, left=3))
+    # the packages of SUPPORTED come first; other CANN and driver releases may work and do not fail the check
     bad = [row[0] for row in rows[: len(SUPPORTED)] if row[2].startswith("needs")]
     if bad:
         raise UserError(f"{', '.join(bad)}: missing or another release; pip install -c constraints.txt -e '.[ascend]'")
@@ -93,7 +94,7 @@ def _judge(found: str | None, wanted: str, needed: bool) -> str:
 
 
 def _two_steps(device: str) -> tuple[float, float, float]:
-    """Loss before and after two optimizer steps on fixed rows, and the seconds they took."""
+    """Return the loss before and after two optimizer steps on fixed rows, and the seconds that took."""
     start(device)
     import numpy as np
     from mindformers import LlamaConfig, LlamaForCausalLM
@@ -133,8 +134,10 @@ def _two_steps(device: str) -> tuple[float, float, float]:
         optimizer = AdamW(network.trainable_params(), learning_rate=0.05)
         train = step(network, optimizer, use_clip_grad=True, scale_sense=1.0)
         train.set_train(True)
+        # a training row is seq_length + 1 long; ids from 1, since 0 is the pad
         ids = Tensor((np.arange(4 * 33) * 7 % 127 + 1).reshape(4, 33).astype(np.int32))
         began = time.perf_counter()
+        # the third pass shows the loss after two steps
         losses = [float(np.asarray(train(ids, ids)[0].asnumpy(), np.float32).reshape(-1)[0]) for _ in range(3)]
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"a training step does not work on this {device}: {first_line(error)}") from error

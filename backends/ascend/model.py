@@ -41,12 +41,12 @@ ROTARY_BUFFER = ".rotary_emb.inv_freq"  # old Llama files carry it; it is comput
 
 @dataclass(frozen=True)
 class Lora:
-    """An adapter's shape: what :func:`attach` needs to know before its tensors fit.
+    """An adapter's shape, which :func:`attach` needs to make room for its tensors.
 
     Attributes:
         modules: mindformers names (``wq`` …) of the adapted layers.
-        rank: r.
-        alpha: the update counts alpha / r.
+        rank: r, the inner size of the two matrices.
+        alpha: the product of the matrices is scaled by alpha / r.
     """
 
     modules: tuple[str, ...]
@@ -55,7 +55,7 @@ class Lora:
 
 
 def model_config(folder: Path) -> dict[str, Any]:
-    """Return the arguments of mindformers' ``LlamaConfig`` that say the same as a ``config.json``.
+    """Translate a model directory's ``config.json`` to arguments of mindformers' ``LlamaConfig``.
 
     Raises:
         UserError: mindformers' Llama cannot compute this model.
@@ -71,6 +71,7 @@ def model_config(folder: Path) -> dict[str, Any]:
     if absent := [key for key in NEEDED if not config.get(key)]:
         raise UserError(f"{file}: no {', '.join(absent)} there")
     shape = LlamaShape.from_config(config, file)
+    # what mindformers' Llama has no setting for: a key that says otherwise would be ignored silently
     wanted = {
         "hidden_act": (None, "silu"),
         "mlp_bias": (None, False),
@@ -83,6 +84,7 @@ def model_config(folder: Path) -> dict[str, Any]:
     return {
         **shape.to_model_config(),
         "rms_norm_eps": config["rms_norm_eps"],
+        # 2048 is transformers' default for Llama
         "max_position_embedding": config.get("max_position_embeddings") or 2048,
         **_rotary(config, file),
     }
@@ -92,6 +94,7 @@ def _rotary(config: dict[str, Any], file: Path) -> dict[str, Any]:
     """Return base and scaling of the rotary positions; transformers 5 writes them as ``rope_parameters``."""
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     theta = rope.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    # older files call it "type"; mindformers refuses keys that it does not know, so both are removed
     kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
     rope.pop("type", None)
     if kind == "default":
@@ -108,10 +111,15 @@ def _rotary(config: dict[str, Any], file: Path) -> dict[str, Any]:
 def lora_config(folder: Path, stored: Tensors) -> Lora:
     """Read an adapter's shape, and refuse what mindformers' LoRA does not compute.
 
+    Args:
+        folder: the PEFT adapter's directory.
+        stored: its tensors.
+
     Raises:
         UserError: the adapter is of another kind, or names layers that no Llama has.
     """
     config = read_adapter_config(folder, NOT_PLAIN)
+    # by the tensors themselves: target_modules in the file may be a pattern
     modules = {peft_to_mindformers(name).split(".")[-2] for name in stored.names()}
     if not modules:
         raise UserError(f"{stored.path}: no LoRA matrices there")
@@ -124,7 +132,10 @@ def load_network(files: CheckpointFiles, dtype: str, **settings: Any) -> Any:
     Args:
         files: the checkpoint.
         dtype: of weights and matrix products; norms, softmax and rotary positions are computed in float32.
-        settings: of ``LlamaConfig``, such as ``seq_length`` and ``use_past``.
+        settings: further arguments of ``LlamaConfig``, such as ``seq_length`` and ``use_past``.
+
+    Returns:
+        ``LlamaForCausalLM`` in evaluation mode.
 
     Raises:
         UserError: the model is not one that mindformers carries, or its files do not fit it to the last tensor.
@@ -143,12 +154,14 @@ def load_network(files: CheckpointFiles, dtype: str, **settings: Any) -> Any:
         "layernorm_compute_type": "float32",
         "softmax_compute_type": "float32",
         "rotary_dtype": "float32",
+        # the next three have no CPU kernel; the paged settings turn flash attention on again
         "use_flash_attention": False,
         "use_rope_slice": True,
         "fused_rms_norm": False,
     }
     adapter = open_tensors(files.path) if files.base else None
     lora = lora_config(files.path, adapter) if adapter is not None else None
+    # no random numbers are drawn for weights that `fill` replaces
     with no_init_parameters():
         network = LlamaForCausalLM(LlamaConfig(**{**options, **sizes, **settings}))
         if lora is not None:
@@ -160,7 +173,7 @@ def load_network(files: CheckpointFiles, dtype: str, **settings: Any) -> Any:
 
 
 def attach(network: Any, lora: Lora) -> Any:
-    """Put mindpet's LoRA beside the named layers.
+    """Put mindpet's LoRA beside the layers that ``lora`` names.
 
     This is what mindformers' ``get_pet_model`` does, without its wrapper and without the file that it leaves in the
     user's directory.
@@ -168,13 +181,14 @@ def attach(network: Any, lora: Lora) -> Any:
     from mindformers.pet.pet_config import LoraConfig
     from mindformers.pet.tuners.lora_adapter import LoraAdapter
 
-    chosen = "|".join(f"{name}$" for name in lora.modules)  # matched against the layer's own name
+    # mindformers uses re.match on the layer's own name: without $ a name would match longer ones, too
+    chosen = "|".join(f"{name}$" for name in lora.modules)
     config = LoraConfig(lora_rank=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=chosen)
     return LoraAdapter.get_pet_model(network, config)
 
 
 def fill(network: Any, base: Tensors, adapter: Tensors | None, *, tied: bool) -> None:
-    """Put stored tensors into a network, one at a time, each name and shape exactly once.
+    """Put stored tensors into a network, one at a time, after all names and shapes have been compared.
 
     Args:
         network: mindformers' Llama.
@@ -203,6 +217,7 @@ def fill(network: Any, base: Tensors, adapter: Tensors | None, *, tied: bool) ->
         where = adapter.path if adapter is not None and is_lora(absent[0]) else base.path
         raise UserError(f"{where}: {len(absent)} tensors of the model are missing, {absent[0]} first")
     for ours, (stored, name) in found.items():
+        # float32 holds every float16 and bfloat16 value exactly
         values = np.ascontiguousarray(stored.read(name), dtype=np.float32)
         held[ours].set_data(ms.Tensor(values).astype(held[ours].dtype))
 

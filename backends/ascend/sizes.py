@@ -1,4 +1,4 @@
-"""Sizes of the model that a recipe trains, in mindformers' words, and the shapes that follow from them."""
+"""Sizes of the model that a recipe trains, under mindformers' names, and the shapes that follow from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from converters.common.errors import UserError
 
 
 def model_sizes(recipe: Recipe) -> dict[str, Any]:
-    """Return the keys of ``model_config`` that describe the network: the checkpoint's where it says, else the recipe's.
+    """Return the keys of ``model_config`` that describe the network: the checkpoint's, else the recipe's.
 
     Raises:
         UserError: mindformers' Llama cannot hold this model.
@@ -43,18 +43,18 @@ def model_sizes(recipe: Recipe) -> dict[str, Any]:
 
 
 def shape_of(sizes: dict[str, Any]) -> LlamaShape:
-    """Return the geometry that sizes in mindformers' words describe."""
+    """Return the geometry that sizes under mindformers' names describe."""
     stated = LlamaShape.from_recipe(ModelConfig()).to_model_config()
     return LlamaShape.from_recipe(ModelConfig(**{key: sizes[key] for key in stated}))
 
 
 def parameter_shapes(sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight of mindformers' Llama, without LoRA."""
+    """Return name and shape of every weight of mindformers' Llama, without LoRA."""
     return {to_mindformers(name): shape for name, shape in shape_of(sizes).parameter_shapes().items()}
 
 
 def lora_shapes(sizes: dict[str, Any], recipe: Recipe) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every LoRA matrix: a is [r, in], b is [out, r]."""
+    """Return name and shape of every LoRA matrix: a is [r, in], b is [out, r]; empty for full training."""
     if recipe.pet is None:
         return {}
     shapes = shape_of(sizes).adapter_shapes(target_layers(recipe.pet), recipe.pet.lora_rank)

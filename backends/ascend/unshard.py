@@ -1,7 +1,7 @@
 """Join the checkpoints of several cards into one, by MindSpore's own transform: ``python -m backends.ascend unshard``.
 
-Training with a model cut over cards leaves ``rank_0 … rank_3``, a piece of every weight each, and strategy files that
-say how the pieces lie. One file of whole weights is what everything else here reads.
+Training with a model split over cards leaves ``rank_0 … rank_3``, each with a piece of every weight, and strategy files
+that say how the pieces fit together. All other commands read one file of whole weights.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class JoinReport:
     """What :func:`unshard` wrote.
 
     Attributes:
-        weights: tensors in the output.
-        ranks: pieces that were joined.
-        left_behind: optimizer copies and counters, which are no weights.
+        weights: number of tensors in the output.
+        ranks: number of ranks whose pieces were joined.
+        left_behind: number of tensors left out: optimizer moments and counters.
     """
 
     weights: int
@@ -56,7 +56,7 @@ def unshard(folder: Path, out: Path, strategy: Path | None = None) -> JoinReport
 
 
 def newest_files(folder: Path) -> list[Path]:
-    """The newest checkpoint of every rank.
+    """Return the newest checkpoint of every rank, in the order of the ranks.
 
     Raises:
         UsageError: there are no ranks.
@@ -82,7 +82,11 @@ def newest_files(folder: Path) -> list[Path]:
 
 
 def strategy_files(folder: Path, given: Path | None) -> list[Path]:
-    """The strategy files that belong to a checkpoint.
+    """Return the strategy files that belong to a checkpoint.
+
+    Args:
+        folder: holds rank_0, rank_1, …
+        given: what the user named, a file or a directory; None looks in and beside ``folder``.
 
     Raises:
         UsageError: there are none.
@@ -111,11 +115,13 @@ def _join(folder: Path, files: list[Path], strategies: list[Path], out: Path) ->
     with tempfile.TemporaryDirectory(prefix=".tmp-unshard-", dir=out.parent) as scratch:
         source, target, strategy = Path(scratch) / "source", Path(scratch) / "target", Path(scratch) / "strategy"
         for rank, file in enumerate(files):
+            # one file per rank: of several, MindSpore takes the last by name, not the newest
             (source / f"rank_{rank}").mkdir(parents=True)
             (source / f"rank_{rank}" / file.name).symlink_to(file.resolve())
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 merged = strategies[0]
+                # pipeline stages write one strategy file each
                 if len(strategies) > 1:
                     merged = Path(scratch) / f"merged{strategies[0].suffix}"
                     strategy.mkdir()
@@ -123,6 +129,7 @@ def _join(folder: Path, files: list[Path], strategies: list[Path], out: Path) ->
                         (strategy / file.name).symlink_to(file.resolve())
                     ms.merge_pipeline_strategys(str(strategy), str(merged))
                 kind = files[0].suffix.removeprefix(".")
+                # no target strategy: whole tensors; "whole" is the file's prefix, 1 the number of processes
                 ms.transform_checkpoints(str(source), str(target), "whole", str(merged), None, 1, kind)
         except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
             raise UserError(f"{folder}: MindSpore cannot join the ranks ({first_line(error)})") from error

@@ -1,7 +1,7 @@
 """The command ``chat`` of every backend: a conversation in the terminal, in the template of the run.
 
-Answers appear as they are made. Ctrl-C ends an answer and keeps what was said of it; Ctrl-D or ``/exit`` leaves. In a
-pipe every line of stdin is a question or a command, and answers alone go to stdout.
+Answers appear token by token. Ctrl-C ends an answer and keeps the part that was shown; Ctrl-D or ``/exit`` leaves. In a
+pipe every line of stdin is a question or a command, and only answers go to stdout.
 """
 
 from __future__ import annotations
@@ -63,7 +63,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def talk(chat: Chat, *, interactive: bool) -> None:
-    """Read questions and commands until the end of stdin or ``/exit``."""
+    """Read questions and commands from stdin until its end or ``/exit``.
+
+    Args:
+        chat: the conversation.
+        interactive: show a prompt and go on after an error; else the first error ends the command.
+
+    Raises:
+        UserError: a question or command cannot be taken, and nobody is there to put it otherwise.
+    """
     if interactive:
         import readline  # noqa: F401 - gives input() line editing and history
 
@@ -84,7 +92,7 @@ def talk(chat: Chat, *, interactive: bool) -> None:
             elif line:
                 _print_answer(chat, line)
         except UserError as error:
-            # a pipe has nobody to mend it
+            # nobody at a pipe can correct the question
             if not interactive:
                 raise
             say(f"error: {error}")
@@ -108,5 +116,6 @@ def _print_answer(chat: Chat, question: str) -> None:
     except KeyboardInterrupt:
         say(" (ended)")
     finally:
+        # at once, not when it is collected: closing puts what was said into the conversation
         answer.close()
     print(flush=True)

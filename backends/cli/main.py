@@ -52,6 +52,7 @@ def main(name: BackendName, argv: Sequence[str] | None = None) -> int | None:
     modules = {}
     for command, (module, purpose) in {**ASKING, **backend.extra_commands}.items():
         own = _add_command(commands, command, purpose, backend)
+        # only the command that runs is imported, so that --help stays fast
         if words[:1] == [command]:
             modules[command] = importlib.import_module(module)
             modules[command].add_arguments(own, name)
@@ -113,6 +114,7 @@ def _add_command(
 def _add_train(parser: argparse.ArgumentParser, backend: Backend) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint (default: no)")
     _add_device(parser, backend)
+    # so that _train finds both, whether or not this backend has the options
     parser.set_defaults(dtype="auto", workers=1)
     if backend.train_dtypes:
         parser.add_argument(
@@ -136,13 +138,15 @@ def _add_device(parser: argparse.ArgumentParser, backend: Backend) -> None:
 
 
 def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
-    """Parse a command line; of a command with a recipe, ``recipe`` is the file or None, ``overrides`` the settings.
+    """Parse a command line.
+
+    For a command with a recipe, ``recipe`` becomes the file or None, and ``overrides`` the settings ``key.path=value``.
 
     Raises:
         UsageError: two recipes were named.
     """
     args, rest = parser.parse_known_args(words)
-    # argparse gives settings that follow an option back as unknown
+    # argparse returns settings behind an option (`--resume seed=1`) as unknown words
     if rest and (args.command not in WITH_RECIPE or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if args.command in WITH_RECIPE:

@@ -55,8 +55,10 @@ def add_device_arguments(parser: argparse.ArgumentParser, backend: BackendName |
             default="auto",
             help="what runs the model; auto: the one whose card is here, else the one installed (default: %(default)s)",
         )
+        # each device once, in the order of the backends
         devices = list(dict.fromkeys(device for name in BACKENDS for device in backend_named(name).devices))
     else:
+        # runtime_from reads args.backend in both cases
         parser.set_defaults(backend=backend)
         devices = list(backend_named(backend).devices)
     parser.add_argument("--device", choices=devices, default="auto", help="auto: a card, else the CPU (default: auto)")

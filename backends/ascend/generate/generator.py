@@ -1,8 +1,8 @@
 """The MindSpore backend's generators: mindformers' Llama under the shared rules of answering and scoring.
 
-On a card, greedy answers come from mindformers' own ``generate``, whose paged attention (``use_past``) an Ascend card
-computes. Only a card has that kernel, and on a card this has not been run. What is tested, on the CPU and without
-``use_past``, is everything around it: padding, stop tokens, limits and order. Imported after
+On a card, greedy answers come from mindformers' own ``generate`` with paged attention (``use_past``), whose kernel only
+Ascend cards have. This has never run on a card. The tests cover everything around it, on the CPU and without
+``use_past``: padding, stop tokens, limits and order. This module is imported after
 :func:`backends.ascend.device.start`.
 
 Shapes: b rows of the batch, t tokens of a row, c choices.
@@ -54,7 +54,7 @@ class MindSporeGenerator(Generator):
 
     @property
     def loss_batch_tokens(self) -> int:
-        """The most tokens of a batch whose logits fit a gigabyte: they are computed all at once."""
+        """The most tokens of a batch of :meth:`losses`, whose logits, computed all at once, then fit a gigabyte."""
         return min(self.batch_tokens, max(1, LOGITS_AT_ONCE // self.forward.config.vocab_size))
 
     def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> MindSporeBatch:
@@ -62,22 +62,24 @@ class MindSporeGenerator(Generator):
         return MindSporeBatch(self.forward, rows, self.pad_id, stop_ids, limits, self.sampling)
 
     def choice_scores(self, layout: ChoiceLayout, prompts: Sequence[list[int]]) -> list[list[float]]:
-        """Return the summed log-probability of each choice after each prompt, float64 [b, c]."""
+        """Return Σ log p of each choice after each prompt, in nats, [b, c]; summed in float64."""
         ids, positions, real = layout.inputs(prompts, self.pad_id)
         b, t = ids.shape
+        # [b, k]: the last k positions of every row, as places in the b · t tokens
         wanted = np.arange(b)[:, None] * t + np.arange(t - layout.size, t)
         logits, _ = self.forward.run(ids, positions, layout.sees(real), wanted.ravel(), self.forward.empty(b))
-        logits = logits.reshape(b, layout.size, -1)
+        logits = logits.reshape(b, layout.size, -1)  # [b·k, v] → [b, k, v]
         token, column, owner = layout.targets
         found = logits[:, column, token] - log_sum_exp(logits)[:, column]
         scores = np.zeros((b, layout.count))
+        # adds each token to its choice, where += would count repeated choices once
         np.add.at(scores.T, owner, found.T)
         return scores.tolist()
 
     def row_losses(self, inputs: np.ndarray, targets: np.ndarray, real: np.ndarray) -> list[float]:
-        """Return each row's Σ −log p of its targets, in nats."""
+        """Return each row's Σ −log p of its targets, in nats, [b]; see the base class for the arguments."""
         b, t = inputs.shape
-        # padding lies behind, where nothing that counts sees it
+        # padding comes after the row, where no causal token that counts looks
         sees = np.broadcast_to(np.tril(np.ones((t, t), dtype=bool)), (b, t, t))
         positions = np.broadcast_to(np.arange(t), (b, t))
         row, column = np.nonzero(targets != IGNORE_INDEX)
@@ -90,8 +92,9 @@ class MindSporeGenerator(Generator):
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """Return log Σ exp over the last axis, float64."""
+    """Return log Σ exp over the last axis, float64: [..., v] → [...]."""
     top = logits.max(-1, keepdims=True)
+    # the largest is taken out, so that no exponential overflows
     return np.log(np.exp(logits - top).sum(-1, dtype=np.float64)) + top[..., 0]
 
 
@@ -100,7 +103,7 @@ def paged_settings(batch_tokens: int, positions: int) -> dict[str, Any]:
 
     Args:
         batch_tokens: rows of a batch times its longest prompt and answer.
-        positions: those that the model was made for.
+        positions: number of positions that the model was made for.
     """
     return {
         "use_past": True,
@@ -115,8 +118,8 @@ def paged_settings(batch_tokens: int, positions: int) -> dict[str, Any]:
 class PagedGenerator(MindSporeGenerator):
     """Answers greedily through mindformers; everything else as its base class does.
 
-    Whatever mindformers would answer otherwise than the shared rules say takes the base class's way: sampling,
-    ``min_new_tokens``, a prompt that ends in the pad token, one longer than the network's ``seq_length``.
+    mindformers' ``generate`` does not follow the shared rules in four cases, which the base class answers instead:
+    sampling, ``min_new_tokens``, a prompt that ends in the pad token, and one longer than the network's ``seq_length``.
 
     Args:
         network: mindformers' Llama.
@@ -160,7 +163,7 @@ class PagedGenerator(MindSporeGenerator):
             yield from super().generate(others, stop, limits)
 
     def _can_page(self, prompt: list[int], limits: Limits) -> bool:
-        # mindformers finds the end of a prompt by the pad token
+        # mindformers takes the last token that is not the pad for the end of a prompt
         return prompt[-1] != self.pad_id and len(prompt) + limits.max_new <= self.network.config.seq_length
 
     def _answers(self, prompts: list[list[int]], stop: list[int], limits: Limits) -> list[Answer]:
@@ -173,9 +176,11 @@ class PagedGenerator(MindSporeGenerator):
                 ids.tolist(),
                 do_sample=False,
                 max_new_tokens=limits.max_new,
+                # a list, since mindformers refuses a single number; -1 is no token, so nothing stops an answer
                 eos_token_id=stop or [-1],
                 pad_token_id=self.pad_id,
             )
+        # mindformers writes answers over the padding, right behind each prompt
         return [_answer(ids[len(prompt) :].tolist(), stop) for prompt, ids in zip(prompts, whole, strict=True)]
 
 

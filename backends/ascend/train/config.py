@@ -1,7 +1,8 @@
 """From a recipe to the configuration that mindformers' Trainer is given: a pure function, no framework needed.
 
-The recipe is a mindformers YAML already. What is filled in or replaced here is what the device decides, what the data
-decides (steps, warm-up), what contest-era files call by older names, and what has to be equal on both backends.
+The recipe is a mindformers YAML already. Filled in or replaced here are settings that depend on the device, settings
+that depend on the data (steps, warm-up), older names of mindformers 1.1, and settings that must be equal on both
+backends.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ PACKED_MODEL = "PackedLlamaForCausalLM"  # of backends.ascend.train.registered
 KEPT_CALLBACKS = ("MFLossMonitor", "SummaryMonitor", "ProfileMonitor")
 # … and those whose settings this backend honours itself, or of which it speaks elsewhere
 OWN_CALLBACKS = ("CheckpointMonitor", "CheckpointMointor", "ObsMonitor")
-# clips nothing, and has the norm computed: mindformers reports it only where it clips
+# a bound that no norm reaches, for recipes that do not clip
 NO_CLIPPING = 1e30
+# MindSpore's CPU build has no bfloat16 Gather, no flash attention and no fused norm
 CPU_MODEL = {
     "compute_dtype": "float32",
     "layernorm_compute_type": "float32",
@@ -49,7 +51,12 @@ class ReplacedSettings:
         self.said: list[str] = []
 
     def set(self, path: str, value: Any) -> None:
-        """Set one key, quietly."""
+        """Set one key without a message.
+
+        Args:
+            path: the key with its sections, joined by dots; sections are made where they are missing.
+            value: its new value.
+        """
         *sections, key = path.split(".")
         place = self.raw
         for section in sections:
@@ -59,7 +66,7 @@ class ReplacedSettings:
         place[key] = value
 
     def replace(self, path: str, value: Any) -> None:
-        """Set one key; a line tells if the recipe has another value."""
+        """Set one key, and remember it if the recipe states another value; arguments as :meth:`set`."""
         place: Any = self.raw
         for key in path.split("."):
             place = place.get(key) if isinstance(place, dict) else None
@@ -68,19 +75,23 @@ class ReplacedSettings:
         self.set(path, value)
 
     def say(self, line: str) -> None:
-        """Remember a line of its own."""
+        """Remember a line of text for :meth:`lines`."""
         self.said.append(line)
 
     def lines(self, device: str) -> list[str]:
-        """What is not as the recipe has it."""
+        """Return lines that name each setting that differs from the recipe."""
         return [*self.said, *([f"for the {device.upper()}: {', '.join(self.changed)}"] if self.changed else [])]
 
 
 def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[str]]:
     """Complete a recipe for mindformers.
 
+    Args:
+        recipe: what to train; it stays unchanged.
+        job: device, sizes, data and steps of this process.
+
     Returns:
-        The configuration as plain dicts, and lines that say what is not as the recipe has it.
+        The configuration as plain dicts, and lines that name each setting that differs from the recipe.
 
     Raises:
         UserError: a setting asks for what this backend or this device cannot do.
@@ -88,6 +99,7 @@ def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[s
     check_recipe(recipe, job.device, job.workers)
     raw = copy.deepcopy(recipe.raw)
     config = ReplacedSettings(raw)
+    # this project's own section, which mindformers does not know
     raw.pop("data", None)
     _legacy_names(raw, config)
     steps_per_epoch = job.rows // recipe.runner_config.batch_size
@@ -106,12 +118,14 @@ def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[s
     config.set("only_save_strategy", False)
     config.set("src_strategy_path_or_dir", "")
     config.set("do_eval", False)
+    # training never evaluates, and these may name files that are not here
     for name in ("eval_dataset", "eval_dataset_task", "eval_callbacks", "metric", "processor"):
         raw.pop(name, None)
     raw.setdefault("trainer", {}).setdefault("type", "CausalLanguageModelingTrainer")
     raw["trainer"].setdefault("model_name", "llama3_8b")
     # the steps of all epochs are one pass of a dataset that has the rows of all epochs in their order
     config.set("runner_config", {"epochs": 1, "batch_size": share_of_worker(recipe, job.workers), "sink_size": 1})
+    # sinking the data into the device works on the CPU, too, but is several times slower there
     config.set("runner_config.sink_mode", job.device == "npu" and recipe.runner_config.sink_mode)
     if recipe.runner_config.sink_mode and recipe.runner_config.sink_size != 1:
         config.say(f"runner_config.sink_size {recipe.runner_config.sink_size} → 1: every step is logged")
@@ -127,7 +141,7 @@ def mindformers_config(recipe: Recipe, job: Job) -> tuple[dict[str, Any], list[s
 
 
 def _legacy_names(raw: dict[str, Any], config: ReplacedSettings) -> None:
-    """Understand what mindformers 1.1 called otherwise."""
+    """Note the names of mindformers 1.1 that are understood as newer ones."""
     notes = []
     kind = (raw.get("optimizer") or {}).get("type")
     if kind and kind != "AdamW":
@@ -188,6 +202,7 @@ def _dataset(recipe: Recipe, raw: dict[str, Any], job: Job) -> None:
             "shuffle": recipe.shuffle,
         },
         "input_columns": ["input_ids", "labels"],
+        # more reading threads than cores would take them from the training
         "num_parallel_workers": min(int(dataset.get("num_parallel_workers", 8)), job.threads),
         "python_multiprocessing": False,
         "drop_remainder": True,
@@ -214,6 +229,7 @@ def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: ReplacedSettin
     if differ:
         config.say(f"model: the recipe says {', '.join(differ)} in the checkpoint, which is what counts")
     stated |= job.sizes
+    # other ways to say sizes that job.sizes states outright
     for key in ("ffn_dim_multiplier", "multiple_of", "head_dim"):
         stated.pop(key, None)
     stated |= {
@@ -229,6 +245,7 @@ def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: ReplacedSettin
         stated["compute_dtype"] = recipe.model.model_config.compute_dtype
         stated["param_init_type"] = recipe.model.model_config.param_init_type
     if job.packed:
+        # mindformers' own model would let the conversations of a packed row see each other
         model["arch"] = {"type": PACKED_MODEL}
     pet = stated.get("pet_config") or {}
     if recipe.pet is None:
@@ -261,6 +278,7 @@ def _parallel(recipe: Recipe, raw: dict[str, Any], config: ReplacedSettings, job
         raw["parallel"].setdefault("gradients_mean", False)
         callback = recipe.checkpoint_callback
         every, keep = int(callback.get("save_checkpoint_steps", -1)), kept_checkpoints(recipe)
+        # no worker holds a whole model, so mindformers itself writes each card's pieces
         raw["callbacks"].append(
             {
                 "type": "CheckpointMonitor",
@@ -273,6 +291,7 @@ def _parallel(recipe: Recipe, raw: dict[str, Any], config: ReplacedSettings, job
             }
         )
         return
+    # one model per worker: whatever cuts the model over cards is switched off
     config.replace("use_parallel", layout == "data")
     for key in ("data_parallel", "model_parallel", "pipeline_stage", "micro_batch_num"):
         config.replace(f"parallel_config.{key}", 1)
@@ -288,12 +307,13 @@ def _parallel(recipe: Recipe, raw: dict[str, Any], config: ReplacedSettings, job
         "enable_parallel_optimizer": False,
     }
     if layout == "data":
+        # the network then returns sum and number of tokens apart, as DataParallelTrainOneStepCell needs
         raw["calculate_per_token_loss"] = True
 
 
 def _device(raw: dict[str, Any], config: ReplacedSettings, job: Job) -> None:
     context = raw.setdefault("context", {})
-    context["mode"] = 0
+    context["mode"] = 0  # graph mode
     if job.device == "npu":
         config.set("context.device_target", "Ascend")
         context.setdefault("max_call_depth", 10000)
@@ -324,6 +344,7 @@ def _step(recipe: Recipe, raw: dict[str, Any], job: Job, layout: str) -> None:
     raw["runner_wrapper"] = {
         "type": kinds.get((job.device, layout), "MFTrainOneStepCell"),
         "scale_sense": wrapper.scale_sense,
+        # always on: mindformers computes the norm, which the log needs, only where it clips
         "use_clip_grad": True,
         "max_grad_norm": wrapper.max_grad_norm if wrapper.use_clip_grad else NO_CLIPPING,
     }

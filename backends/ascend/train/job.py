@@ -1,6 +1,6 @@
-"""What a training process needs, made ready before MindSpore is imported and kept in the run directory.
+"""What a training process needs, prepared before MindSpore is imported and kept in the run directory.
 
-One process or several: each reads the same files, so that nothing is tokenised or converted twice.
+All processes of a run read the same files, so that nothing is tokenised or converted twice.
 
     RUN/mindformers/
       job.json  rows.npz            this module
@@ -35,19 +35,19 @@ class Job:
         device: ``npu`` or ``cpu``.
         dtype: of the matrix products.
         sizes: of the model, as :func:`backends.ascend.sizes.model_sizes`.
-        rows: in the data file.
-        steps: of the whole run.
+        rows: number of rows in the data file.
+        steps: optimizer steps of the whole run.
         steps_per_epoch: optimizer steps of one pass over the rows.
-        first_step: steps that are done already.
-        checkpoint: to go on from, or None.
-        data: the MindRecord file.
-        start: the weights to start from.
-        base: what the adapter shall name as its base.
-        pad_id: fills up short rows.
-        bos_id: begins each conversation.
+        first_step: number of steps that are done already.
+        checkpoint: directory of the checkpoint to continue from, or None.
+        data: path of the MindRecord file.
+        start: file of the weights to start from.
+        base: path that the adapter will name as its base.
+        pad_id: token that fills short rows.
+        bos_id: token that begins each conversation.
         packed: rows hold several conversations, which must not see each other.
-        workers: processes, one a card.
-        threads: cores of one process.
+        workers: number of processes, one per card.
+        threads: CPU cores of one process.
     """
 
     run: str
@@ -76,7 +76,13 @@ class Job:
 
 @dataclass(frozen=True)
 class RowFigures:
-    """What log and errors say of rows: ``tokens`` and ``supervised`` int64[n], ``names`` of the rows."""
+    """What the log and error messages need to know of the n rows.
+
+    Attributes:
+        tokens: int64 [n], tokens of each row.
+        supervised: int64 [n], its supervised tokens.
+        names: [n], its id in the data.
+    """
 
     tokens: np.ndarray
     supervised: np.ndarray
@@ -84,7 +90,15 @@ class RowFigures:
 
 
 def write_job(job: Job, data: TrainingRows) -> Path:
-    """Store a job and the figures of its rows; returns the file of the job."""
+    """Write a job and the figures of its rows into the run directory.
+
+    Args:
+        job: the job.
+        data: its rows.
+
+    Returns:
+        The path of ``job.json``; ``rows.npz`` lies beside it.
+    """
     write_json(job.folder / "job.json", asdict(job))
     with atomic(job.folder / "rows.npz") as temporary:
         np.savez(temporary, tokens=data.tokens, supervised=data.supervised, names=np.array(data.rows.ids))
@@ -99,12 +113,12 @@ def read_job(file: Path) -> tuple[Job, RowFigures]:
 
 
 def remove_start(run: Run) -> None:
-    """Delete the copy of the base in mindformers' names: the run is finished."""
+    """Delete the start weights of a finished run; they take as much space as the base."""
     import shutil
 
     shutil.rmtree(run.path / FOLDER / "start", ignore_errors=True)
 
 
 def layout_of(job: Job) -> str:
-    """What decides how sums are rounded, in words."""
+    """Return what decides how sums are rounded, as text; a run resumed with another layout differs in last bits."""
     return json.dumps({"workers": job.workers, "threads": job.threads})

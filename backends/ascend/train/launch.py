@@ -22,7 +22,11 @@ CLUSTER_SECONDS = 600
 
 
 def launch(run: Run, file: Path) -> None:
-    """Train a job with its workers; what the first worker says is shown.
+    """Train a job with its workers, and show what the first worker prints.
+
+    Args:
+        run: the run directory.
+        file: ``job.json`` of the run.
 
     Raises:
         UserError: a worker failed; the message has its reason and where the logs are.
@@ -33,6 +37,7 @@ def launch(run: Run, file: Path) -> None:
         raise UserError(f"{program}: no such file: msrun comes with mindspore (pip install -e '.[ascend]')")
     logs = job.folder / "workers"
     logs.mkdir(parents=True, exist_ok=True)
+    # an error in a log of an earlier start would be reported as this one's
     for old in logs.glob("*.log"):
         old.unlink()
     # msrun starts "python": the one of this environment
@@ -56,17 +61,19 @@ def launch(run: Run, file: Path) -> None:
         try:
             _follow(logs / "worker_0.log", process)
         except KeyboardInterrupt:
+            # msrun has had the same Ctrl-C and ends its workers
             process.wait()
             raise
     failed = process.returncode != 0
     if not failed and parallel_layout(run.recipe, job.workers) == "recipe":
         _join(run, job)
+    # msrun exits with 0 after an interrupt, too: only a result says that the run is finished
     if failed or run.result is None:
         raise UserError(f"{_reason(logs)}; the workers' logs are in {logs}")
 
 
 def _join(run: Run, job: Job) -> None:
-    """Make the product of a model that lies in pieces: the last checkpoint of every card, joined."""
+    """Join the last checkpoints of all cards, and write the product from the whole weights."""
     from backends.ascend.sizes import lora_shapes, parameter_shapes
     from backends.ascend.unshard import unshard
     from backends.weights.llama import check_shapes
@@ -83,20 +90,22 @@ def _join(run: Run, job: Job) -> None:
 
 
 def msrun_arguments(job: Job, logs: Path, port: int) -> list[str]:
-    """Arguments of ``msrun`` for one machine."""
+    """Return the arguments of ``msrun`` for workers on this machine alone."""
     return [
         f"--worker_num={job.workers}",
         f"--local_worker_num={job.workers}",
         f"--master_port={port}",
         f"--log_dir={logs}",
+        # msrun waits for the workers, and its exit code says whether one failed
         "--join=True",
         f"--cluster_time_out={CLUSTER_SECONDS}",
     ]
 
 
 def free_port() -> int:
-    """A port that no other job of this machine listens on."""
+    """Return a port that nothing on this machine listens on now."""
     with socket.socket() as probe:
+        # port 0: the system picks one
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
@@ -105,6 +114,7 @@ def _follow(log: Path, process: subprocess.Popen) -> None:
     """Copy a log to stderr while it grows and the process lives."""
     place = 0
     while True:
+        # asked before reading, so that what was written last is still copied
         ended = process.poll() is not None
         if log.is_file():
             with log.open("rb") as handle:
@@ -123,6 +133,7 @@ def _follow(log: Path, process: subprocess.Popen) -> None:
 def _reason(logs: Path) -> str:
     """The first error that a worker reported."""
     for log in sorted(logs.glob("worker_*.log")):
+        # a progress bar ends its lines with a carriage return
         for line in log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines():
             if line.startswith("error: "):
                 return line.removeprefix("error: ")
@@ -130,7 +141,12 @@ def _reason(logs: Path) -> str:
 
 
 def launch_text(recipe: Recipe, path: str | None, overrides: Sequence[str]) -> str:
-    """Commands that train a recipe on one card, on four, and on the CPU.
+    """Return commands that train a recipe on several cards, on one card, and on the CPU.
+
+    Args:
+        recipe: what to train.
+        path: its file, None for the default.
+        overrides: settings of the command line, ``key.path=value``.
 
     Raises:
         UserError: the recipe asks for what this backend cannot do.

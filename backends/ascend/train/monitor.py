@@ -1,4 +1,4 @@
-"""The callback that watches a run: log, checkpoints, and the stop at a loss that is not finite."""
+"""The callback that watches a run: it logs, writes checkpoints, and stops at a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -24,34 +24,35 @@ class RunMonitor(Callback):
     """Sees every optimizer step of mindformers' training.
 
     Args:
-        run: where checkpoints are written.
-        job: of the run.
-        figures: of its rows.
+        run: the run directory, where checkpoints are written.
+        job: the job that is trained.
+        figures: tokens and names of its rows.
         log: where the steps are written; None in all workers but the first.
     """
 
     def __init__(self, run: Run, job: Job, figures: RowFigures, log: TrainLog | None) -> None:
         super().__init__()
         self.run, self.recipe, self.job, self.figures, self.log = run, run.recipe, job, figures, log
-        # of a model in pieces, mindformers writes the checkpoints
+        # mindformers itself writes the checkpoints of a model that is split over cards
         self.saving = set() if is_cut(run.recipe, job.workers) else checkpoint_steps(run.recipe, job.steps)
         self.step = job.first_step
         self.optimizer: Any = None
         self._began = 0.0
 
     def on_train_begin(self, run_context: Any) -> None:
-        """Put back what a checkpoint holds, before the first step is compiled."""
+        """Restore parameters and optimizer from the job's checkpoint, before the first step is compiled."""
         self.optimizer = run_context.original_args().train_network.optimizer
         if self.job.checkpoint is not None:
             restore(self.optimizer, Path(self.job.checkpoint))
         self._began = time.perf_counter()
 
     def on_train_step_end(self, run_context: Any) -> None:
-        """Log the step, stop if it was none, save if it is time.
+        """Log the step, stop if its loss or gradient is not finite, and write a checkpoint if one is due.
 
         Raises:
             UserError: loss or gradient is not finite; the rows of the step are named.
         """
+        # mindformers' step returns loss, overflow, loss scale, learning rate, norm before clipping
         loss, overflow, _, rate, norm = run_context.original_args().net_outputs[:5]
         loss, rate, norm = _number(loss), _number(rate), _number(norm)
         self.step += 1
@@ -59,6 +60,7 @@ class RunMonitor(Callback):
         rows = rows_of_step(len(self.figures.tokens), batch, self.step - 1, seed, self.recipe.shuffle)
         if not np.isfinite(loss):
             raise UserError(f"step {self.step}: the loss is {loss}; {row_names(self.figures.names, rows)}")
+        # on overflow mindformers skips the optimizer and goes on
         if not np.isfinite(norm) or bool(np.asarray(overflow.asnumpy()).any()):
             raise UserError(
                 f"step {self.step}: the gradient is not finite (loss {loss:.4g}); {row_names(self.figures.names, rows)}"
@@ -76,11 +78,12 @@ class RunMonitor(Callback):
                 seconds=seconds,
             )
         if self.step in self.saving and self.log is not None:
+            # the log is on the disk before a checkpoint says that its steps are done
             self.log.sync()
             save_checkpoint(self.run, self.recipe, self.job, self.optimizer, self.step)
             self._began = time.perf_counter()  # writing is not part of the next step
 
 
 def _number(value: Any) -> float:
-    """One number out of a tensor of MindSpore."""
+    """Return the first number of a MindSpore tensor: some of the results are [], some [1]."""
     return float(np.asarray(value.asnumpy(), dtype=np.float64).reshape(-1)[0])

@@ -1,4 +1,4 @@
-"""How workers divide the work of a recipe, and what this backend or a device cannot do of what it asks."""
+"""How workers divide the work of a recipe, and which of its settings this backend or a device cannot run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from converters.common.errors import UserError
 
 
 def check_recipe(recipe: Recipe, device: str, workers: int) -> None:
-    """Refuse what cannot be run as the recipe asks for it.
+    """Refuse a recipe with settings that this backend or device cannot run.
+
+    Args:
+        recipe: what to train.
+        device: ``npu`` or ``cpu``.
+        workers: number of processes.
 
     Raises:
         UsageError: LoRA names no layer, or the schedule is not known.
@@ -46,22 +51,22 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def shards(recipe: Recipe) -> int:
-    """Number of cards that one copy of the model lies on, by ``parallel_config``."""
+    """Return the number of cards that one copy of the model is split over, by ``parallel_config``."""
     parallel = _settings(recipe)
     return int(parallel.get("model_parallel", 1)) * int(parallel.get("pipeline_stage", 1))
 
 
 def cards_of(recipe: Recipe) -> int:
-    """Number of cards that ``parallel_config`` asks for: those of one copy times the copies."""
+    """Return the number of cards that ``parallel_config`` asks for: cards of one copy times copies."""
     return shards(recipe) * int(_settings(recipe).get("data_parallel", 1))
 
 
 def parallel_layout(recipe: Recipe, workers: int) -> str:
-    """How workers divide the work.
+    """Return how workers divide the work.
 
     Returns:
-        ``one`` worker, ``data``: each has the whole model and a share of the rows, or ``recipe``: as
-        ``parallel_config`` says, the model cut over cards.
+        ``one``: a single worker. ``data``: each worker has the whole model and a share of the rows. ``recipe``: the
+        model is split over cards, as ``parallel_config`` says.
     """
     if workers == 1:
         return "one"
@@ -69,12 +74,12 @@ def parallel_layout(recipe: Recipe, workers: int) -> str:
 
 
 def is_cut(recipe: Recipe, workers: int) -> bool:
-    """Whether the model lies in pieces on several cards, so that no worker can write a product."""
+    """Whether the model is split over several cards, so that no worker has all weights to write."""
     return parallel_layout(recipe, workers) == "recipe"
 
 
 def share_of_worker(recipe: Recipe, workers: int) -> int:
-    """Rows that one worker's copy of the model takes of a step.
+    """Return the number of a step's rows that one copy of the model takes.
 
     Raises:
         UserError: a step's rows cannot be dealt out evenly.

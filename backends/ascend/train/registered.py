@@ -5,7 +5,7 @@
 * training steps whose loss is the token mean over all workers, and those that MindSpore's CPU build can compute.
 * :class:`PackedLlamaForCausalLM`: rows that hold several conversations.
 
-And what MindSpore's CPU build lacks, put in its place: kernels for ``mint.argmax`` and for the barrier of workers.
+It also replaces two things that MindSpore's CPU build has no kernel for: ``mint.argmax`` and the barrier of workers.
 """
 
 from __future__ import annotations
@@ -61,10 +61,13 @@ class StepOrderDataset:
             shard_id: which of them this is.
             num_parallel_workers: threads that read.
         """
+        # mindformers calls the registered class and wants a MindSpore dataset: hence __new__
         epochs: dict[int, list[np.ndarray]] = {}
         for step in range(first_step, steps):
             indices = rows_of_step(rows, step_rows, step, seed, shuffle)
+            # the batch size is a multiple of the workers, so that all shares have the same size
             share = np.array_split(indices, num_shards)[shard_id or 0] if num_shards else indices
+            # rows that do not fill a step are left out, so an epoch has rows // step_rows steps
             epochs.setdefault(step // (rows // step_rows), []).append(share)
         # MindSpore takes no row twice in one list, so that each epoch is a dataset of its own
         parts = [
@@ -83,9 +86,9 @@ class StepOrderDataset:
 class DataParallelTrainOneStepCell(MFTrainOneStepCell):
     """mindformers' training step with the token mean taken over all workers.
 
-    mindformers averages the workers' losses, each a mean over that worker's tokens: a token counts more on a worker
-    that has fewer. Here numerator and denominator are summed over the workers before they are divided, so that N
-    workers have the loss and the gradient of one worker with all rows.
+    mindformers averages the workers' losses, each of which is a mean over that worker's tokens. So a token counts more
+    on a worker with fewer tokens. Here numerator and denominator are summed over the workers before they are divided.
+    So N workers have the loss and the gradient of one worker with all rows.
     """
 
     def __init__(self, network: Any, optimizer: Any, **settings: Any) -> None:
@@ -93,10 +96,19 @@ class DataParallelTrainOneStepCell(MFTrainOneStepCell):
         self.all_reduce = operations.AllReduce()
 
     def grads_for_legacy(self, scaling_sens: Any, *inputs: Any) -> Any:
-        """Loss of the whole step, gradient of this worker's sum, and the divisor of that gradient."""
+        """Compute the step; mindformers divides the gradient by the third value and sums it over the workers.
+
+        Args:
+            scaling_sens: the loss scale.
+            inputs: ids and labels of this worker's rows.
+
+        Returns:
+            Mean loss of a token over all workers, gradient of the sum over this worker's tokens, tokens of all workers.
+        """
         numerator, denominator = self.network(*inputs)
         total = self.all_reduce(functional.cast(denominator, mstype.float32))
         loss = self.all_reduce(functional.cast(numerator, mstype.float32)) / total
+        # the numerator alone is differentiated; the denominator counts tokens and gets a weight of 0
         sens = composite.ones_like(numerator) * functional.cast(scaling_sens, functional.dtype(numerator))
         none = self.zero_t * functional.cast(scaling_sens, functional.dtype(denominator))
         sens = (self.cast(sens, mstype.float32), self.cast(none, mstype.float32))
@@ -109,7 +121,7 @@ _not_finite = ops.MultitypeFuncGraph("not_finite")
 
 @_not_finite.register("Tensor")
 def _tensor_not_finite(gradient: Tensor) -> Tensor:
-    """1.0 where a gradient holds a value that is not finite, float32[1]."""
+    """Return 1.0 if a gradient holds a value that is not finite, else 0.0; float32 [1], any shape in."""
     bad = ops.LogicalNot()(ops.IsFinite()(gradient))
     return ops.ReduceMax()(ops.Cast()(bad, mstype.float32).reshape((-1,))).reshape((1,))
 
@@ -119,19 +131,19 @@ class CPUTrainOneStepCell(MFTrainOneStepCell):
     """mindformers' training step, clipping and all, with an overflow check that a CPU can compute."""
 
     def get_overflow_status(self, status: Any, compute_output: Any) -> Any:
-        """Whether a gradient is not finite; ``status`` is the register that only an Ascend card has."""
+        """Return whether a gradient is not finite; ``status``, a register of Ascend cards, is not used."""
         return self._get_distributed_overflow_status_on_infnan_mode(_not_finite, compute_output)
 
 
 @MindFormerRegister.register(MindFormerModuleType.WRAPPER)
 class CPUDataParallelTrainOneStepCell(CPUTrainOneStepCell, DataParallelTrainOneStepCell):
-    """The same with several workers, whose tokens share one mean."""
+    """The CPU's overflow check (from the first base) and the mean over all workers' tokens (from the second)."""
 
 
 def skip_cpu_barrier() -> None:
     """Let mindformers read a checkpoint without its barrier, which has no CPU kernel.
 
-    Its workers would wait there for a file that one of them puts in place; here the file is whole before they start.
+    Workers would wait there until one of them has prepared the file. Here the file is whole before they start.
     """
     from mindformers.trainer import utils
 
@@ -139,7 +151,7 @@ def skip_cpu_barrier() -> None:
 
 
 def use_cpu_argmax() -> None:
-    """Let mindformers' text generator take ``ops.argmax``, which has a CPU kernel where ``mint.argmax`` has none."""
+    """Let mindformers' text generator use ``ops.argmax``: ``mint.argmax`` has no CPU kernel."""
 
     def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
         return ops.argmax(input, dim, keepdim)
@@ -148,14 +160,18 @@ def use_cpu_argmax() -> None:
 
 
 class OwnRowMask(nn.Cell):
-    """mindformers' causal mask, and beyond it: a token sees none before its own row's BOS.
+    """mindformers' causal mask, which also hides from a token everything before its own conversation's BOS.
 
     A packed row holds several conversations end to end (:func:`mindrecord.tokens.pack.pack_rows`); a token may look
-    back as far as the BOS of its own. Three roads in mindformers 1.9.0 do not lead there: its loader's ``eod_reset``
-    gives up the labels, so that questions would be trained on, and resets at every end token, those between turns too;
-    the mask that it makes, or any other given as ``attention_mask``, is cast to uint8 and without flash attention added
-    to the scores, where 0 and 1 hide nothing; ``actual_seq_len`` needs flash attention. So the model makes the mask
-    itself, from the ids.
+    back as far as the BOS of its own conversation. mindformers 1.9.0 offers three other ways, none of which works here:
+
+    * Its loader's ``eod_reset`` drops the labels, so that questions would be trained on, and it resets at every end
+      token, also at those between turns.
+    * A mask given as ``attention_mask`` is cast to uint8. Without flash attention it is added to the scores, where 0
+      and 1 hide nothing.
+    * ``actual_seq_len`` needs flash attention.
+
+    So the model makes the mask itself, from the ids.
 
     Positions need no reset: rotary attention depends on the distance of two tokens only (Su et al. 2021, RoFormer,
     §3.2.2).
@@ -163,7 +179,7 @@ class OwnRowMask(nn.Cell):
     Args:
         causal: mindformers' mask of earlier tokens that are not the pad, [b, 1, s, s]; 1 where flash attention must
             not look, or what is added to the scores there.
-        bos_id: the id that begins each row.
+        bos_id: the token that begins each conversation.
     """
 
     def __init__(self, causal: nn.Cell, bos_id: int):
@@ -174,11 +190,13 @@ class OwnRowMask(nn.Cell):
         self.hidden = Tensor([1.0], causal.dtype) if causal.use_flash_attention else causal.multiply_data
 
     def construct(self, tokens: Tensor) -> Tensor:
-        """Return the mask of ``tokens`` int32 [b, s], as mindformers' own is: same shape, same dtype."""
-        mask = self.causal(tokens)
+        """Return the mask of ``tokens`` int32 [b, s], in shape and dtype of mindformers' own."""
+        mask = self.causal(tokens)  # [b, 1, s, s]
+        # [b, s], the number of the conversation that each token belongs to
         row = ops.cumsum(ops.cast(ops.equal(tokens, self.bos_id), mstype.float32), 1)  # float32 counts to 2 ** 24
+        # [b, s, 1] against [b, 1, s] → [b, s, s]: True where two tokens are of different conversations
         other = ops.not_equal(ops.expand_dims(row, 2), ops.expand_dims(row, 1))
-        other = ops.expand_dims(ops.cast(other, self.dtype), 1)
+        other = ops.expand_dims(ops.cast(other, self.dtype), 1)  # [b, 1, s, s]
         return ops.cast(ops.cast(mask, self.dtype) * (1 - other) + self.hidden * other, mask.dtype)
 
 
@@ -191,10 +209,12 @@ class PackedLlamaForCausalLM(LlamaForCausalLM):
     """
 
     def __init__(self, config: LlamaConfig = None):
+        # each of these replaces or drops the mask that the model makes from the ids
         for name in ("use_attn_mask_compression", "use_eod_attn_mask_compression", "use_ring_attention", "use_past"):
             if getattr(config, name, False):
                 raise ValueError(f"{name} is on; packed rows need it off")
         if config.parallel_config.seq_split_num > 1:
             raise ValueError("seq_split_num is more than 1; packed rows need whole sequences")
         super().__init__(config)
+        # the spelling is mindformers'
         self.model.casual_mask = OwnRowMask(self.model.casual_mask, config.bos_token_id)

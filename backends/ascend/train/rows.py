@@ -17,7 +17,7 @@ NO_ROWS = (
 
 
 def named_file(recipe: Recipe) -> Path | None:
-    """The MindRecord file that the recipe names, if any."""
+    """Return the MindRecord file that the recipe names, or None."""
     loader = recipe.train_dataset.get("data_loader") or {}
     return Path(loader["dataset_dir"]) if loader.get("dataset_dir") else None
 
@@ -39,7 +39,13 @@ def read_training_rows(recipe: Recipe) -> TrainingRows:
 
 
 def data_file(recipe: Recipe, data: TrainingRows, folder: Path) -> Path:
-    """Return the MindRecord file of the rows; those of ``data.train`` are written once."""
+    """Return the MindRecord file of the rows; rows of ``data.train`` are written into one, once per run.
+
+    Args:
+        recipe: names the rows.
+        data: the rows.
+        folder: where a file that is written goes.
+    """
     from mindrecord.file.header import sidecar_of
     from mindrecord.file.writer import write_token_rows
 
@@ -47,6 +53,7 @@ def data_file(recipe: Recipe, data: TrainingRows, folder: Path) -> Path:
     if not recipe.data.train and named is not None:
         return named
     file = folder / "train.mindrecord"
+    # a resumed run has it already; the hash tells rows of a changed data file
     if file.is_file() and read_json(sidecar_of(file))["rows_sha256"] == data.record["rows_sha256"]:
         return file
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +64,7 @@ def data_file(recipe: Recipe, data: TrainingRows, folder: Path) -> Path:
 
 
 def _rows_of_file(recipe: Recipe, file: Path) -> TrainingRows:
-    """Read a MindRecord file's rows after it has been held against the recipe's template and tokenizer.
+    """Read a MindRecord file's rows after comparing it with the recipe's template and tokenizer.
 
     Raises:
         UsageError: there is no such file.
@@ -74,6 +81,7 @@ def _rows_of_file(recipe: Recipe, file: Path) -> TrainingRows:
         tokenizer_hash=tokenizer.hash,
         packed_allowed=True,
     )
+    # the pad id alone tells where a stored row ends
     if sidecar.get("pad_id", tokenizer.pad_id) != tokenizer.pad_id:
         raise UserError(f"{file}: filled up with token {sidecar['pad_id']}, the tokenizer's pad is {tokenizer.pad_id}")
     rows = read_token_rows(file, pad_id=tokenizer.pad_id)

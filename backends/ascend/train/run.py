@@ -1,8 +1,7 @@
 """Training: ``python -m backends.ascend train``.
 
-mindformers' own Trainer does the training, in graph mode. What is done here is everything that decides whether its
-loss curve is the CUDA backend's: the same rows in the same order, the same start, the same step; and everything that a
-run directory holds.
+mindformers' own Trainer does the training, in graph mode. This module prepares what makes its loss curve equal to the
+CUDA backend's (the same rows in the same order, the same start, the same step) and what a run directory holds.
 """
 
 from __future__ import annotations
@@ -56,9 +55,11 @@ def train(recipe: Recipe, *, device: str = "auto", resume: bool = False, workers
         return run
     sizes = check_inputs(recipe)
     parameters = sum(math.prod(shape) for shape in parameter_shapes(sizes).values())
+    # without LoRA there are no such shapes, and everything is trained
     trainable = sum(math.prod(shape) for shape in lora_shapes(sizes, recipe).values()) or parameters
     target = choose(device, parameters)
     check_recipe(recipe, target, workers)
+    # no worker has the whole state, so this backend writes no checkpoint of such a run
     if (run.path / "recipe.yaml").is_file() and parallel_layout(recipe, workers) == "recipe":
         raise UserError(
             f"{run.path}: a run whose model is cut over cards cannot be resumed; `unshard` joins what is in "
@@ -79,7 +80,10 @@ def train(recipe: Recipe, *, device: str = "auto", resume: bool = False, workers
 
 
 def check_inputs(recipe: Recipe) -> dict:
-    """Refuse weights that are missing or cannot be held; returns the model's sizes.
+    """Refuse weights that are missing or that mindformers' Llama cannot hold.
+
+    Returns:
+        The model's sizes, as :func:`backends.ascend.sizes.model_sizes`.
 
     Raises:
         UsageError: there are no weights, or nothing is at the path.
@@ -95,7 +99,19 @@ def check_inputs(recipe: Recipe) -> dict:
 
 
 def prepare(recipe: Recipe, run: Run, sizes: dict, device: str, resume: bool, workers: int) -> Path:
-    """Put rows, weights and settings into the run directory; returns the file of the job."""
+    """Put rows, weights and settings into the run directory.
+
+    Args:
+        recipe: what to train.
+        run: the run directory.
+        sizes: of the model.
+        device: ``npu`` or ``cpu``.
+        resume: continue from the last whole checkpoint.
+        workers: number of processes.
+
+    Returns:
+        The file of the job, which each process reads.
+    """
     data = read_training_rows(recipe)
     steps_per_epoch, total = steps_of(recipe, len(data.rows), speak)
     data.check_vocabulary(sizes["vocab_size"])
@@ -106,8 +122,10 @@ def prepare(recipe: Recipe, run: Run, sizes: dict, device: str, resume: bool, wo
     base = base_fingerprint(recipe.load_checkpoint)
     checkpoint = checkpoint_to_resume(run, data.record, base, dtype, "ascend", resume, speak)
     begin_run(run, recipe, data, base, checkpoint)
+    # several workers with a whole model each read no safetensors
     form = "ckpt" if parallel_layout(recipe, workers) == "data" else "safetensors"
     stored = "float32" if device == "cpu" else recipe.model.model_config.param_init_type
+    # workers on the CPU share its cores
     threads = max(1, cpu_threads() // workers) if device == "cpu" else cpu_threads()
     folder = run.path / FOLDER
     job = Job(

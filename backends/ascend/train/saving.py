@@ -1,4 +1,4 @@
-"""What a run writes: checkpoints that it can go on from, and its product.
+"""What a run writes: checkpoints to resume from, and its product.
 
 Weights are stored as every backend stores them, a PEFT adapter or a Hugging Face model; mindformers' own checkpoint
 lies beside the product.
@@ -32,12 +32,17 @@ STEP = "global_step"
 
 
 def trained_values(optimizer: Any) -> dict[str, np.ndarray]:
-    """Values of the trained parameters, by mindformers' names."""
+    """Return the values of the trained parameters, by mindformers' names."""
     return {parameter.name: parameter.asnumpy() for parameter in optimizer.parameters}
 
 
 def save_moments(optimizer: Any, folder: Path) -> None:
-    """Write the moments and the number of steps into ``optimizer.safetensors``."""
+    """Write AdamW's moments and the number of steps done into ``optimizer.safetensors``.
+
+    Args:
+        optimizer: mindformers' AdamW.
+        folder: an existing directory.
+    """
     with ShardWriter(folder, max_shard_bytes=None, stem=OPTIMIZER) as writer:
         for moments in (optimizer.exp_avg, optimizer.exp_avg_sq):
             for moment in moments:
@@ -46,13 +51,18 @@ def save_moments(optimizer: Any, folder: Path) -> None:
 
 
 def restore(optimizer: Any, folder: Path) -> None:
-    """Take back what a checkpoint holds: parameters, moments, number of steps.
+    """Restore parameters, moments and number of steps from a checkpoint.
+
+    Args:
+        optimizer: mindformers' AdamW; its parameters are set, too.
+        folder: the checkpoint.
 
     Raises:
         UserError: the checkpoint lacks a tensor or has one of another shape.
     """
     weights, moments = open_tensors(folder), open_tensors(folder / f"{OPTIMIZER}.safetensors")
     adapter = (folder / ADAPTER_WEIGHTS).is_file()
+    # from the file's names to those of the optimizer's parameters
     names = {(peft_to_mindformers if adapter else to_mindformers)(name): name for name in weights.names()}
     for parameter in optimizer.parameters:
         _set(parameter, weights, names.get(parameter.name, parameter.name))
@@ -75,10 +85,10 @@ def save_weights(values: dict[str, np.ndarray], recipe: Recipe, job: Job, folder
 
     Args:
         values: trained parameters by mindformers' names.
-        recipe: of the run.
-        job: of the run.
+        recipe: the run's recipe.
+        job: the run's job.
         folder: an existing directory.
-        dtype: of a whole model's weights; an adapter keeps its own.
+        dtype: type of a whole model's weights; an adapter keeps its own.
     """
     if recipe.pet is not None:
         adapter_from_mindformers(values, recipe.pet, job.base, folder)
@@ -92,10 +102,11 @@ def save_weights(values: dict[str, np.ndarray], recipe: Recipe, job: Job, folder
 
 
 def model_config(recipe: Recipe, job: Job) -> dict[str, Any]:
-    """``config.json`` of the trained model: the base's, or made from the recipe's sizes."""
+    """Return ``config.json`` of the trained model: the base's, or one made from the recipe's sizes."""
     source = Path(recipe.load_checkpoint) / MODEL_CONFIG
     if recipe.load_checkpoint and source.is_file():
         config = read_json(source)
+        # the older name of "dtype", which the caller sets
         config.pop("torch_dtype", None)
         return config
     stated = recipe.model.model_config
@@ -114,7 +125,7 @@ def save_final_weights(values: dict[str, np.ndarray], recipe: Recipe, job: Job, 
 
 
 def save_checkpoint(run: Run, recipe: Recipe, job: Job, optimizer: Any, step: int) -> None:
-    """Write one checkpoint: weights, moments, ``state.json``; and delete what is too old."""
+    """Write one checkpoint (weights, moments, ``state.json``), then delete those that are too old."""
     with run.writing_checkpoint(step) as folder:
         save_weights(trained_values(optimizer), recipe, job, folder)
         save_moments(optimizer, folder)
@@ -132,7 +143,15 @@ def save_checkpoint(run: Run, recipe: Recipe, job: Job, optimizer: Any, step: in
 
 
 def finish(run: Run, recipe: Recipe, job: Job, values: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> None:
-    """Write the product, then the result, which says that the run is finished."""
+    """Write the product, then the result, whose presence marks the run as finished.
+
+    Args:
+        run: the run directory.
+        recipe: the run's recipe.
+        job: the run's job.
+        values: trained parameters by mindformers' names.
+        rows: the lines of the log.
+    """
     save_final_weights(values, recipe, job, run.path)
     write_result(run, recipe, rows, sum(value.size for value in values.values()), speak)
     remove_start(run)

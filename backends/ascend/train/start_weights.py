@@ -1,7 +1,7 @@
-"""The weights that training starts from, as one safetensors file in mindformers' names, checked to the last tensor.
+"""The weights that training starts from, as one file in mindformers' names, every tensor checked.
 
-mindformers only warns of a weight that it does not find and then trains on random numbers; so names and shapes are
-settled here, before it reads anything.
+mindformers only warns of a weight that it does not find, and then trains on random numbers. So names and shapes are
+compared here, before it reads anything.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def write_start(recipe: Recipe, sizes: dict[str, Any], folder: Path, dtype: str,
         sizes: as :func:`backends.ascend.sizes.model_sizes`.
         folder: becomes the directory of the file.
         dtype: float32, bfloat16 or float16: the type of the frozen weights. What is trained is float32.
-        form: safetensors, or ckpt: several workers with a whole model each read no other.
+        form: ``safetensors``, or ``ckpt``, the only one that several workers with a whole model each can read.
+
+    Returns:
+        The path of the file.
 
     Raises:
         UserError: a weight is missing, unknown or of another shape.
@@ -50,6 +53,7 @@ def write_start(recipe: Recipe, sizes: dict[str, Any], folder: Path, dtype: str,
             held.add(name)
             writer.add(name, values.astype(np.float32 if name in lora else kind, copy=False))
         for name, values in initial_lora(recipe.seed, lora):
+            # a mindformers file may bring LoRA matrices of its own, and training goes on with them
             if name not in held:
                 writer.add(name, values)
     return folder / f"{START}.{form}"
@@ -62,11 +66,17 @@ def _writer(folder: Path, form: str) -> CkptWriter | ShardWriter:
 
 
 def initial_lora(seed: int, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the first value of every LoRA matrix, as every backend starts: a drawn from the seed, b zero."""
+    """Yield name and first value of every LoRA matrix, the same on every backend: a drawn from the seed, b zero.
+
+    Args:
+        seed: of the recipe.
+        shapes: a is [r, in], b is [out, r].
+    """
     for name, shape in shapes.items():
         if name.endswith("_b"):
             yield name, np.zeros(shape, np.float32)
         else:
+            # model.layers.3.attention.wq.mindpet_delta_lora_a
             _, _, layer, _, linear, _ = name.split(".")
             yield name, initial_lora_a(seed, int(layer), linear, *shape)
 
@@ -74,7 +84,7 @@ def initial_lora(seed: int, shapes: dict[str, tuple[int, ...]]) -> Iterator[tupl
 def _checked(
     recipe: Recipe, shapes: dict[str, tuple[int, ...]], lora: dict[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the base's weights in mindformers' names after all of them have been compared with what is expected."""
+    """Compare all of the base's weights with what is expected, then return them one by one, in mindformers' names."""
     path = Path(recipe.load_checkpoint)
     tensors = open_weights(path)
     names: dict[str, str] = {}
@@ -87,6 +97,7 @@ def _checked(
             continue  # tied: the embedding is the head
         names[name] = stored
     check_names(path, {name: tensors.shape(stored) for name, stored in names.items()}, shapes, lora)
+    # not `yield`: that would put off the checks above to the first read, when the output is open already
     return ((name, tensors.read(names[name])) for name in [*shapes, *lora] if name in names)
 
 
@@ -98,7 +109,13 @@ def check_names(
 ) -> None:
     """Compare the tensors of a checkpoint with what the recipe's model has, one to one.
 
-    LoRA matrices may all be absent (training starts) or all be there (it goes on with them).
+    LoRA matrices may be all absent (training starts new ones) or all there (training continues with them).
+
+    Args:
+        path: of the checkpoint, for messages.
+        found: name and shape of its tensors.
+        shapes: name and shape of the base's weights.
+        lora: name and shape of the LoRA matrices.
 
     Raises:
         UserError: a tensor is missing, is too many, or has another shape; LoRA matrices are named by rank and layer.
@@ -117,6 +134,7 @@ def _drawn(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple
         if len(shape) == 1:
             yield name, np.full(shape, 0.0 if name.endswith("bias") else 1.0, np.float32)
             continue
+        # a stream for each weight: its values depend on seed and name, not on the order of drawing
         key = hashlib.sha256(f"weight/{recipe.seed}/{name}".encode()).digest()
         generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
         yield name, (generator.standard_normal(shape, dtype=np.float32) * np.float32(spread))

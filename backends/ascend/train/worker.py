@@ -1,7 +1,7 @@
-"""One training process: a job in, mindformers' Trainer, checkpoints and product out.
+"""One training process: it reads a job, runs mindformers' Trainer, and writes checkpoints and the product.
 
-``msrun`` starts this module once a card: ``python -m backends.ascend.train.worker RUN/mindformers/job.json``. Alone,
-it is called by :mod:`backends.ascend.train`.
+``msrun`` starts this module once per card: ``python -m backends.ascend.train.worker RUN/mindformers/job.json``. A run
+with a single process calls :func:`work` itself.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def work(file: Path) -> None:
     start(job.device, threads=job.threads, log_folder=job.folder / "log")
     from backends.ascend.train.monitor import RunMonitor  # imports MindSpore, so it waits for the start
 
+    # steps behind the checkpoint are trained again, so their lines are dropped; one process alone writes
     log = TrainLog(run.log, read_log(run.log)[: job.first_step], job.steps, job.steps_per_epoch) if not rank() else None
     monitor = RunMonitor(run, job, figures, log)
     try:
@@ -47,6 +48,7 @@ def work(file: Path) -> None:
     finally:
         if log is not None:
             log.close()
+    # a model that is split over cards is joined after all workers have ended
     if log is not None and not is_cut(recipe, job.workers):
         finish(run, recipe, job, trained_values(monitor.optimizer), log.rows)
 
@@ -79,7 +81,7 @@ def _train(config: dict[str, Any], monitor: Any, job: Job) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The lines of a MindSpore error that a reader can use, in one."""
+    """Return the first two lines of a MindSpore error as one; the rest is rulers and C++ stacks."""
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line.strip("- ")][:2]
     return f"{type(error).__name__}: {' '.join(kept)[:400]}" if kept else type(error).__name__
