@@ -95,7 +95,7 @@ def convert(
         formatting: ``alpaca`` or ``sharegpt``, of a file given by its path; by default as its first row shows.
 
     Raises:
-        UsageError: there is no such data set or file, or the options cannot be meant.
+        UsageError: there is no such data set or file, or an option is invalid.
         UserError: the data set cannot be converted, or too many rows are rejected.
     """
     # imported here because it needs numpy, which --help and --list do without

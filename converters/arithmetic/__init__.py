@@ -7,7 +7,7 @@
     synthesize("raw.jsonl", rows=20_000, seed=1)
     print(convert("raw.jsonl", OutputOptions("train.jsonl", rows=512, holdout=16, holdout_out="test.jsonl")).table())
 
-What is heavy is imported when a function is called: Polars starts threads, and worker processes are forked before.
+Heavy modules are imported inside the functions: Polars starts threads, and the workers must be forked before that.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def convert(
         keep_english: write English rows too.
 
     Raises:
-        UsageError: the options cannot be meant, or there is no such file.
+        UsageError: an option is invalid, or there is no such file.
         UserError: too many rows are rejected, or there are fewer than asked for; only the rejected rows are written.
     """
     from converters.arithmetic.records import record_workers

@@ -129,7 +129,7 @@ def checked(problem: str, solution: str) -> Problem:
 
 @dataclass(frozen=True)
 class Writing:
-    """How records are written; what workers are sent."""
+    """How records are written; workers are sent this."""
 
     style: Style
     layout: str

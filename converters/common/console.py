@@ -1,7 +1,7 @@
 """What every command shares: exit codes, one-line errors, tables and progress.
 
 Exit codes: 0 ok, 1 failed, 2 wrong use, 3 a gate not passed, 130 interrupted.
-Data goes to files or stdout; talk goes to stderr.
+Data goes to files or stdout; messages go to stderr.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from converters.common.errors import UserError
 
 
 def say(message: str) -> None:
-    """Print one line of talk to stderr."""
+    """Print one message to stderr."""
     print(message, file=sys.stderr, flush=True)
 
 

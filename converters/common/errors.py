@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """Wrong use: a missing or empty input, an argument that cannot be meant."""
+    """Wrong use: a missing or empty input, or an invalid argument."""
 
     exit_code = 2
 

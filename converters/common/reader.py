@@ -228,9 +228,12 @@ def open_bytes(path: str | os.PathLike[str], shown: str | None = None) -> Iterat
 
 
 def array_elements(text: str) -> Iterator[str]:
-    """Yield each element of a JSON array as JSON on one line, however it is to be judged by itself.
+    """Yield each element of a JSON array as JSON on one line; whoever parses the element judges it.
 
-    For an array that cannot be parsed as a whole: a fault in one element is then that element's alone.
+    This is for arrays that cannot be parsed as a whole: only the faulty elements are then refused.
+
+    Args:
+        text: the array.
 
     Raises:
         MalformedRow: where one element ends cannot be told.

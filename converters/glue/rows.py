@@ -29,7 +29,7 @@ class Task:
     """How one of GLUE's tasks is read and asked."""
 
     name: str
-    """As files are called."""
+    """The task's name, as the names of files have it."""
     texts: tuple[tuple[str, ...], ...]
     """For each text the columns it may stand in, GLUE's own first."""
     label: tuple[str, ...]
@@ -99,7 +99,7 @@ def convert(task: str, data: str | Path, output: OutputOptions, *, instruction: 
         instruction: own wording; with ``{0}`` (and ``{1}``) in it the texts stand there, otherwise they are the input.
 
     Raises:
-        UsageError: the wording or the options cannot be meant, or there is no such file.
+        UsageError: the wording or an option is invalid, or there is no such file.
         UserError: the file is another task's, or too many rows are rejected.
     """
     # imported here because it needs numpy, which --help does without

@@ -109,7 +109,7 @@ def writer_from(args: argparse.Namespace) -> Writer | None:
     """Both models with their prompts, if any is named.
 
     Raises:
-        UsageError: an option is missing or cannot be meant.
+        UsageError: an option is missing or invalid.
     """
     if not any((args.generator, args.judge, args.generator_model, args.judge_model)):
         return None

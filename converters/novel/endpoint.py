@@ -1,7 +1,8 @@
 """Ask a model behind an OpenAI-compatible endpoint: several questions at a time, faults waited out, tokens counted.
 
-The connection, its time-outs and the reading of streams are the ``openai`` client's. What it cannot know is done here:
-an answer that came whole may still be none, which is a fault like a server's, and the tries are shared by both.
+The connection, its time-outs and the reading of streams are the ``openai`` client's. What the client cannot know is
+done here: an answer that arrived whole may still be unusable. It is then asked for again, as after a fault of the
+server, and both count towards the same number of tries.
 """
 
 from __future__ import annotations
@@ -225,7 +226,7 @@ def _client(url: str, key: str, timeout: float) -> openai.OpenAI:
         # the client does not start without a key; only_this_key takes this one out again
         api_key=key or "none",
         timeout=timeout,
-        # an answer that came and is none is tried again, too: both sorts of tries are counted in Endpoint.ask
+        # Endpoint.ask counts the tries: it also repeats a request whose answer arrived but is unusable
         max_retries=0,
         # a redirect would take the key to another host
         http_client=openai.DefaultHttpxClient(

@@ -1,7 +1,7 @@
 """Pairs that one model writes from a novel's passages and another one scores.
 
-Every answered passage is a line of a log at once, so that a run that was stopped goes on where it was: nothing is asked
-twice, and another threshold asks nothing at all.
+Every answered passage is appended to a log at once, and a run that was stopped continues from it: nothing is asked
+twice, and a run with another threshold asks nothing at all.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def convert(
         writer: two models that write the pairs and score them; None cuts them from the text.
 
     Raises:
-        UsageError: there is no such file, or the options cannot be meant.
+        UsageError: there is no such file, or an option is invalid.
         UserError: the text cannot be decoded, no pair comes of it, or a model's server does not answer.
     """
     # imported here because it needs numpy, which --help does without

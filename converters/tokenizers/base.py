@@ -49,13 +49,16 @@ class Tokenizer(ABC):
     specials: dict[str, int]
 
     def encode_flat(self, texts: Sequence[str], place: Place = "first") -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Tokenise plain texts; return their ids end to end, int32 [t], and the number of each, int64 [n].
+        """Tokenise plain texts.
 
         Args:
             texts: what to tokenise; names of special tokens in them are plain text.
-            place: where the texts stand in their rows. A tokenizer that puts a space before the first word
-                (SentencePiece) does so to a ``first`` text, to one ``after_special`` as its own rule is, and never to
-                one ``inside``, right after other text.
+            place: where the texts stand in their rows. It matters to tokenizers that put a space before the first word
+                (SentencePiece): a ``first`` text gets the space, one ``after_special`` gets it if the tokenizer's own
+                rule says so, and one ``inside``, right after other text, never does.
+
+        Returns:
+            The ids of all texts end to end, int32 [t], and the number of ids of each text, int64 [n].
 
         Raises:
             UserError: a text would hold a special token all the same.
@@ -128,7 +131,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file, whole or not at all; onto itself is nothing to do."""
+    """Copy a file, whole or not at all; a copy onto itself does nothing."""
     if target.exists() and target.samefile(source):
         return
     with atomic(target) as temporary:

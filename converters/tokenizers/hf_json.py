@@ -27,7 +27,7 @@ class JsonTokenizer(Tokenizer):
         path: the ``tokenizer.json``.
 
     Raises:
-        UserError: the file is none, or names no EOS or no token that could pad.
+        UserError: the file is no ``tokenizer.json``, or has no EOS or no token to pad with.
     """
 
     def __init__(self, path: Path):

@@ -79,7 +79,7 @@ def convert(
         make_unanswerable: for each answered row, make a refused one of the same question with another's evidence.
 
     Raises:
-        UsageError: the share or the options cannot be meant, or there is no such file.
+        UsageError: the share or an option is invalid, or there is no such file.
         UserError: it is not WebQA's JSON, too many rows are rejected, or there are fewer than asked for.
     """
     # imported here because it needs numpy, which --help does without

@@ -37,7 +37,7 @@ _BETWEEN_CELLS = re.compile(r"(?<=\d\d)(?=(?:\d\d)+$)")
 
 @dataclass(frozen=True)
 class Style:
-    """How answers are written: the style by name, its precision and how digits stand; what workers are sent."""
+    """How answers are written: the style's name, its precision and how digits stand. Workers are sent this."""
 
     name: str
     precision: str | None = None

@@ -8,9 +8,9 @@ precision   quotients and roots; powers from the third and function values      
 ``2dp``     two decimals; 7 and 8 leading digits, ``0.00`` for less than 0.01       ``close``
 ==========  ======================================================================  =========================
 
-Sums, differences, products and squares are exact in all of them: they are not longer for it than the columns that
-give them. Digits are cut off, not rounded: a row ends where its last column does. ``2dp`` is the default because it
-is the shortest that the rule ``close`` takes for every row: its absolute part is one hundredth.
+Sums, differences, products and squares are exact in every precision, since their columns give all digits anyway. Digits
+are cut off, not rounded: a row ends where its last column does. ``2dp`` is the default because it is the shortest that
+the rule ``close`` takes for every row: its absolute part is one hundredth.
 """
 
 from __future__ import annotations
