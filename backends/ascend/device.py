@@ -77,7 +77,7 @@ def choose(device: str, parameters: int | None = None) -> str:
 
 
 def cards() -> list[str]:
-    """Device files of the Ascend cards that this process can see."""
+    """Return the device files of the Ascend cards that this process can see."""
     return sorted(str(file) for file in Path("/dev").glob("davinci[0-9]*"))
 
 
@@ -94,12 +94,12 @@ def cpu_threads() -> int:
 
 
 def rank() -> int:
-    """Number of this process among those that ``msrun`` started, from 0."""
+    """Return the number of this process among those that ``msrun`` started, from 0."""
     return int(os.environ.get("RANK_ID", "0"))
 
 
 def speak(message: str) -> None:
-    """Print one line of talk to stderr, in the first process only."""
+    """Print one line to stderr, in the first process only."""
     if rank() == 0:
         say(message)
 
@@ -121,7 +121,7 @@ def silence(log_folder: str | Path | None = None) -> None:
 
 
 def _import() -> Any:
-    """Import both packages, with what they print held back unless it fails."""
+    """Import both packages without their messages, and send mindformers' errors to stderr."""
     talk = io.StringIO()
     try:
         # mindformers binds its log to sys.stdout while it is imported
@@ -160,7 +160,7 @@ def _check_fit(parameters: int | None) -> None:
 
 
 def free_memory() -> int:
-    """Bytes of memory that are free for a new process."""
+    """Return the bytes of memory that are free for a new process."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         # counts memory that the page cache would give back, which MemFree does not
         if line.startswith("MemAvailable:"):

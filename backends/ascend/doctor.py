@@ -62,7 +62,7 @@ def doctor(device: str, show: Callable[[str], None]) -> DoctorReport:
 
 
 def cann_version() -> str | None:
-    """Release of CANN at ``ASCEND_HOME_PATH``, None where there is none."""
+    """Return the release of CANN at ``ASCEND_HOME_PATH``, None where there is none."""
     home = os.environ.get("ASCEND_HOME_PATH")
     for name in INFO_FILES if home else ():
         file = Path(str(home)) / name
@@ -73,7 +73,7 @@ def cann_version() -> str | None:
 
 
 def driver_version() -> str | None:
-    """Release of the driver, by its own file or ``npu-smi``; None where there is none."""
+    """Return the release of the driver, from its own file or ``npu-smi``; None where there is none."""
     file = Path("/usr/local/Ascend/driver/version.info")
     if file.is_file():
         match = re.search(r"^Version=([\w.]+)", file.read_text(errors="replace"), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The command ``evaluate`` of every backend: how well a model predicts the answers of conversations it is shown."""
+"""The command ``evaluate`` of every backend: perplexity of the answers of given conversations."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def speak(message: str) -> None:
-    """Print one line of talk to stderr, in the first process only."""
+    """Print one line to stderr, in the first process only."""
     if os.environ.get("RANK", "0") == "0":
         say(message)
 
@@ -27,8 +27,8 @@ class Processes:
     """This process among all that train together.
 
     Attributes:
-        index: of this process, from 0.
-        count: of all.
+        index: number of this process, from 0.
+        count: number of processes.
     """
 
     index: int
@@ -36,7 +36,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process is the one that writes files and prints messages."""
         return self.index == 0
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -67,7 +67,7 @@ class Processes:
         return float(total.item())
 
     def gather(self, items: list[int]) -> list[int]:
-        """Join the lists of all processes."""
+        """Return the lists of all processes as one, in the order of the processes."""
         import torch
 
         if self.count == 1:
@@ -77,7 +77,7 @@ class Processes:
         return [item for one in lists for item in one]
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has called this."""
         import torch
 
         if self.count > 1:

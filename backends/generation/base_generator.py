@@ -85,7 +85,7 @@ class Batch(ABC):
 
     @abstractmethod
     def array(self, values: np.ndarray) -> Array:
-        """Bring an array to where the backend computes."""
+        """Convert a NumPy array to the backend's library, on the device where it computes."""
 
     @abstractmethod
     def next_logits(self) -> Array:
@@ -93,7 +93,15 @@ class Batch(ABC):
 
     @abstractmethod
     def sample(self, logits: Array, uniforms: Array) -> Array:
-        """Draw one token a row, [b], from logits [b, v] and random numbers [b]."""
+        """Draw one token per row.
+
+        Args:
+            logits: [b, v].
+            uniforms: random numbers in [0, 1), [b].
+
+        Returns:
+            Token ids, int64 [b].
+        """
 
     @abstractmethod
     def keep_cache(self, rows: Array | None) -> None:

@@ -127,7 +127,7 @@ class AnswerLog:
         """Write one row, so that a kill of this process keeps it.
 
         Raises:
-            UserError: the disk is full; what was written stays and can be gone on with.
+            UserError: the disk is full; what was written stays, and a later call continues from there.
         """
         assert self._handle is not None
         line = (json.dumps(row, ensure_ascii=False) + "\n").encode()

@@ -123,7 +123,7 @@ class _Pass(nn.Cell):
 
 
 class _Keep(nn.Cell):
-    """Choose rows of a cache."""
+    """Select rows of a cache, as a graph: keys and values never leave the device."""
 
     def construct(
         self, rows: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...]
@@ -215,7 +215,7 @@ class CachedForward:
             return Cache(*self._keep(chosen, ms.mutable(cache.keys), ms.mutable(cache.values)))
 
     def _set_tables(self, frequencies: Any) -> None:
-        """Take cosines and sines from mindformers' own manager, float32 [positions, d]."""
+        """Keep mindformers' own tables of cosines and sines, float32 [positions, d]."""
         self._cos, self._sin = frequencies.freqs_cos.asnumpy(), frequencies.freqs_sin.asnumpy()
 
     def _extend(self, positions: int) -> None:
@@ -238,7 +238,7 @@ class CachedForward:
 
 @contextmanager
 def naming_a_full_device() -> Iterator[None]:
-    """Turn what MindSpore raises when the memory does not suffice into :class:`DeviceFull`."""
+    """Raise :class:`DeviceFull` in place of the error with which MindSpore reports too little memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

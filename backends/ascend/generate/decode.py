@@ -69,7 +69,7 @@ class MindSporeBatch(Batch):
         return logits.copy() if self.n < self.limits.min_new else logits
 
     def sample(self, logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        """Draw one token a row, [b]."""
+        """Draw one token per row; see :meth:`Batch.sample`."""
         return sample(logits, self.sampling, uniforms)
 
     def keep_cache(self, rows: np.ndarray | None) -> None:

@@ -111,7 +111,7 @@ def free_port() -> int:
 
 
 def _follow(log: Path, process: subprocess.Popen) -> None:
-    """Copy a log to stderr while it grows and the process lives."""
+    """Copy a growing log to stderr until the process has ended."""
     place = 0
     while True:
         # asked before reading, so that what was written last is still copied
@@ -131,7 +131,7 @@ def _follow(log: Path, process: subprocess.Popen) -> None:
 
 
 def _reason(logs: Path) -> str:
-    """The first error that a worker reported."""
+    """Return the first error that a worker's log reports."""
     for log in sorted(logs.glob("worker_*.log")):
         # a progress bar ends its lines with a carriage return
         for line in log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines():

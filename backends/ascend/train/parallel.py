@@ -74,7 +74,7 @@ def parallel_layout(recipe: Recipe, workers: int) -> str:
 
 
 def is_cut(recipe: Recipe, workers: int) -> bool:
-    """Whether the model is split over several cards, so that no worker has all weights to write."""
+    """Whether the model is split over several cards, so that no worker alone can write the trained weights."""
     return parallel_layout(recipe, workers) == "recipe"
 
 

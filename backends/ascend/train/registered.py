@@ -151,7 +151,7 @@ def skip_cpu_barrier() -> None:
 
 
 def use_cpu_argmax() -> None:
-    """Let mindformers' text generator use ``ops.argmax``: ``mint.argmax`` has no CPU kernel."""
+    """Let mindformers' text generator use ``ops.argmax``: outside a graph, ``mint.argmax`` has no CPU kernel."""
 
     def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
         return ops.argmax(input, dim, keepdim)

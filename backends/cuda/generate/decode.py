@@ -63,7 +63,7 @@ class TorchBatch(Batch):
         self.cache: Any = roomy_cache(self.positions.shape[1]) if use_cache else None
 
     def array(self, values: np.ndarray) -> Tensor:
-        """Bring an array to the model's device."""
+        """Copy a NumPy array to the model's device."""
         return torch.from_numpy(values).to(self.model.device)
 
     @torch.inference_mode()
@@ -93,7 +93,7 @@ class TorchBatch(Batch):
         return output.logits[:, -1]
 
     def sample(self, logits: Tensor, uniforms: Tensor) -> Tensor:
-        """Draw one token a row, [b]."""
+        """Draw one token per row; see :meth:`Batch.sample`."""
         return sample(logits, self.sampling, uniforms)
 
     def keep_cache(self, rows: Tensor | None) -> None:

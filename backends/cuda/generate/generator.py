@@ -58,7 +58,7 @@ class TorchGenerator(Generator):
 
     @property
     def positions(self) -> int | None:
-        """Tokens of prompt and answer that the model was made for; None where it does not say."""
+        """Tokens of prompt and answer that the model was made for; None where ``config.json`` does not say."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
     def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> TorchBatch:
@@ -117,7 +117,7 @@ class TorchGenerator(Generator):
         for start in range(0, len(row), LOGITS_AT_ONCE):
             part = slice(start, start + LOGITS_AT_ONCE)
             logits = model.lm_head(hidden[row[part], column[part]]).float()
-            # float64 on the CPU: sums of many tokens do not depend on how rows were batched
+            # summed in float64, where the order of many tokens leaves no visible trace
             losses[part] = torch.nn.functional.cross_entropy(logits, wanted[part], reduction="none").double().cpu()
         sums = torch.zeros(len(inputs), dtype=torch.float64)
         return sums.index_add_(0, torch.from_numpy(row), losses).tolist()

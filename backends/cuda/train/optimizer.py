@@ -11,7 +11,12 @@ from backends.recipe.types import Recipe
 
 
 class Optimizer:
-    """AdamW over the trainable parameters of a model, with the names that its stored state needs."""
+    """AdamW over the trainable parameters of a model, with the names that its stored state needs.
+
+    Args:
+        model: its parameters with ``requires_grad`` are trained.
+        recipe: gives betas, eps, weight decay and clipping.
+    """
 
     def __init__(self, model: torch.nn.Module, recipe: Recipe) -> None:
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -47,14 +52,14 @@ class Optimizer:
         return norm
 
     def step(self, rate: float) -> None:
-        """Move the parameters by one step and forget the gradients."""
+        """Update the parameters with learning rate ``rate``, then clear the gradients."""
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
 
     def clear(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients without a step."""
         self.adam.zero_grad(set_to_none=True)
 
     def save(self, path: Path) -> None:
@@ -68,7 +73,7 @@ class Optimizer:
         save_file(tensors, path)
 
     def load(self, path: Path) -> None:
-        """Take the moments from a file of :meth:`save`."""
+        """Restore the optimizer's state from a file that :meth:`save` wrote."""
         from safetensors.torch import load_file
 
         for key, value in load_file(path).items():

@@ -197,7 +197,7 @@ def _enter(
     resume: bool,
     processes: Processes,
 ) -> Checkpoint | None:
-    """Prepare the run directory; return the checkpoint to go on from, or None to start."""
+    """Prepare the run directory; return the checkpoint to resume from, or None for a new run."""
     base = base_fingerprint(recipe.load_checkpoint)
     # every process looks before the first one changes the directory
     checkpoint = checkpoint_to_resume(run, data.record, base, _name(dtype), "cuda", resume, speak)

@@ -52,7 +52,15 @@ def _save_adapter(model: Any, folder: Path) -> None:
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Take back what :func:`save_weights` wrote, bit for bit."""
+    """Load what :func:`save_weights` wrote into the model, bit for bit.
+
+    Args:
+        model: of the same kind and sizes as the one that was saved.
+        folder: where it was saved.
+
+    Raises:
+        ValueError: a tensor of the model is not in the files.
+    """
     if hasattr(model, "peft_config"):
         from peft import set_peft_model_state_dict
 
