@@ -31,7 +31,8 @@ from mindformers.models.llama import LlamaConfig, LlamaForCausalLM
 ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 1, "num_heads": 2, "vocab_size": 64}
 MODES = {
-    "seq_length": 16, "use_flash_attention": False, "fused_rms_norm": False, "param_init_type": "float32", "rotary_dtype": "float32",
+    "seq_length": 16, "use_flash_attention": False, "fused_rms_norm": False, "param_init_type": "float32",
+    "rotary_dtype": "float32",
 }
 FACTORS = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}
 
