@@ -207,10 +207,11 @@ class ModelConfig:
         """Width of the feed-forward layer; without ``intermediate_size`` it follows Llama's rule."""
         if self.intermediate_size is not None:
             return self.intermediate_size
-        width = int(8 * self.hidden_size / 3)
+        # in the order and with the roundings of mindformers' LlamaFeedForward (models/llama/llama_layer.py)
+        width = 4 * self.hidden_size
         if self.ffn_dim_multiplier is not None:
-            # 0.01 is mindformers' own (LlamaFeedForward in models/llama/llama_layer.py)
             width = int((self.ffn_dim_multiplier + 0.01) * width)
+        width = int(2 * width / 3)
         # -(-a // b) is a / b, rounded up
         return self.multiple_of * -(-width // self.multiple_of)
 

@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_json
-from eval.report.data import (
-    Compared,
-    base_evaluations,
-    compare,
-    find_evaluations,
-    measure_name,
-    own_evaluations,
-    rows_table,
-    wrong_answers,
-)
+from eval.report.compared import Compared, compare, rows_table, wrong_answers
+from eval.report.data import base_evaluations, find_evaluations, measure_name, own_evaluations
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -339,6 +339,7 @@ def test_changes_that_matter_are_named_with_both_values():
         (ModelConfig(hidden_size=4096, multiple_of=256), 11008),  # Llama-2-7B
         (ModelConfig(hidden_size=4096, multiple_of=1024, ffn_dim_multiplier=1.3), 14336),  # Llama-3-8B
         (ModelConfig(hidden_size=8192, multiple_of=4096, ffn_dim_multiplier=1.3), 28672),  # Llama-3-70B
+        (ModelConfig(hidden_size=64, multiple_of=32, ffn_dim_multiplier=1.5), 288),  # as LlamaFeedForward rounds
     ],
 )
 def test_width_of_the_feed_forward_layer_follows_llamas_rule(config, width):

@@ -25,7 +25,8 @@ from converters.common.errors import UsageError, UserError
 from converters.text.template import get_template
 from eval.report import cli as report
 from eval.report.build import build_report, script_json
-from eval.report.data import compare, find_evaluations, question_of, rows_table, wrong_answers
+from eval.report.compared import compare, rows_table, wrong_answers
+from eval.report.data import find_evaluations, question_of
 from eval.report.plots import Curve, loss_plots, plot
 
 
