@@ -18,9 +18,6 @@ from converters.common.reader import read_json
 Z95 = 1.959964
 """Quantile of the normal distribution for an interval of 95 %."""
 
-LLAMA3_8B = 8_030_261_248
-"""Parameters of Llama-3-8B, the contest's model."""
-
 PACKAGES = ("twinlora", "torch", "transformers", "peft", "mindspore", "mindformers", "tokenizers", "tiktoken")
 
 

@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,11 @@ from backends.generation import registry
 from backends.generation.predictions_log import AnswerLog, answer_missing
 from backends.generation.types import DEFAULT_RUNTIME, Answer, Runtime, answer_limits
 from converters.common.console import format_table, progress, say
-from converters.common.errors import UsageError
-from converters.common.files import sha256_file, write_json, write_text
+from converters.common.errors import UsageError, UserError
+from converters.common.files import sha256_file, sha256_text, write_json, write_text
 from eval.predictions import read_meta
 from eval.results import markdown_page, results_json
-from eval.task import Task, get_task
+from eval.task import Row, Task, get_task
 
 if TYPE_CHECKING:
     from backends.generation.base_generator import Generator
@@ -119,6 +120,7 @@ def evaluate(
         raise UsageError(f"{chosen.name}: data are needed to ask a model")
     # data before checkpoint: reading rows is quick, and bad data should not wait for a model to be opened
     rows = chosen.read_data(source, limit)
+    _check_rows(chosen, rows, source)
     if isinstance(ckpt, CheckpointFiles):
         files = ckpt
     else:
@@ -147,6 +149,8 @@ def evaluate(
         **({"max_new_tokens": limits.max_new, "min_new_tokens": limits.min_new} if limits else {}),
         **registry.conditions(runtime),
     }
+    if not chosen.asks_the_data:
+        identity |= {"task": chosen.name, "prompts": sha256_text(json.dumps([encoded, candidates]))[:16]}
     # kept for the reader of results, not compared: a moved checkpoint still continues its file
     about = {
         "ckpt": str(files.path if isinstance(ckpt, CheckpointFiles) else ckpt),
@@ -209,6 +213,21 @@ def grade_predictions(
     _check_limit(limit)
     folder = None if out is None else Path(out)
     return _report(chosen, Path(predictions), folder, limit, None if data is None else Path(data))
+
+
+def _check_rows(task: Task, rows: Sequence[Row], source: Path) -> None:
+    """Refuse rows that could not be graded, before a model is asked."""
+    if not task.name:
+        raise UsageError(f"{type(task).__name__} has no name")
+    if not rows:
+        raise UsageError(f"{source}: no row to ask")
+    seen: set[int] = set()
+    for row in rows:
+        if row.idx in seen:
+            raise UserError(f"{source}: two rows have idx {row.idx}; each needs its own")
+        seen.add(row.idx)
+        if row.label is None and type(task).grade_row is Task.grade_row:
+            raise UserError(f"{source}: row {row.idx} has no label, by which the task {task.name} grades")
 
 
 def _check_limit(limit: int | None) -> None:

@@ -72,6 +72,8 @@ class Task(ABC):
         max_new_tokens: limit of an answer; None takes the longest row that the run was trained on.
         own_template: a template that belongs to the task: allowed even if the run was trained with another.
         packages: packages whose versions the figures depend on.
+        asks_the_data: the questions follow from the data and :meth:`settings` alone, so that their hashes identify
+            answers; otherwise the task's name and a hash of the prompts do, too.
         not_in_config: keys of the predictions' meta file that ``config`` of ``results.json`` leaves out.
     """
 
@@ -80,6 +82,7 @@ class Task(ABC):
     max_new_tokens: int | None = None
     own_template: str | None = None
     packages: tuple[str, ...] = ()
+    asks_the_data: bool = False
     not_in_config: tuple[str, ...] = ("identity", "complete", "rows")
 
     @abstractmethod
@@ -123,8 +126,12 @@ class Task(ABC):
 
     def grade_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields that grading adds to a row of predictions: by default ``scores`` by measure."""
-        measures = self.grade(row["predict"], row["label"])
-        return {"scores": {self.name: {name: float(value) for name, value in measures.items()}}}
+        measures = {name: float(value) for name, value in self.grade(row["predict"], row["label"]).items()}
+        for name, value in measures.items():
+            # means, intervals and retention are of shares; not a number would spoil them without a word
+            if not 0 <= value <= 1:
+                raise UserError(f"task {self.name}: row {row['idx']}: {name} is {value}; from 0 to 1 is expected")
+        return {"scores": {self.name: measures}}
 
     def read_predictions(
         self, path: Path, *, data: Path | None, limit: int | None, meta: Mapping[str, Any]

@@ -55,7 +55,7 @@ class Written:
 
 
 def write_mindrecord(
-    conversations: Sequence[PathLike],
+    conversations: PathLike | Sequence[PathLike],
     out: PathLike,
     *,
     tokenizer: PathLike,
@@ -68,7 +68,7 @@ def write_mindrecord(
     """Write conversations as a MindRecord file, with index and sidecar.
 
     Args:
-        conversations: files, ShareGPT or Alpaca, JSONL or a JSON array.
+        conversations: a file or several, ShareGPT or Alpaca, JSONL or a JSON array.
         out: the file, named ``….mindrecord``.
         tokenizer: directory or file of the tokenizer.
         template: name of the template.
@@ -87,6 +87,7 @@ def write_mindrecord(
         raise UsageError(f"--max-unsupervised is {max_unsupervised}; it is a share, from 0 to 1")
     start = time.monotonic()
     form, opened = get_template(template), load_tokenizer(tokenizer)
+    conversations = [conversations] if isinstance(conversations, str | os.PathLike) else conversations
     read = [row for file in conversations for row in read_conversations(file)]
     rows, audit = encode(read, form, opened, seq_length=seq_length, over_length=over_length)
     # said before the check, which refuses rows without saying how long they all are

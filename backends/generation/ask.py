@@ -47,7 +47,7 @@ class Answered:
 
 def ask(
     checkpoint: str | Path | CheckpointFiles,
-    questions: Sequence[str],
+    questions: str | Sequence[str],
     *,
     runtime: Runtime = DEFAULT_RUNTIME,
     sampling: Sampling = GREEDY,
@@ -59,7 +59,7 @@ def ask(
 
     Args:
         checkpoint: run, adapter, model directory or mindformers file; or what ``open_checkpoint`` made of it.
-        questions: the user's turns.
+        questions: the user's turns; a single text is one question.
         runtime: where and in which precision the model runs.
         sampling: how tokens are chosen; greedy unless said otherwise.
         max_new_tokens: an answer is cut after this many; None takes the longest row the run was trained on.
@@ -78,6 +78,7 @@ def ask(
     from mindrecord.tokens.encode import encode_prompts
 
     files = checkpoint if isinstance(checkpoint, CheckpointFiles) else open_checkpoint(checkpoint, template=template)
+    questions = [questions] if isinstance(questions, str) else questions
     limits = answer_limits(files, max_new_tokens, min_new_tokens)
     prompts = encode_prompts([[Turn("user", question)] for question in questions], files.template, files.tokenizer)
     generator = registry.load_generator(files, runtime, sampling)
@@ -104,7 +105,7 @@ class AnswerFile:
 
 
 def generate_file(
-    files: CheckpointFiles,
+    checkpoint: str | Path | CheckpointFiles,
     data: str | Path,
     out: str | Path,
     *,
@@ -118,7 +119,7 @@ def generate_file(
     """Answer the last question of each conversation of a file; after a kill, the same call continues.
 
     Args:
-        files: the model, its template and tokenizer.
+        checkpoint: as :func:`ask` takes it.
         data: conversations, ShareGPT or Alpaca; a last turn of the assistant is kept as the label.
         out: JSONL of the answers, with what they were made with in ``.meta.json`` beside it.
         limits: how long answers may and must be.
@@ -134,10 +135,12 @@ def generate_file(
     Raises:
         UserError: the data cannot be read, or ``out`` holds answers that were made with something else.
     """
+    from backends.checkpoint.resolve import CheckpointFiles, open_checkpoint
     from converters.common.files import sha256_file
     from converters.text.conversation import read_conversations
     from mindrecord.tokens.encode import encode_prompts
 
+    files = checkpoint if isinstance(checkpoint, CheckpointFiles) else open_checkpoint(checkpoint)
     asked = [_question(conversation) for conversation in read_conversations(data)[:first]]
     prompts = encode_prompts([conversation.turns for conversation, _ in asked], files.template, files.tokenizer)
     # what answers depend on; the batch size is not part of it, since it never changes an answer

@@ -48,7 +48,7 @@ class Perplexity:
 
 
 def perplexity(
-    files: CheckpointFiles,
+    checkpoint: str | Path | CheckpointFiles,
     data: str | Path,
     *,
     runtime: Runtime = DEFAULT_RUNTIME,
@@ -58,7 +58,7 @@ def perplexity(
     """Measure the perplexity of a checkpoint on conversations, in the template that it was trained in.
 
     Args:
-        files: the model, its template and tokenizer.
+        checkpoint: run, adapter, model directory or mindformers file; or what ``open_checkpoint`` made of it.
         data: conversations, ShareGPT or Alpaca, each ending in an answer.
         runtime: where and in which precision the model runs.
         first: measure only this many rows, from the start of the file.
@@ -71,8 +71,10 @@ def perplexity(
         UsageError: ``first`` is not positive, or the data is missing or empty.
         UserError: a row ends in a question, no row has a supervised token, or a loss is not a number.
     """
+    from backends.checkpoint.resolve import CheckpointFiles, open_checkpoint
     from converters.common.files import sha256_file
 
+    files = checkpoint if isinstance(checkpoint, CheckpointFiles) else open_checkpoint(checkpoint)
     if first is not None and first < 1:
         raise UsageError(f"--limit {first}: at least 1 is needed")
     rows, dropped = _read(files, data, first, seq_length)

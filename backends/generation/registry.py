@@ -56,7 +56,7 @@ class Backend(ABC):
     train_dtypes: ClassVar[tuple[str, ...]] = ()
     has_workers: ClassVar[bool] = False
     plan_purpose: ClassVar[str] = "Predict parameters, steps, memory and time without loading weights."
-    doctor_purpose: ClassVar[str] = "Check versions and devices, and train a tiny model for one step."
+    doctor_purpose: ClassVar[str] = "Check versions and devices, and train a tiny model for two steps."
     extra_commands: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     @abstractmethod

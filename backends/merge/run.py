@@ -122,7 +122,7 @@ class MergeReport:
 
 
 def merge(
-    adapters: Sequence[str | Path],
+    adapters: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     base: str | Path | None = None,
@@ -142,7 +142,7 @@ def merge(
     """Add LoRA adapters up: into a base, a whole model that needs no peft, or into one adapter.
 
     Args:
-        adapters: runs, PEFT adapter directories or mindformers LoRA files.
+        adapters: runs, PEFT adapter directories or mindformers LoRA files; one of them, or several.
         out: directory to write; into a mindformers base a ``.ckpt`` or ``.safetensors``.
         base: Hugging Face model directory or mindformers weights to merge into; None makes an adapter.
         weights: factor of each adapter; None: 1.
@@ -166,6 +166,7 @@ def merge(
         UserError: something cannot be merged as asked; nothing is left under the final name.
     """
     target = Path(out)
+    adapters = [adapters] if isinstance(adapters, str | Path) else adapters
     _check(adapters, target, base, weights, format, rank)
     # before anything large is opened
     if target.exists() and not overwrite:

@@ -28,7 +28,7 @@ TOP_LEVEL_KEYS = [*dict.fromkeys(path.split(".")[0] for path in LEAF_PATHS), *SE
 _LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
-def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(path: str | Path | None = None, overrides: str | Iterable[str] = ()) -> Recipe:
     """Read a recipe and apply ``key.path=value`` overrides.
 
     Args:
@@ -54,7 +54,7 @@ def load_recipe(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         raise UsageError(f"{source}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{source}: empty or not a mapping; a mindformers YAML is expected")
-    for override in overrides:
+    for override in [overrides] if isinstance(overrides, str) else overrides:
         _override(raw, override)
     recipe = recipe_from(raw, source=str(source))
     # in the typed recipe only: raw, which is stored beside the weights, keeps the name as it was written

@@ -17,14 +17,11 @@ from backends.weights.files import MODEL_CONFIG
 from backends.weights.llama import LlamaShape
 from backends.weights.lora import LINEAR_LAYERS, target_layers
 from converters.common.console import format_table, say
+from converters.common.contest import CONTEST_DENOMINATOR, LLAMA3_8B
 from converters.common.errors import UsageError
 
 if TYPE_CHECKING:
     from backends.run.rows import TrainingRows
-
-LLAMA3_8B = 8_030_261_248
-# the contest rounds the denominator of its ratio, and prescribes it
-CONTEST_DENOMINATOR = 8_030_000_000
 
 # Dense bfloat16 matrix products, FLOP/s, by the makers' datasheets, and memory in bytes.
 DEVICES = {

@@ -39,6 +39,7 @@ class ChoiceTask(Task):
     """
 
     name = "choice"
+    asks_the_data = True
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class Comparison:
 
 
 def compare(before: str | Path | Results, after: str | Path | Results, rule: str = "close") -> Comparison:
-    """Compare two results of ``eval.math``.
+    """Compare two results of ``eval.math`` by kind; :mod:`eval.retention` compares two results of any task.
 
     Args:
         before: what ``evaluate`` returned, a ``results.json``, or the directory that holds it.
@@ -58,6 +58,8 @@ def compare(before: str | Path | Results, after: str | Path | Results, rule: str
 
 def _read(path: str | Path | Results) -> dict[str, Any]:
     if isinstance(path, Results):
+        if path.task != "math":
+            raise UserError(f"results of {path.task}: kinds are compared for math; eval.retention compares any task")
         file, value = path.predictions, path.value
     else:
         file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)

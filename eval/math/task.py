@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from converters.arithmetic.problems import KINDS
 from converters.arithmetic.problems import parse as parse_problem
 from converters.common.console import say
+from converters.common.contest import CONTEST_DENOMINATOR, LLAMA3_8B
 from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_rows
 from converters.text.conversation import Turn
 from eval.math.rules import RULES, grade, parse
-from eval.results import LLAMA3_8B, Figures, percent, share_figures, wilson
+from eval.results import Figures, percent, share_figures, wilson
 from eval.task import Row, Task
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 TOTAL = "total"
 OTHER = "other"
 DIRECT = "direct computation"
-# the contest's rules fix this number, although Llama-3-8B has LLAMA3_8B parameters
-CONTEST_DENOMINATOR = 8_030_000_000
 # a label of direct computation begins "a + b"; spaces tell the operator from the sign of a number
 _OPERATION = re.compile(r"\S+ ([-+*/]) ")
 
@@ -38,6 +37,7 @@ class MathTask(Task):
     """
 
     name = "math"
+    asks_the_data = True
 
     def __init__(self, rule: str = "close") -> None:
         if rule not in RULES:

@@ -17,6 +17,7 @@ from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_json
 from eval.report.compared import Compared, compare, rows_table, wrong_answers
 from eval.report.data import base_evaluations, find_evaluations, measure_name, own_evaluations
+from eval.retention import THRESHOLD
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from backends.run.directory import Run
 
 WRONG = 20
-THRESHOLD = 0.9  # share of a measure that must be kept
 Log = Sequence[Mapping[str, Any]]
 
 # characters that HTML could take for markup, or that older JavaScript does not allow in a string

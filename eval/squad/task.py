@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.common.console import say
+from converters.common.contest import LLAMA3_8B
 from converters.common.errors import UsageError, UserError
 from converters.common.files import sha256_file, sha256_text, write_json
 from converters.text.conversation import Turn
-from eval.results import LLAMA3_8B, Z95, Figures, percent, wilson
+from eval.results import Z95, Figures, percent, wilson
 from eval.squad.data import SHIPPED, Answered, Question, choose, read_answers, read_questions
 from eval.squad.rules import PROTOCOLS, Scores, load_jieba, mindformers_scores, official_scores
 from eval.task import Row, Task
@@ -45,6 +46,7 @@ class SquadTask(Task):
     """
 
     name = "squad"
+    asks_the_data = True
     default_data = SHIPPED
     max_new_tokens = MAX_NEW_TOKENS
     own_template = CONTEST_FORM

@@ -20,6 +20,7 @@ class WebqaTask(Task):
     """Conversations as ``converters.webqa`` writes them; the last answer is the label."""
 
     name = "webqa"
+    asks_the_data = True
     max_new_tokens = MAX_NEW_TOKENS
 
     def read_data(self, path: Path, limit: int | None) -> list[Row]:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from backends.generation.types import Runtime
 from converters.common.errors import UsageError, UserError
+from converters.text.conversation import Turn
 from eval import Results, Task, compare, evaluate, grade_predictions
 from eval.__main__ import main
 from eval.retention import retention
-from eval.task import TASKS, get_task
+from eval.task import TASKS, Row, get_task
 
 ROOT = Path(__file__).parents[2]
 ROWS = [
@@ -175,3 +177,56 @@ class TestWithAModel:
         evaluate("squad", files, small, out="again", max_new_tokens=4, generator=load())
         assert loaded == [1]
         assert (Path("reading/predictions.jsonl").read_bytes()) == Path("again/predictions.jsonl").read_bytes()
+
+
+class Spelling(Task):
+    """A task whose behaviour each test sets."""
+
+    name = "spelling"
+    rows = (Row(0, (Turn("user", "a?"),), "a"), Row(1, (Turn("user", "b?"),), "b"))
+    value = 1.0
+
+    def read_data(self, path, limit):
+        return list(self.rows)
+
+    def grade(self, predict, label):
+        return {"right": self.value}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": ()}, "no row to ask"),
+        ({"name": ""}, "has no name"),
+        ({"rows": (Spelling.rows[0], Spelling.rows[0])}, "two rows have idx 0"),
+        ({"rows": (Row(0, (Turn("user", "a?"),), None),)}, "row 0 has no label"),
+    ],
+)
+def test_what_cannot_be_graded_is_refused_before_a_model_is_asked(tmp_path, change, said):
+    data = tmp_path / "data.jsonl"
+    data.write_text("{}\n")
+    task = type("Changed", (Spelling,), change)()
+    with pytest.raises(UserError, match=said):
+        evaluate(task, "no-such-model", data, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [7.0, -0.1, float("nan")])
+def test_a_grade_is_a_share(value):
+    task = type("Changed", (Spelling,), {"value": value})()
+    with pytest.raises(UserError, match="spelling: row 3: right is"):
+        task.grade_row({"idx": 3, "predict": "a", "label": "a"})
+
+
+@pytest.mark.backend
+def test_answers_of_another_task_or_wording_are_not_continued(tmp_path):
+    """The data's hash does not say what a task of one's own asks of them."""
+    data = tmp_path / "data.jsonl"
+    data.write_text("{}\n")
+    options = {"out": tmp_path / "out", "max_new_tokens": 2, "runtime": Runtime("cuda", "cpu")}
+    first = evaluate(Spelling(), "models/tiny", data, template="bare", **options)
+    assert evaluate(Spelling(), "models/tiny", data, template="bare", **options).rows == first.rows
+    reworded = (Row(0, (Turn("user", "A?"),), "a"), Spelling.rows[1])
+    for change, key in (({"rows": reworded}, "prompts"), ({"name": "other"}, "task")):
+        with pytest.raises(UserError, match=f"was made with {key}"):
+            evaluate(type("Changed", (Spelling,), change)(), "models/tiny", data, template="bare", **options)
