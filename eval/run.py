@@ -121,12 +121,9 @@ def evaluate(
     # data before checkpoint: reading rows is quick, and bad data should not wait for a model to be opened
     rows = chosen.read_data(source, limit)
     _check_rows(chosen, rows, source)
-    if isinstance(ckpt, CheckpointFiles):
-        files = ckpt
-    else:
-        # asking in the task's own form is the purpose of naming it, so a mismatch needs no second permission
-        allowed = allow_template_mismatch or (template is not None and template == chosen.own_template)
-        files = open_checkpoint(ckpt, base=base, template=template, allow_mismatch=allowed)
+    # asking in the task's own form is the purpose of naming it, so a mismatch needs no second permission
+    allowed = allow_template_mismatch or (template is not None and template == chosen.own_template)
+    files = open_checkpoint(ckpt, base=base, template=template, allow_mismatch=allowed)
     if out is None:
         name = chosen.folder_name(source, template) + (f"-limit{limit}" if limit is not None else "")
         # never into a model's directory, which others may share

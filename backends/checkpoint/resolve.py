@@ -118,13 +118,17 @@ class CheckpointFiles:
 
 
 def open_checkpoint(
-    path: str | Path, *, base: str | None = None, template: str | None = None, allow_mismatch: bool = False
+    path: str | Path | CheckpointFiles,
+    *,
+    base: str | None = None,
+    template: str | None = None,
+    allow_mismatch: bool = False,
 ) -> CheckpointFiles:
     """Find the parts of a checkpoint.
 
     Args:
         path: run, checkpoint of a run, PEFT adapter or Hugging Face model directory; or a mindformers file, which is
-            converted beside itself.
+            converted beside itself. What was opened already is returned as it is, whatever else is given.
         base: the frozen model, if it is not where the adapter says.
         template: name of the template to ask in; None takes the one beside the weights.
         allow_mismatch: accept a ``template`` other than the one beside the weights.
@@ -140,6 +144,8 @@ def open_checkpoint(
     from backends.exchange.convert import hf_directory, is_mindformers_file
     from converters.tokenizers.load import load_tokenizer
 
+    if isinstance(path, CheckpointFiles):
+        return path
     folder = Path(locate_model(path))
     if is_mindformers_file(folder):
         # the run is looked for around the file: the right side is evaluated before folder changes

@@ -73,11 +73,11 @@ def ask(
         UsageError: there is no such checkpoint, no template is known, or the limits cannot be meant.
         UserError: the model cannot be loaded, or a question does not fit the template or the memory.
     """
-    from backends.checkpoint.resolve import CheckpointFiles, open_checkpoint
+    from backends.checkpoint.resolve import open_checkpoint
     from converters.text.conversation import Turn
     from mindrecord.tokens.encode import encode_prompts
 
-    files = checkpoint if isinstance(checkpoint, CheckpointFiles) else open_checkpoint(checkpoint, template=template)
+    files = open_checkpoint(checkpoint, template=template)
     questions = [questions] if isinstance(questions, str) else questions
     limits = answer_limits(files, max_new_tokens, min_new_tokens)
     prompts = encode_prompts([[Turn("user", question)] for question in questions], files.template, files.tokenizer)
@@ -135,12 +135,12 @@ def generate_file(
     Raises:
         UserError: the data cannot be read, or ``out`` holds answers that were made with something else.
     """
-    from backends.checkpoint.resolve import CheckpointFiles, open_checkpoint
+    from backends.checkpoint.resolve import open_checkpoint
     from converters.common.files import sha256_file
     from converters.text.conversation import read_conversations
     from mindrecord.tokens.encode import encode_prompts
 
-    files = checkpoint if isinstance(checkpoint, CheckpointFiles) else open_checkpoint(checkpoint)
+    files = open_checkpoint(checkpoint)
     asked = [_question(conversation) for conversation in read_conversations(data)[:first]]
     prompts = encode_prompts([conversation.turns for conversation, _ in asked], files.template, files.tokenizer)
     # what answers depend on; the batch size is not part of it, since it never changes an answer

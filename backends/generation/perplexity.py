@@ -71,10 +71,10 @@ def perplexity(
         UsageError: ``first`` is not positive, or the data is missing or empty.
         UserError: a row ends in a question, no row has a supervised token, or a loss is not a number.
     """
-    from backends.checkpoint.resolve import CheckpointFiles, open_checkpoint
+    from backends.checkpoint.resolve import open_checkpoint
     from converters.common.files import sha256_file
 
-    files = checkpoint if isinstance(checkpoint, CheckpointFiles) else open_checkpoint(checkpoint)
+    files = open_checkpoint(checkpoint)
     if first is not None and first < 1:
         raise UsageError(f"--limit {first}: at least 1 is needed")
     rows, dropped = _read(files, data, first, seq_length)

@@ -74,8 +74,6 @@ def _train(config: dict[str, Any], monitor: Any, job: Job) -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.chdir(job.folder):
             build_context(settings)
             Trainer(args=settings, callbacks=[monitor]).train()
-    except UserError:
-        raise
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise UserError(f"mindformers: {_reason(error)}; its log is {job.folder / 'log'}") from error
 
