@@ -12,6 +12,7 @@ Heavy modules are imported inside the functions: Polars starts threads, and the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,23 +26,26 @@ if TYPE_CHECKING:
 __all__ = ["CONTEST_ROWS", "OutputOptions", "convert", "report", "synthesize"]
 
 
-def synthesize(out: str | Path, rows: int = CONTEST_ROWS, seed: int = 0) -> dict[str, int]:
+def synthesize(
+    out: str | Path, rows: int = CONTEST_ROWS, seed: int = 0, kinds: Sequence[str] | None = None
+) -> dict[str, int]:
     """Write raw rows like the contest's as JSONL; the same seed gives the same bytes.
 
     Args:
         out: the file to write.
         rows: how many.
         seed: of all that is drawn.
+        kinds: only these, English rows then none; ``+ - * /`` name the operators of direct computation.
 
     Returns:
         The number of Chinese and of English rows.
 
     Raises:
-        UsageError: fewer than one row, or a negative seed.
+        UsageError: fewer than one row, a negative seed, or an unknown kind.
     """
     from converters.arithmetic import synthesis
 
-    return synthesis.write_rows(out, rows, seed)
+    return synthesis.write_rows(out, rows, seed, kinds)
 
 
 def report(raw: str | Path) -> SurveyReport:

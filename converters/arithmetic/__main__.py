@@ -40,11 +40,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_synthesize(parser: argparse.ArgumentParser) -> None:
     parser.description = "Write raw rows with the contest's sentences, ranges, number formats, mix and duplicates."
-    parser.epilog = "example: python -m converters.arithmetic synthesize -o raw.jsonl --rows 20000 --seed 1"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = """examples:
+  python -m converters.arithmetic synthesize -o raw.jsonl --rows 20000 --seed 1
+  python -m converters.arithmetic synthesize -o sums.jsonl --rows 20000 --kinds '+,-,area computation'"""
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="JSONL file to write")
     parser.add_argument("--rows", type=int, default=CONTEST_ROWS, metavar="INT", help="rows (default: %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="INT", help="same seed, same bytes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--kinds",
+        type=lambda text: [name.strip() for name in text.split(",")],
+        metavar="NAME,…",
+        help="only these kinds, and no English rows; + - * / name the operators of 'direct computation' (default: all)",
     )
     parser.set_defaults(run=_synthesize)
 
@@ -107,7 +116,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _synthesize(args: argparse.Namespace) -> None:
-    counts = synthesize(args.out, args.rows, args.seed)
+    counts = synthesize(args.out, args.rows, args.seed, args.kinds)
     say(f"{args.out}: {counts['chinese']:,} Chinese and {counts['english']:,} English rows, seed {args.seed}")
 
 

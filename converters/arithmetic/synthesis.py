@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from converters.arithmetic.problems import CONTEST_ROWS, problem_text, solution_text
-from converters.common.errors import UsageError
+from converters.common.errors import UsageError, did_you_mean
 from converters.common.files import atomic
 
 CONTEST_ENGLISH = 9_993
@@ -38,47 +39,79 @@ MIX = {
     "sales revenue": 0.0125,
 }
 """Share of each kind in the Chinese rows, duplicates included."""
+DIRECT, OPERATORS = "direct computation", "+-*/"
+"""The kind that has operators, and these; one in four rows of it has each."""
 
 Draw = Callable[[np.random.Generator, int], Iterator[tuple[Any, ...]]]
 
 
-def write_rows(out: str | Path, rows: int, seed: int) -> dict[str, int]:
+def write_rows(out: str | Path, rows: int, seed: int, kinds: Sequence[str] | None = None) -> dict[str, int]:
     """Write raw rows as JSONL.
 
     Args:
         out: the file to write.
-        rows: how many; English ones are among them in the contest's share.
+        rows: how many; English ones are among them in the contest's share, unless ``kinds`` are given.
         seed: the same seed gives the same bytes.
+        kinds: names of MIX or OPERATORS; the rows are of these alone, in the contest's proportions to each other.
 
     Returns:
         The number of ``chinese`` and of ``english`` rows.
 
     Raises:
-        UsageError: fewer than one row, or a negative seed.
+        UsageError: fewer than one row, a negative seed, or an unknown kind.
     """
     if rows < 1 or seed < 0:
         raise UsageError("--rows must be at least 1 and --seed at least 0")
-    english = round(rows * CONTEST_ENGLISH / CONTEST_ROWS)
+    shares, operators = _mix(kinds)
+    english = round(rows * CONTEST_ENGLISH / CONTEST_ROWS) if kinds is None else 0
     chinese = rows - english
     with atomic(out) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for block, start in enumerate(range(0, chinese, BLOCK)):
             # a generator for each block: whole blocks are the same however many rows are asked for
             rng = np.random.default_rng([seed, block])
-            handle.writelines(chinese_lines(rng, min(BLOCK, chinese - start)))
+            handle.writelines(chinese_lines(rng, min(BLOCK, chinese - start), shares, operators))
         # a second number that no block of Chinese rows has
         for problem, solution in english_rows(np.random.default_rng([seed, 2**32 - 1]), english):
             handle.write(json.dumps({"problem": problem, "solution": solution}, ensure_ascii=False) + "\n")
     return {"chinese": chinese, "english": english}
 
 
-def chinese_lines(rng: np.random.Generator, rows: int) -> list[str]:
-    """Draw ``rows`` Chinese rows as JSON lines, the kinds in random order."""
-    kinds = list(MIX)
-    drawn = rng.choice(len(kinds), size=rows, p=list(MIX.values()))
+def _mix(kinds: Sequence[str] | None) -> tuple[dict[str, float], str]:
+    """Return the share of each kind among the Chinese rows, and the operators of direct computation."""
+    if kinds is None:
+        return MIX, OPERATORS
+    known = [*MIX, *OPERATORS]
+    for name in kinds:
+        if name not in known:
+            raise UsageError(f"--kinds: no kind {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
+    if not kinds:
+        raise UsageError("--kinds names no kind")
+    # direct computation by its name is all four operators
+    operators = OPERATORS if DIRECT in kinds else "".join(sign for sign in OPERATORS if sign in kinds)
+    weights = {kind: share for kind, share in MIX.items() if kind in kinds}
+    if operators:
+        weights[DIRECT] = MIX[DIRECT] * len(operators) / len(OPERATORS)
+    return {kind: weight / sum(weights.values()) for kind, weight in weights.items()}, operators
+
+
+def chinese_lines(
+    rng: np.random.Generator, rows: int, shares: dict[str, float] = MIX, operators: str = OPERATORS
+) -> list[str]:
+    """Draw ``rows`` Chinese rows as JSON lines, the kinds in random order.
+
+    Args:
+        rng: what everything is drawn from.
+        rows: how many.
+        shares: share of each kind; they sum up to 1.
+        operators: signs of direct computation, all equally likely.
+    """
+    kinds = list(shares)
+    drawn = rng.choice(len(kinds), size=rows, p=list(shares.values()))
     lines = [""] * rows
     for number, kind in enumerate(kinds):
         places = np.flatnonzero(drawn == number).tolist()
-        for place, operands in zip(places, DRAWS[kind](rng, len(places)), strict=True):
+        draw = partial(_direct, operators=operators) if kind == DIRECT else DRAWS[kind]
+        for place, operands in zip(places, draw(rng, len(places)), strict=True):
             # no character of these sentences needs escaping in JSON
             problem, solution = problem_text(kind, operands), solution_text(kind, operands)
             lines[place] = f'{{"problem": "{problem}", "solution": "{solution}"}}\n'
@@ -95,10 +128,10 @@ def _integers(rng: np.random.Generator, low: int, high: int, size: int) -> list[
     return numbers
 
 
-def _direct(rng: np.random.Generator, size: int) -> Iterator[tuple[Any, ...]]:
-    operators = ["+-*/"[number] for number in rng.integers(0, 4, size).tolist()]
+def _direct(rng: np.random.Generator, size: int, operators: str = OPERATORS) -> Iterator[tuple[Any, ...]]:
+    signs = [operators[number] for number in rng.integers(0, len(operators), size).tolist()]
     left = _hundredths(rng, -1_000_000, 1_000_000, size)
-    for a, operator, b in zip(left, operators, _hundredths(rng, -1_000_000, 1_000_000, size), strict=True):
+    for a, operator, b in zip(left, signs, _hundredths(rng, -1_000_000, 1_000_000, size), strict=True):
         # a division by zero has no solution to write
         while operator == "/" and not b:
             (b,) = _hundredths(rng, -1_000_000, 1_000_000, 1)

@@ -14,6 +14,7 @@ from arithmetic_rows import read_jsonl
 from converters.arithmetic import CONTEST_ROWS, report, synthesize
 from converters.arithmetic.problems import CHINESE, ENGLISH, Problem, check, parse
 from converters.arithmetic.synthesis import MIX, english_rows
+from converters.common.errors import UsageError
 
 ROWS = 30_000
 
@@ -125,6 +126,33 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
         synthesize(tmp_path / f"{number}.jsonl", 2_000, seed)
         texts.append((tmp_path / f"{number}.jsonl").read_bytes())
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_only_the_kinds_asked_for_are_drawn_in_the_contests_proportions(tmp_path: Path) -> None:
+    counts = synthesize(tmp_path / "some.jsonl", 8_000, seed=1, kinds=["-", "*", "eq solve"])
+    assert counts == {"chinese": 8_000, "english": 0}
+    found = [parse(row["problem"], row["solution"]) for row in read_jsonl(tmp_path / "some.jsonl")]
+    kinds = Counter(problem.operands[1] if problem.kind == "direct computation" else problem.kind for problem in found)
+    assert set(kinds) == {"-", "*", "eq solve"}
+    # 0.45 / 4 for each operator against 0.30
+    total = 2 * 0.1125 + 0.30
+    for kind, share in (("-", 0.1125), ("*", 0.1125), ("eq solve", 0.30)):
+        assert kinds[kind] == pytest.approx(8_000 * share / total, rel=0.08)
+    for problem in found:
+        check(problem)
+
+
+def test_all_kinds_by_name_are_the_whole_mix(tmp_path: Path) -> None:
+    synthesize(tmp_path / "named.jsonl", 2_000, seed=1, kinds=list(MIX))
+    kinds = Counter(parse(row["problem"], row["solution"]).kind for row in read_jsonl(tmp_path / "named.jsonl"))
+    assert set(kinds) == set(MIX)
+
+
+@pytest.mark.parametrize("kinds", [["plus"], [], ["+", "eq solv"]])
+def test_an_unknown_kind_is_refused_before_anything_is_written(tmp_path: Path, kinds: list[str]) -> None:
+    with pytest.raises(UsageError, match="--kinds"):
+        synthesize(tmp_path / "none.jsonl", 10, kinds=kinds)
+    assert not list(tmp_path.iterdir())
 
 
 def test_english_answers_are_right() -> None:
