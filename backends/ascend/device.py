@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from backends.run.machine import cpu_threads, free_memory
 from converters.common.console import say
 from converters.common.errors import UserError, first_line
 
@@ -87,12 +88,6 @@ def looked_for() -> str:
     return f"/dev/davinci0 … (driver) and CANN (ASCEND_HOME_PATH is {home or 'not set'})"
 
 
-def cpu_threads() -> int:
-    """Return the number of threads for CPU kernels: ``OMP_NUM_THREADS``, else the cores this process may use."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
-
-
 def rank() -> int:
     """Return the number of this process among those that ``msrun`` started, from 0."""
     return int(os.environ.get("RANK_ID", "0"))
@@ -157,12 +152,3 @@ def _check_fit(parameters: int | None) -> None:
             f"{need / 1e9:,.1f} GB on the CPU where {free / 1e9:,.1f} GB are free\n"
             "run it where a card is; --device cpu tries all the same"
         )
-
-
-def free_memory() -> int:
-    """Return the bytes of memory that are free for a new process."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        # counts memory that the page cache would give back, which MemFree does not
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -73,7 +73,7 @@ class TorchBackend(Backend):
         config = read_config(files.base or files.path)
         # a config.json may name no type
         stored = str(getattr(config, "dtype", None) or torch.bfloat16).removeprefix("torch.")
-        kind = choose_dtype(dtype, stored, where)
+        kind = choose_dtype(dtype, stored, where, source="checkpoint")
         below = f" on {files.base}" if files.base else ""
         say(f"loading {files.path}{below} ({str(kind).removeprefix('torch.')}, {where})")
         model, _ = load_model(files.path, where, kind, files.base)

@@ -7,12 +7,14 @@ directory. Nothing is fetched over the network and no remote code is run.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.cuda.processes import speak
 from backends.recipe.types import ModelConfig, PetConfig, Recipe
+from backends.run.machine import allowed_cores, cpu_threads
 from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
 from backends.weights.llama import LlamaShape
 from backends.weights.lora import LINEAR_LAYERS, hf_modules, initial_lora_a
@@ -36,9 +38,7 @@ def choose_device(name: str) -> torch.device:
 
     import torch
 
-    if name == "cpu":
-        return torch.device("cpu")
-    if torch.cuda.is_available():
+    if name != "cpu" and torch.cuda.is_available():
         # torchrun numbers the processes of a machine: one card each
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
@@ -47,27 +47,44 @@ def choose_device(name: str) -> torch.device:
         built = torch.version.cuda
         why = "the driver sees no device" if built else f"torch {torch.__version__} is built for the CPU only"
         raise UserError(f"--device cuda: no CUDA device ({why}); --device cpu or auto runs without one")
-    speak(f"device: CPU, {torch.get_num_threads()} threads (no CUDA device found)")
+    # torch counts the cores of the affinity, and knows nothing of a container's quota
+    threads = min(torch.get_num_threads(), cpu_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    torch.set_num_threads(threads)
+    if name == "auto":
+        count = f"{threads} thread{'s' * (threads > 1)}"
+        speak(f"device: CPU, {count} on {allowed_cores()} allowed cores (no CUDA device found)")
     return torch.device("cpu")
 
 
-def choose_dtype(name: str, recipe_dtype: str, device: torch.device) -> torch.dtype:
-    """Return the type of the matrix products.
+def choose_dtype(
+    name: str, stated: str, device: torch.device, *, source: str = "recipe", flags: Sequence[str] = ()
+) -> torch.dtype:
+    """Return the type of the matrix products, and say why where it is not the stated one.
 
     Args:
-        name: a type of torch, or ``auto``: the recipe's on CUDA, float32 on the CPU.
-        recipe_dtype: the recipe's or the checkpoint's.
+        name: a type of torch, or ``auto``: the stated one on CUDA; on a CPU float32, or bfloat16 where it is stated
+            and the processor multiplies it faster.
+        stated: the recipe's or the checkpoint's type.
         device: where the products are computed.
+        source: who states it, for the message.
+        flags: the processor's units for bfloat16 products (:func:`backends.run.machine.bf16_flags`). Training alone
+            passes them: in bfloat16 two nearly equal logits may change places with the shape of a batch, and an answer
+            must not depend on its batch.
     """
     import torch
 
     if name != "auto":
         return getattr(torch, name)
-    if device.type == "cpu":
-        if recipe_dtype != "float32":
-            speak(f"precision: float32 (the recipe's {recipe_dtype} is for accelerators; --dtype forces it here)")
-        return torch.float32
-    return getattr(torch, recipe_dtype)
+    if device.type != "cpu":
+        return getattr(torch, stated)
+    # float16 has no fast products on a CPU, and its gradients overflow
+    if stated == "bfloat16" and flags:
+        speak(f"precision: bfloat16 products ({flags[0]}), weights in float32 (compute_dtype=float32 turns them off)")
+        return torch.bfloat16
+    if stated != "float32":
+        why = "is for accelerators" if source != "recipe" else "is slow on this processor"
+        speak(f"precision: float32 (the {source}'s {stated} {why}; --dtype forces it here)")
+    return torch.float32
 
 
 def llama_config(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Any:

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from backends.run.machine import bf16_flags
 from converters.common.errors import UserError
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "twinlora")
@@ -52,6 +53,7 @@ def environment(
         "device": device,
         "device_name": device_name,
         "dtype": dtype,
+        "bf16_units": bf16_flags(),
         "threads": threads,
         "processes": processes,
     }

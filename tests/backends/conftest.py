@@ -35,6 +35,8 @@ def make_recipe(tmp_path, rows_file, tiny_tokenizer):
             "model": {
                 "model_config": {
                     "seq_length": 128,
+                    # on a CPU with units for bfloat16 the default would be another
+                    "compute_dtype": "float32",
                     "pet_config": {"pet_type": "lora", "lora_rank": 4, "lora_alpha": 8, "target_modules": ".*wq|.*wv"},
                 }
             },

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.ascend.__main__ import main
-from backends.ascend.device import choose, cpu_threads
+from backends.ascend.device import choose
 from backends.ascend.sizes import lora_shapes, model_sizes, parameter_shapes
 from backends.ascend.train.config import mindformers_config
 from backends.ascend.train.job import Job, read_job, write_job
@@ -217,11 +217,6 @@ def test_auto_takes_the_cpu_for_models_that_fit_it(capsys):
     with pytest.raises(UserError, match=r"8,000,000,000,000 parameters need 48,000\.0 GB on the CPU"):
         choose("auto", 8 * 10**12)
     assert choose("cpu", 8 * 10**12) == "cpu"  # asked for is asked for
-
-
-def test_threads_are_what_the_user_set(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert cpu_threads() == 3
 
 
 @pytest.mark.parametrize(

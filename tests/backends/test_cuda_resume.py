@@ -157,6 +157,16 @@ def test_other_rows_weights_or_precision_are_refused(unfinished, rows_file, tmp_
         main([*arguments, "--resume", f"load_checkpoint={weights}"])
 
 
+def test_a_run_goes_on_in_its_own_precision(make_recipe, tiny_llama, tmp_path):
+    # begun where bfloat16 is the default, resumed where it is not
+    recipe = str(make_recipe(load_checkpoint=str(tiny_llama), **{"runner_config.epochs": 1}))
+    arguments = ["train", recipe, f"output_dir={tmp_path / 'run'}", "--device", "cpu"]
+    main([*arguments, "--dtype", "bfloat16"])
+    (tmp_path / "run" / "result.json").unlink()
+    assert main([*arguments, "--resume"]) == 0
+    assert Run.open(tmp_path / "run").result["steps"] == 7
+
+
 def test_without_resume_a_run_is_not_overwritten(unfinished):
     run, arguments = unfinished
     with pytest.raises(UserError, match=r"a run of 7 steps is there already; --resume goes on with it"):

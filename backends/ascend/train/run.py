@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from backends.ascend.device import choose, cpu_threads, speak
+from backends.ascend.device import choose, speak
 from backends.ascend.sizes import lora_shapes, model_sizes, parameter_shapes
 from backends.ascend.train.job import FOLDER, Job, layout_of, write_job
 from backends.ascend.train.parallel import check_recipe, parallel_layout
@@ -19,6 +19,7 @@ from backends.checkpoint.fingerprint import base_fingerprint
 from backends.recipe.types import Recipe
 from backends.run.directory import Run
 from backends.run.environment import ASCEND_PACKAGES, environment, processor
+from backends.run.machine import cpu_threads
 from backends.run.resume import (
     begin_run,
     check_weights_named,

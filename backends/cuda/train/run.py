@@ -39,6 +39,7 @@ from backends.recipe.types import Recipe
 from backends.run.directory import Checkpoint, Run, read_log
 from backends.run.environment import environment, processor
 from backends.run.log import TrainLog
+from backends.run.machine import bf16_flags
 from backends.run.resume import (
     begin_run,
     check_settings,
@@ -128,7 +129,12 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
     data = load_rows(recipe, quiet=not processes.first)
     count, batch = len(data.rows), recipe.runner_config.batch_size
     steps_per_epoch, total = steps_of(recipe, count, speak)
-    dtype = choose_dtype(dtype_name, recipe.model.model_config.compute_dtype, device)
+    dtype = choose_dtype(
+        _dtype_to_resume(run, dtype_name, device, resume),
+        recipe.model.model_config.compute_dtype,
+        device,
+        flags=bf16_flags(),
+    )
     if dtype == torch.float16:
         raise UserError("compute_dtype: float16 gradients overflow; set model.model_config.compute_dtype=bfloat16")
 
@@ -187,6 +193,12 @@ def _train(recipe: Recipe, run: Run, device: torch.device, dtype_name: str, resu
         # the first process alone writes; the others wait below, so that the group lives until it is done
         _finish(run, recipe, model, log.rows)
     processes.wait()
+
+
+def _dtype_to_resume(run: Run, name: str, device: torch.device, resume: bool) -> str:
+    """Return ``name``; ``auto`` becomes the type of a run that goes on, where another CPU would choose another one."""
+    whole = run.checkpoints() if resume and name == "auto" and device.type == "cpu" else []
+    return whole[-1].state["dtype"].removeprefix("torch.") if whole else name
 
 
 def _enter(
