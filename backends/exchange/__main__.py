@@ -1,4 +1,4 @@
-"""Exchange weights between Hugging Face, PEFT, mindformers and Meta: ``python -m backends.exchange``."""
+"""Exchange weights between Hugging Face, PEFT, mindformers, Meta and GGUF: ``python -m backends.exchange``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ EPILOG = """examples:
   python -m backends.exchange to-hf llama3_8b.ckpt -o llama3-8b-again
   python -m backends.exchange to-hf rank_0/llama3_lora-5_200.ckpt --config yaml/llama3_lora.yaml -o adapter
   python -m backends.exchange to-hf Meta-Llama-3-8B/original -o llama3-8b
+  python -m backends.exchange from-gguf model.Q4_K_M.gguf -o model
   python -m backends.exchange inspect RUN
 """
 
@@ -37,9 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.command == "to-mindformers":
         done = to_mindformers(args.path, args.out, **options)
     else:
+        if args.command == "from-gguf" and args.path.suffix != ".gguf":
+            raise UsageError(f"{args.path}: name a .gguf file; to-hf takes all else")
         size = _bytes(args.max_shard_size)
-        more = {"lora_alpha": args.lora_alpha, "weights": args.weights, "max_shard_bytes": size}
-        done = to_hf(args.path, args.out, **options, **more)
+        more = {"lora_alpha": args.lora_alpha, "weights": args.weights, "check": not args.no_check}
+        done = to_hf(args.path, args.out, **options, **more, max_shard_bytes=size)
     say(done.as_text())
     return 0
 
@@ -61,8 +64,8 @@ def _bytes(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m backends.exchange",
-        description="Exchange weights between Hugging Face, PEFT, mindformers and Meta's layout, bit for bit, with one "
-        "tensor in memory. The kind of input is recognised from its content.",
+        description="Exchange weights between Hugging Face, PEFT, mindformers, Meta's layout and GGUF, with one tensor "
+        "in memory; bit for bit but for what is quantised. The kind of input is recognised from its content.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,18 +74,30 @@ def _parser() -> argparse.ArgumentParser:
         commands, "to-mindformers", "Write a mindformers file from a model or an adapter of any other kind."
     )
     there.add_argument(
-        "path", type=Path, metavar="PATH", help="model, PEFT adapter or run directory, or a llama2.c file"
+        "path", type=Path, metavar="PATH", help="model, PEFT adapter or run directory, a llama2.c or a GGUF file"
     )
     there.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="a .ckpt or .safetensors file")
     back = _command(commands, "to-hf", "Write a model or PEFT adapter directory from mindformers, Meta or llama2.c.")
     back.add_argument("path", type=Path, metavar="PATH", help=".ckpt or .safetensors, or Meta's directory")
     back.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="directory to create")
-    back.add_argument(
-        "--max-shard-size",
-        default="5GB",
-        metavar="SIZE",
-        help="largest size of one safetensors file, such as 5GB or 500MB (default: %(default)s)",
+    gguf = _command(commands, "from-gguf", "Write a model directory from a GGUF file, and check what it predicts.")
+    gguf.add_argument("path", type=Path, metavar="FILE", help="a .gguf; of a split model its first part")
+    gguf.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="directory to create")
+    # what a GGUF file has no use for
+    gguf.set_defaults(config=None, base=None, weights=False, lora_alpha=None)
+    gguf.add_argument(
+        "--no-check",
+        action="store_true",
+        help="do not measure perplexity and token ids of what was written (default: measure, and refuse nonsense)",
     )
+    back.set_defaults(no_check=False)
+    for command in (back, gguf):
+        command.add_argument(
+            "--max-shard-size",
+            default="5GB",
+            metavar="SIZE",
+            help="largest size of one safetensors file, such as 5GB or 500MB (default: %(default)s)",
+        )
     back.add_argument(
         "--weights",
         action="store_true",
@@ -94,13 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="lora_alpha of a LoRA file that no recipe and no metadata describes (default: as recorded)",
     )
-    for command in (there, back):
-        command.add_argument(
-            "--config",
-            type=Path,
-            metavar="FILE",
-            help="config.json or mindformers YAML, for weights that have none beside them (default: as recorded)",
-        )
+    for command in (there, back, gguf):
         command.add_argument(
             "--tokenizer",
             type=Path,
@@ -112,7 +121,15 @@ def _parser() -> argparse.ArgumentParser:
             "--dtype",
             choices=["keep", *FLOATS],
             default="keep",
-            help="round the weights to this type; keep: leave them as they are (default: %(default)s)",
+            help="round the weights to this type; keep: leave them as they are, quantised ones in float32 "
+            "(default: %(default)s)",
+        )
+    for command in (there, back):
+        command.add_argument(
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="config.json or mindformers YAML, for weights that have none beside them (default: as recorded)",
         )
         command.add_argument(
             "--base", metavar="DIR", help="model directory that an adapter was trained on (default: as recorded)"

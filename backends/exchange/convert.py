@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from backends.exchange.adapters import LoraMatrices, adapter_to_mindformers, adapter_to_peft
+from backends.exchange.gguf_check import GgufCheck, check_conversion
 from backends.exchange.llama2c import llama2c_source, write_tokenizer
 from backends.exchange.meta import PARAMS, meta_source
-from backends.exchange.models import Source, hf_source, mindformers_source, write_hf, write_mindformers
+from backends.exchange.models import Source, gguf_source, hf_source, mindformers_source, write_hf, write_mindformers
 from backends.weights.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -33,10 +34,12 @@ from backends.weights.safetensors_files import DEFAULT_SHARD_BYTES, Tensors
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import write_json
+from converters.common.gguf_file import SUFFIX, open_gguf
 from converters.common.reader import read_json
 from converters.common.shipped import locate_model
+from converters.tokenizers.gguf_vocabulary import gguf_tokenizer
 
-Kind = Literal["hf", "peft", "mindformers", "mindformers-lora", "meta", "llama2c"]
+Kind = Literal["hf", "peft", "mindformers", "mindformers-lora", "meta", "llama2c", "gguf"]
 WORDS: dict[Kind, str] = {
     "hf": "a Hugging Face model",
     "peft": "a PEFT adapter",
@@ -44,6 +47,7 @@ WORDS: dict[Kind, str] = {
     "mindformers-lora": "a LoRA of mindformers",
     "meta": "a model in Meta's layout",
     "llama2c": "a model of llama2.c",
+    "gguf": "a GGUF model",
 }
 # what each kind has a use for; any other option would be passed over in silence
 USED: dict[Kind, set[str]] = {
@@ -53,6 +57,7 @@ USED: dict[Kind, set[str]] = {
     "mindformers-lora": {"config", "base", "lora_alpha", "weights"},
     "meta": {"config", "tokenizer"},
     "llama2c": {"tokenizer"},
+    "gguf": {"tokenizer"},
 }
 STAMP = "exchanged_from.json"  # says which file the directory beside it came from
 
@@ -67,6 +72,7 @@ class Exchanged:
         out: what was written.
         tensors: weights of a model; 0 for an adapter.
         lora: rank and layers of an adapter; None for a model.
+        check: what a converted GGUF model was found to be; None for all else.
     """
 
     path: Path
@@ -74,13 +80,15 @@ class Exchanged:
     out: Path
     tensors: int = 0
     lora: LoraMatrices | None = None
+    check: GgufCheck | None = None
 
     def as_text(self) -> str:
-        """What was done, in a line."""
+        """What was done, in a line or two."""
         what = f"{self.tensors} tensors"
         if self.lora is not None:
             what = f"rank {self.lora.rank} of {', '.join(self.lora.modules)}"
-        return f"{self.path}: {WORDS[self.kind]}, {what} → {self.out}"
+        done = f"{self.path}: {WORDS[self.kind]}, {what} → {self.out}"
+        return done if self.check is None else f"{done}\n{self.check.as_text()}"
 
 
 def to_mindformers(
@@ -95,7 +103,7 @@ def to_mindformers(
     """Convert anything but mindformers' own to a mindformers file, bit for bit.
 
     Args:
-        path: a Hugging Face model, a PEFT adapter or run, Meta's directory, or a llama2.c file.
+        path: a Hugging Face model, a PEFT adapter or run, Meta's directory, a llama2.c file, or a GGUF file.
         out: a ``.ckpt`` or ``.safetensors``; ``OUT.hf`` beside it keeps configuration, tokenizer and template.
         config: configuration of a model that says none itself.
         tokenizer: directory with tokenizer files to put beside a model, or a vocabulary of llama2.c.
@@ -135,11 +143,12 @@ def to_hf(
     lora_alpha: float | None = None,
     weights: bool = False,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    check: bool = True,
 ) -> Exchanged:
     """Convert anything but Hugging Face's own to a model or PEFT adapter directory, bit for bit.
 
     Args:
-        path: a mindformers file, Meta's directory, or a llama2.c file.
+        path: a mindformers file, Meta's directory, a llama2.c file, or a GGUF file, which is dequantized.
         out: a directory that is not there yet.
         config: configuration of a model that says none itself, or the recipe of a LoRA.
         tokenizer: directory with tokenizer files to put beside a model, or a vocabulary of llama2.c.
@@ -148,13 +157,14 @@ def to_hf(
         lora_alpha: of a LoRA that nothing describes.
         weights: take the frozen weights of a file that holds a LoRA too, and not the LoRA.
         max_shard_bytes: of one safetensors file.
+        check: measure the perplexity and compare the token ids of what was made of a GGUF file.
 
     Returns:
         What was converted, and what it was.
 
     Raises:
         UsageError: there is nothing to convert, the output is there, or an option has no use for it.
-        UserError: it is damaged, or does not fit its configuration.
+        UserError: it is damaged, does not fit its configuration, or a check of it failed; nothing is left then.
     """
     source, target = Path(path), Path(out)
     check_output_folder(target)
@@ -172,9 +182,16 @@ def to_hf(
         named = str(base) if base else None
         found = adapter_to_peft(source, target, recipe=config, alpha=lora_alpha, base=named, dtype=dtype)
         return Exchanged(source, kind, target, lora=found)
+    found_good: list[GgufCheck] = []
+
+    def finish(folder: Path) -> None:
+        # before the directory gets its name: one that failed the check is never there
+        if kind == "gguf" and check:
+            found_good.append(check_conversion(open_gguf(source), folder, own_tokenizer=tokenizer is None))
+
     with _model(source, kind, config, tokenizer, with_lora=weights) as model:
-        write_hf(model, target, dtype, max_shard_bytes)
-        return Exchanged(source, kind, target, len(model.items))
+        write_hf(model, target, dtype, max_shard_bytes, finish)
+        return Exchanged(source, kind, target, len(model.items), check=next(iter(found_good), None))
 
 
 def kind_of(path: Path) -> Kind:
@@ -194,6 +211,8 @@ def kind_of(path: Path) -> Kind:
             return "meta"
         if any(path.glob("pytorch_model*.bin")):
             raise UsageError(f"{path}: no {MODEL_CONFIG} there, and pickled weights are not read")
+    elif path.suffix == SUFFIX:
+        return "gguf"
     elif path.suffix == ".pth":
         raise UsageError(f"{path}: name its directory, which holds {PARAMS} and every shard")
     # a pickled pytorch_model.bin ends so as well; llama2c_source checks the header
@@ -230,7 +249,14 @@ def _model(
     path: Path, kind: Kind, config: Path | None, tokenizer: Path | None, *, with_lora: bool = False
 ) -> Iterator[Source]:
     """Open a whole model, with the tokenizer that was named for it."""
-    if kind == "hf":
+    if kind == "gguf" and tokenizer is None:
+        with TemporaryDirectory() as temporary:
+            gguf_tokenizer(path).save(temporary)
+            yield gguf_source(path, Path(temporary))
+        return
+    if kind == "gguf":
+        source = gguf_source(path)
+    elif kind == "hf":
         source = hf_source(path)
     elif kind == "meta":
         source = meta_source(path, config)

@@ -1,8 +1,7 @@
 """Meta's own layout, read as Hugging Face weights.
 
-Meta rotates the pairs (2i, 2i + 1) of a head of width d, Hugging Face and mindformers the pairs (i, i + d/2). So the
-rows of q and k are put in the other order (the permutation of transformers' convert_llama_weights_to_hf.py). Shards
-hold parts of matrices, which are joined along the dimension that Meta's model parallelism splits.
+The rows of q and k are put in the other order (:mod:`backends.weights.rotary`). Shards hold parts of matrices, which
+are joined along the dimension that Meta's model parallelism splits.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from backends.exchange.models import Item, Source, exchangeable_shape, make_sour
 from backends.weights.dtypes import numpy_types, type_name
 from backends.weights.llama import EMBEDDING, HEAD, LlamaShape
 from backends.weights.names import to_hf
+from backends.weights.rotary import halves_from_pairs
 from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_json
 
@@ -29,37 +29,6 @@ _COLUMNS = re.compile(r"\.(wo|w2)\.weight$")
 # BOS and EOS by vocabulary: Llama 1 and 2, and Llama 3
 SPECIAL_IDS = {32000: (1, 2), 128256: (128000, 128001)}
 CONTEXT = {32000: 4096, 128256: 8192}
-
-
-def halves_from_pairs(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Put the rows of a q or k projection from interleaved rotary pairs into halves.
-
-    Args:
-        weight: [heads · d, in], rows 2i and 2i + 1 of a head turned together.
-        heads: of q, or of k where there are fewer.
-
-    Returns:
-        [heads · d, in], rows i and i + d/2 of a head turned together.
-    """
-    rows, width = weight.shape
-    # [head, pair, which of the two, in] → [head, which of the two, pair, in]
-    return weight.reshape(heads, rows // heads // 2, 2, width).transpose(0, 2, 1, 3).reshape(rows, width)
-
-
-def pairs_from_halves(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Put the rows of a q or k projection from halves into Meta's pairs; the inverse of :func:`halves_from_pairs`.
-
-    Args:
-        weight: [heads · d, in], rows i and i + d/2 of a head turned together.
-        heads: of q, or of k where there are fewer.
-
-    Returns:
-        [heads · d, in], rows 2i and 2i + 1 of a head turned together.
-    """
-    rows, width = weight.shape
-    # [head, which of the two, pair, in] → [head, pair, which of the two, in]
-    halves = weight.reshape(heads, 2, rows // heads // 2, width)
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows, width)
 
 
 def hf_name(name: str) -> str:

@@ -27,6 +27,7 @@ from backends.weights.files import (
     sidecar_of,
     writing_directory,
 )
+from backends.weights.gguf_model import gguf_config, open_gguf_tensors
 from backends.weights.llama import ARCHITECTURES, EMBEDDING, HEAD, LlamaShape, check_shapes
 from backends.weights.mindspore_ckpt import open_weights, writing_weights
 from backends.weights.names import is_lora, to_hf, to_mindformers
@@ -34,6 +35,7 @@ from backends.weights.safetensors_files import DEFAULT_SHARD_BYTES, ShardWriter,
 from converters.common.console import progress, say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import write_json
+from converters.common.gguf_file import is_gguf
 from converters.common.reader import read_json
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ def config_from_recipe(config: ModelConfig, source: str | Path) -> dict[str, Any
 
 
 def read_model_config(path: str | Path) -> dict[str, Any]:
-    """Read a configuration from a model directory, a ``config.json`` or a mindformers YAML.
+    """Read a configuration from a model directory, a GGUF file, a ``config.json`` or a mindformers YAML.
 
     Raises:
         UsageError: there is no such file.
@@ -144,6 +146,8 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
         from backends.recipe.load import load_recipe
 
         return config_from_recipe(load_recipe(source).model.model_config, source)
+    if is_gguf(source):
+        return gguf_config(source)
     source = source / MODEL_CONFIG if source.is_dir() else source
     config = read_json(source)
     if not isinstance(config, dict):
@@ -169,7 +173,7 @@ def make_source(
     Raises:
         UserError: names or shapes differ; or the output head is said to be the embedding, and is another.
     """
-    shape = exchangeable_shape(config, config_path)
+    shape = LlamaShape.from_config(config, config_path)
     if shape.tied and HEAD in items:
         head = items.pop(HEAD)
         # a head that was trained apart would be lost in silence
@@ -193,6 +197,7 @@ def hf_source(folder: Path) -> Source:
     if not file.is_file():
         raise UsageError(f"{folder}: no {MODEL_CONFIG} there; a Hugging Face model directory is expected")
     config = read_model_config(file)
+    exchangeable_shape(config, file)
     # pickles can run code, so they are not opened
     if not any(folder.glob("*.safetensors")) and any(folder.glob("pytorch_model*.bin")):
         raise UserError(f"{folder}: only pickled weights (.bin); save them once more as safetensors with transformers")
@@ -202,6 +207,22 @@ def hf_source(folder: Path) -> Source:
         say(f"{folder}: {len(tensors) - len(names)} stored rotary tables left out; they are computed from rope_theta")
     items = {name: Item(tensors.shape(name), tensors.dtype(name), partial(tensors.read, name)) for name in names}
     return make_source(folder, config, file, items, folder)
+
+
+def gguf_source(file: Path, *homes: Path) -> Source:
+    """Open a GGUF model; its tensors are dequantized when they are read.
+
+    Args:
+        file: of a split model its first part.
+        homes: directories with tokenizer and template.
+
+    Raises:
+        UsageError: there is no such file.
+        UserError: it is damaged, of another family, or its weights do not fit its settings.
+    """
+    tensors = open_gguf_tensors(file)
+    items = {name: Item(tensors.shape(name), tensors.dtype(name), partial(tensors.read, name)) for name in tensors}
+    return make_source(file, gguf_config(file), file, items, *homes)
 
 
 def mindformers_source(file: Path, config: str | Path | None = None, *, with_lora: bool = False) -> Source:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.exchange.meta import PARAMS, pairs_from_halves, read_in_halves
+from backends.exchange.meta import PARAMS, read_in_halves
 from backends.weights.dtypes import numpy_types
 from backends.weights.files import GENERATION_CONFIG, MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 from backends.weights.llama import EMBEDDING, HEAD, LlamaShape
 from backends.weights.names import to_mindformers
+from backends.weights.rotary import pairs_from_halves
 from backends.weights.safetensors_files import Entry, ShardWriter, open_tensors
 from converters.common.errors import UserError
 from converters.common.files import write_json

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # model_type of config.json → the network's class in transformers, for those that mindformers' Llama carries too
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+# the others that CUDA carries and whose sizes are known here
+CLASSES = {**ARCHITECTURES, "gemma": "GemmaForCausalLM"}
 SHOWN = 10  # names of each kind that an error lists
 
 
@@ -128,10 +130,11 @@ class LlamaShape:
 
     def to_config(self) -> dict[str, Any]:
         """Return the keys of a ``config.json`` that state these sizes."""
+        activation = "gelu_pytorch_tanh" if self.architecture == "gemma" else "silu"
         config = {
-            "architectures": [ARCHITECTURES[self.architecture]],
+            "architectures": [CLASSES[self.architecture]],
             "model_type": self.architecture,
-            "hidden_act": "silu",
+            "hidden_act": activation,
             "vocab_size": self.vocab,
             "hidden_size": self.hidden,
             "intermediate_size": self.intermediate,
@@ -140,11 +143,16 @@ class LlamaShape:
             "num_key_value_heads": self.kv_heads,
             "tie_word_embeddings": self.tied,
         }
-        if self.architecture == "llama":
+        if self.architecture != "qwen2":
             # Qwen2 has no such key: its biases are fixed in its code
             config["attention_bias"] = self.qkv_bias
-        if self.head_dim * self.heads != self.hidden:
-            # left out where it is the default, so that readers without this key can read the rest
+        if self.architecture == "gemma":
+            # transformers reads this name first, and warns where it is missing
+            config["hidden_activation"] = activation
+        if self.mlp_bias:
+            config["mlp_bias"] = True
+        if self.head_dim * self.heads != self.hidden or self.architecture == "gemma":
+            # left out where it is the default (Gemma's is 256), so that readers without this key can read the rest
             config["head_dim"] = self.head_dim
         return config
 

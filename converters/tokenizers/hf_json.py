@@ -24,16 +24,19 @@ class JsonTokenizer(Tokenizer):
     """A Hugging Face ``tokenizer.json``, with ``tokenizer_config.json`` beside it where there is one.
 
     Args:
-        path: the ``tokenizer.json``.
+        path: the ``tokenizer.json``; or the file that ``content`` and ``config`` were made from.
+        content: what a ``tokenizer.json`` would hold; None reads ``path``.
+        config: what the ``tokenizer_config.json`` beside it would hold.
 
     Raises:
         UserError: the file is no ``tokenizer.json``, or has no EOS or no token to pad with.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, content: dict[str, Any] | None = None, config: dict[str, Any] | None = None):
         self.source = path
-        self._config = read_config(path.parent)
-        data = read_json(path)
+        self._from_file = content is None
+        self._config = read_config(path.parent) if config is None else config
+        data = read_json(path) if content is None else content
         if not isinstance(data, dict) or "model" not in data:
             raise UserError(f"{path}: not a tokenizer.json (it has no 'model')")
         added = data.get("added_tokens") or []
@@ -47,14 +50,15 @@ class JsonTokenizer(Tokenizer):
         self.vocab_size = max(self._ids.values(), default=-1) + 1
         unk = data["model"].get("unk_token") or _token_name(self._config.get("unk_token"))
         self.unk_id = self._ids.get(unk) if unk else None
-        self.bos_id = self._named("bos_token")
+        # a named BOS that no text gets is a token like any other: the family opens its rows with none
+        self.bos_id = None if self._config.get("add_bos_token") is False else self._named("bos_token")
         eos = self._named("eos_token")
         if eos is None:
             raise UserError(f"{path}: no eos_token; name one in {path.with_name('tokenizer_config.json')}")
         self.eos_id = eos
         self.pad_id = self._choose_pad()
         self._data, removed = _without_spelling(data, set(self.specials))
-        self._as_it_is = not flagged and not removed
+        self._as_it_is = self._from_file and not flagged and not removed
         self._prefix_first_only = _prefix_first_only(self._data)
 
     def encode_flat(self, texts: Sequence[str], place: Place = "first") -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -110,10 +114,13 @@ class JsonTokenizer(Tokenizer):
         """Copy the files; complete ``tokenizer_config.json`` with class, BOS, EOS and a pad that is not EOS."""
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
-        copy_file(self.source, target / "tokenizer.json")
-        for name in ("tokenizer_config.json", "tokenizer.model", "chat_template.jinja"):
-            if self.source.with_name(name).is_file():
-                copy_file(self.source.with_name(name), target / name)
+        if self._from_file:
+            copy_file(self.source, target / "tokenizer.json")
+            for name in ("tokenizer_config.json", "tokenizer.model", "chat_template.jinja"):
+                if self.source.with_name(name).is_file():
+                    copy_file(self.source.with_name(name), target / name)
+        else:
+            write_json(target / "tokenizer.json", self._data)
         config = dict(self._config)
         config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
         name_of = {i: name for name, i in self._ids.items()}

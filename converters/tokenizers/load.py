@@ -6,14 +6,16 @@ import os
 from pathlib import Path
 
 from converters.common.errors import UsageError
+from converters.common.gguf_file import is_gguf
 from converters.common.shipped import locate_model
 from converters.tokenizers.base import Tokenizer, read_config
+from converters.tokenizers.gguf_vocabulary import gguf_tokenizer
 from converters.tokenizers.hf_json import JsonTokenizer
 from converters.tokenizers.tiktoken_file import TiktokenTokenizer
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Load a tokenizer from a directory, a ``tokenizer.json``, or Llama-3's ``tokenizer.model``.
+    """Load a tokenizer from a directory, a ``tokenizer.json``, a GGUF file, or Llama-3's ``tokenizer.model``.
 
     Raises:
         UsageError: there is no tokenizer at ``path``.
@@ -30,4 +32,6 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         return JsonTokenizer(fast)
     if not source.is_file():
         raise UsageError(f"{source}: no such file or directory; a tokenizer's is expected")
+    if is_gguf(source):
+        return gguf_tokenizer(source)
     return JsonTokenizer(source) if source.suffix == ".json" else TiktokenTokenizer(source)

@@ -136,7 +136,7 @@ def converted(ranks: dict[bytes, int], specials: dict[str, int], pattern: str) -
         specials: special tokens by name.
         pattern: the regular expression that splits text into pieces.
     """
-    letters = _byte_letters()
+    letters = byte_letters()
     spelled = {token: "".join([letters[byte] for byte in token]) for token in ranks}
     merges = []
     for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
@@ -170,7 +170,7 @@ def converted(ranks: dict[bytes, int], specials: dict[str, int], pattern: str) -
     }
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """Return the printable letter that stands for each byte in byte-level vocabularies (the table of GPT-2)."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(256, 512))

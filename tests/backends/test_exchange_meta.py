@@ -12,8 +12,9 @@ from exchange_files import PARAMS, write_llama2c, write_meta
 
 from backends import exchange
 from backends.exchange.llama2c import llama2c_source, write_tokenizer
-from backends.exchange.meta import halves_from_pairs, meta_source
+from backends.exchange.meta import meta_source
 from backends.exchange.models import write_hf, write_mindformers
+from backends.weights.rotary import halves_from_pairs
 from backends.weights.safetensors_files import open_tensors
 from converters.common.errors import UsageError, UserError
 
