@@ -106,6 +106,49 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None, tup
     return mean, error, (max(0.0, mean - spread), min(1.0, mean + spread))
 
 
+def t_quantile(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t distribution, for an interval of 95 %.
+
+    The expansion about the normal quantile z of Abramowitz and Stegun 26.7.5; from 3 degrees of freedom it is within
+    0.5 % of the exact value.
+
+    Args:
+        freedom: degrees of freedom, 1 or more.
+    """
+    z, v = Z95, freedom
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / v**power for power, term in enumerate(terms, start=1))
+
+
+def mean_per_unit(values: Sequence[float], units: Sequence[float]) -> tuple[float, float | None]:
+    """Return Σ values / Σ units and its standard error, rows being the sample: the ratio estimator.
+
+    With k rows, value d and unit count n of each, N = Σ n and the mean m = Σ d / N (Cochran 1977, section 6.4)::
+
+        error² = k / (k − 1) · Σ (d − m·n)² / N²
+
+    So a row counts by its units, and rows, not units, are independent: the tokens of one passage are not.
+
+    Args:
+        values: of each row, for instance the loss summed over its tokens.
+        units: of each row, for instance its number of tokens; more than 0 in all.
+
+    Returns:
+        The mean, and its standard error; None for a single row.
+    """
+    k, total = len(values), math.fsum(units)
+    mean = math.fsum(values) / total
+    if k < 2:
+        return mean, None
+    squares = math.fsum((value - mean * unit) ** 2 for value, unit in zip(values, units, strict=True))
+    return mean, math.sqrt(k / (k - 1) * squares) / total
+
+
 def percent(share: float) -> str:
     """Format a share from 0 to 1 in percent with one decimal, without the sign."""
     return f"{100 * share:.1f}"

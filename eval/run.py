@@ -5,6 +5,8 @@
     data → rows (the task) → prompts in the run's template → answers (predictions.jsonl, resumable)
          → graded (the task) → figures, table, results.json
 
+Texts whose loss is measured take the place of prompts, and their losses that of answers.
+
 :func:`grade_predictions` starts at the last arrow and needs no framework.
 """
 
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.checkpoint.resolve import CheckpointFiles, open_checkpoint
 from backends.generation import registry
+from backends.generation.perplexity import row_losses
 from backends.generation.predictions_log import AnswerLog, answer_missing
 from backends.generation.types import DEFAULT_RUNTIME, Answer, Runtime, answer_limits
 from converters.common.console import format_table, progress, say
@@ -30,6 +33,7 @@ from eval.task import Row, Task, get_task
 
 if TYPE_CHECKING:
     from backends.generation.base_generator import Generator
+    from mindrecord.tokens.encode import TokenRows
 
 
 @dataclass(frozen=True)
@@ -121,33 +125,36 @@ def evaluate(
     # data before checkpoint: reading rows is quick, and bad data should not wait for a model to be opened
     rows = chosen.read_data(source, limit)
     _check_rows(chosen, rows, source)
+    if chosen.plain_text and template is not None:
+        raise UsageError(f"--template {template}: {chosen.name} reads texts as they are, in no template")
     # asking in the task's own form is the purpose of naming it, so a mismatch needs no second permission
     allowed = allow_template_mismatch or (template is not None and template == chosen.own_template)
-    files = open_checkpoint(ckpt, base=base, template=template, allow_mismatch=allowed)
+    unused = "bare" if chosen.plain_text else None
+    files = open_checkpoint(ckpt, base=base, template=template, allow_mismatch=allowed, default_template=unused)
     if out is None:
         name = chosen.folder_name(source, template) + (f"-limit{limit}" if limit is not None else "")
         # never into a model's directory, which others may share
         home = files.path / "eval" if files.run is not None else Path("runs") / "eval" / files.path.resolve().name
         out = home / name
-    turns = [chosen.turns(row, files.template) for row in rows]
-    # all prompts before the model is loaded: what cannot be encoded is reported at once
-    encoded = encode_prompts(turns, files.template, files.tokenizer)
-    prompts = {row.idx: ids for row, ids in zip(rows, encoded, strict=True)}
-    candidates = chosen.candidates(rows, files)
-    most = chosen.max_new_tokens if max_new_tokens is None else max_new_tokens
-    # scored choices are not written token by token, so no limit applies and none belongs to their identity
-    limits = None if candidates else answer_limits(files, most, min_new_tokens)
     # answers depend on all of this: AnswerLog refuses to continue a file made with anything else
-    identity = {
-        **files.identity,
-        "data": sha256_file(source)[:16],
-        **chosen.settings(),
-        "rows": len(rows),
-        **({"max_new_tokens": limits.max_new, "min_new_tokens": limits.min_new} if limits else {}),
-        **registry.conditions(runtime),
-    }
-    if not chosen.asks_the_data:
-        identity |= {"task": chosen.name, "prompts": sha256_text(json.dumps([encoded, candidates]))[:16]}
+    identity = {**files.identity, "data": sha256_file(source)[:16], **chosen.settings(), "rows": len(rows)}
+    if chosen.plain_text:
+        texts = chosen.token_rows(rows, files)
+        # the tokens say what was measured; before and after tuning the templates differ, and neither is read
+        identity |= {"task": chosen.name, "labels": texts.sha256[:16]}
+        del identity["template"]
+    else:
+        # all prompts before the model is loaded: what cannot be encoded is reported at once
+        encoded = encode_prompts([chosen.turns(row, files.template) for row in rows], files.template, files.tokenizer)
+        prompts = {row.idx: ids for row, ids in zip(rows, encoded, strict=True)}
+        candidates = chosen.candidates(rows, files)
+        most = chosen.max_new_tokens if max_new_tokens is None else max_new_tokens
+        # scored choices are not written token by token, so no limit applies and none belongs to their identity
+        limits = None if candidates else answer_limits(files, most, min_new_tokens)
+        identity |= {"max_new_tokens": limits.max_new, "min_new_tokens": limits.min_new} if limits else {}
+        if not chosen.asks_the_data:
+            identity |= {"task": chosen.name, "prompts": sha256_text(json.dumps([encoded, candidates]))[:16]}
+    identity |= registry.conditions(runtime)
     # kept for the reader of results, not compared: a moved checkpoint still continues its file
     about = {
         "ckpt": str(files.path if isinstance(ckpt, CheckpointFiles) else ckpt),
@@ -161,6 +168,10 @@ def evaluate(
     load = generator if callable(generator) else lambda: generator
     asked = {row.idx: row for row in rows}
 
+    def measured(idx: int, nats: float, tokens: int) -> dict[str, Any]:
+        row = asked[idx].answered(asked[idx].turns[-1].text, "")
+        return {**row, **chosen.measured_row(nats, tokens)}
+
     def graded(idx: int, predict: str, **more: Any) -> dict[str, Any]:
         # special tokens stay visible: a prompt without them would hide a wrong template
         row = asked[idx].answered(files.tokenizer.decode(prompts[idx], skip_special=False), predict)
@@ -170,7 +181,9 @@ def evaluate(
         text = files.tokenizer.decode(answer.ids).strip()
         return graded(idx, text, finish_reason=answer.finish_reason, n_tokens=len(answer.ids))
 
-    if limits is not None:
+    if chosen.plain_text:
+        _measure_missing(log, texts, load, measured)
+    elif limits is not None:
         answer_missing(log, prompts, load, files.stop_ids, limits, written)
     elif candidates is not None:
         _score_missing(log, prompts, load, candidates, graded)
@@ -251,6 +264,31 @@ def _score_missing(
                 scores = dict(zip(candidates, values, strict=True))
                 # of equal log-probabilities max() takes the first choice, so a rerun decides alike
                 log.append(graded(idx, max(scores, key=scores.__getitem__), logprobs=scores))
+                bar.update()
+    log.finish()
+
+
+def _measure_missing(
+    log: AnswerLog,
+    texts: TokenRows,
+    load: Callable[[], Generator],
+    measured: Callable[[int, float, int], dict[str, Any]],
+) -> None:
+    """Measure the loss of the texts that the log lacks; a text without a token to predict is left out, and said."""
+    tokens = texts.supervised.tolist()
+    able = [i for i, count in enumerate(tokens) if count]
+    if len(able) < len(tokens):
+        say(f"{len(tokens) - len(able)} of {len(tokens)} texts have no token to predict and are not measured")
+    if not able:
+        raise UserError("no text has a token to predict")
+    missing = [i for i in able if i not in log.rows]
+    if log.rows:
+        say(f"{log.path}: {len(log.rows)} of {len(able)} rows are there already, {len(missing)} to go")
+    if missing:
+        generator = load()
+        with log, progress(total=len(missing), desc="texts") as bar:
+            for idx, nats in row_losses(generator, texts, missing):
+                log.append(measured(idx, nats, tokens[idx]))
                 bar.update()
     log.finish()
 

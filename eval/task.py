@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
     from converters.text.conversation import Turn
     from converters.text.template import Template
+    from mindrecord.tokens.encode import TokenRows
 
 TASKS = {
     "math": "eval.math.task:MathTask",
     "squad": "eval.squad.task:SquadTask",
     "choice": "eval.choice.task:ChoiceTask",
     "webqa": "eval.webqa.task:WebqaTask",
+    "loss": "eval.loss.task:LossTask",
 }
 """The tasks that come with the project, by name."""
 
@@ -71,6 +73,7 @@ class Task(ABC):
         default_data: data set used when none is named; None if one must be named.
         max_new_tokens: limit of an answer; None takes the longest row that the run was trained on.
         own_template: a template that belongs to the task: allowed even if the run was trained with another.
+        plain_text: its rows are texts whose loss is measured, in no template; see :meth:`token_rows`.
         packages: packages whose versions the figures depend on.
         asks_the_data: the questions follow from the data and :meth:`settings` alone, so that their hashes identify
             answers; otherwise the task's name and a hash of the prompts do, too.
@@ -81,6 +84,7 @@ class Task(ABC):
     default_data: Path | None = None
     max_new_tokens: int | None = None
     own_template: str | None = None
+    plain_text: bool = False
     packages: tuple[str, ...] = ()
     asks_the_data: bool = False
     not_in_config: tuple[str, ...] = ("identity", "complete", "rows")
@@ -113,6 +117,24 @@ class Task(ABC):
             Token ids by answer; None, the default, lets the model write.
         """
         return None
+
+    def token_rows(self, rows: Sequence[Row], files: CheckpointFiles) -> TokenRows:
+        """Return the rows' tokens in their order; only for a task of ``plain_text``.
+
+        Args:
+            rows: the rows to measure, at least one.
+            files: the checkpoint's tokenizer.
+        """
+        raise TypeError(f"{type(self).__name__} is plain_text and has no token_rows()")
+
+    def measured_row(self, nats: float, tokens: int) -> dict[str, Any]:
+        """Return the fields that a measured loss adds to a row of predictions; only for a task of ``plain_text``.
+
+        Args:
+            nats: Σ −log p of its supervised tokens.
+            tokens: how many these are.
+        """
+        raise TypeError(f"{type(self).__name__} is plain_text and has no measured_row()")
 
     def grade(self, predict: str, label: str) -> Mapping[str, float]:
         """Return every measure of one answer by name, each from 0 to 1.

@@ -123,6 +123,7 @@ def open_checkpoint(
     base: str | None = None,
     template: str | None = None,
     allow_mismatch: bool = False,
+    default_template: str | None = None,
 ) -> CheckpointFiles:
     """Find the parts of a checkpoint.
 
@@ -132,6 +133,8 @@ def open_checkpoint(
         base: the frozen model, if it is not where the adapter says.
         template: name of the template to ask in; None takes the one beside the weights.
         allow_mismatch: accept a ``template`` other than the one beside the weights.
+        default_template: name of the template where none is given and none is beside the weights, for a caller that
+            asks nothing in it; None refuses such weights.
 
     Returns:
         The directories, and template and tokenizer, loaded; weights are not read.
@@ -164,7 +167,7 @@ def open_checkpoint(
     # a run's template and tokenizer before the base's: the model answers in the form it was trained in
     homes = [home for home in (folder, run, below) if home is not None]
     # not the base: its template is not the one that the adapter was trained in
-    chosen = _choose_template(homes[:2] if run else homes[:1], template, allow_mismatch)
+    chosen = _choose_template(homes[:2] if run else homes[:1], template, allow_mismatch, default_template)
     home = next((home for home in homes if has_tokenizer(home)), None)
     if home is None:
         raise UserError(
@@ -206,12 +209,14 @@ def _check_base(folder: Path, run: Path | None, weights: list[Path], given: str 
     say(f"note: {both}; taken all the same, as --base says")
 
 
-def _choose_template(homes: Sequence[Path], name: str | None, allow_mismatch: bool) -> Template:
-    from converters.text.template import template_names
+def _choose_template(homes: Sequence[Path], name: str | None, allow_mismatch: bool, default: str | None) -> Template:
+    from converters.text.template import get_template, template_names
 
     trained = trained_template(homes)
     if name is not None:
         return wanted_template(name, [trained] if trained else [], allow_mismatch=allow_mismatch)
+    if trained is None and default is not None:
+        return get_template(default)
     if trained is None:
         raise UsageError(
             f"{homes[0]}: no {TEMPLATE} there says how it was trained; choose with --template "

@@ -6,6 +6,7 @@ Perplexity is exp of the mean −log p over supervised tokens, each token counti
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from converters.common.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
+    from backends.generation.base_generator import Generator
     from mindrecord.tokens.encode import TokenRows
 
 
@@ -78,8 +80,8 @@ def perplexity(
     if first is not None and first < 1:
         raise UsageError(f"--limit {first}: at least 1 is needed")
     rows, dropped = _read(files, data, first, seq_length)
-    supervised = dict(enumerate(rows.supervised.tolist()))
-    asked = {i: rows.row(i) for i, count in supervised.items() if count}
+    supervised = rows.supervised.tolist()
+    asked = [i for i, count in enumerate(supervised) if count]
     if not asked:
         raise UserError(f"{data}: no row has a supervised token (the answers are empty, or there is no row left)")
     if without := len(rows) - len(asked):
@@ -89,17 +91,32 @@ def perplexity(
     generator = registry.load_generator(files, runtime)
     losses: dict[int, float] = {}
     with progress(total=len(asked), desc="rows") as bar:
-        for index, loss in generator.losses(asked):
-            # one such row would make the mean useless; its id helps more than the figure
-            if not math.isfinite(loss):
-                raise UserError(f"row {rows.ids[index]}: its loss is {loss}; try another --dtype")
+        for index, loss in row_losses(generator, rows, asked):
             losses[index] = loss
             bar.update()
-    tokens = sum(supervised.values())
+    tokens = sum(supervised)
     # fsum does not round on the way: the order in which batches come back cannot show
     nll = math.fsum(losses.values()) / tokens
     hashes = {**files.identity, "data": sha256_file(data)[:16], "rows": rows.sha256[:16], **conditions}
     return Perplexity(nll, math.exp(nll), tokens, len(asked), dropped, hashes)
+
+
+def row_losses(generator: Generator, rows: TokenRows, wanted: Iterable[int]) -> Iterator[tuple[int, float]]:
+    """Yield ``(number of the row, Σ −log p of its supervised tokens, in nats)`` as rows are finished, each once.
+
+    Args:
+        generator: the loaded model.
+        rows: token rows.
+        wanted: numbers of the rows to measure, each with at least one supervised token.
+
+    Raises:
+        UserError: a loss is not a number, or a single row does not fit into memory.
+    """
+    for index, loss in generator.losses({i: rows.row(i) for i in wanted}):
+        # one such row would make any mean useless; its id helps more than the figure
+        if not math.isfinite(loss):
+            raise UserError(f"row {rows.ids[index]}: its loss is {loss}; try another --dtype")
+        yield index, loss
 
 
 def _read(files: CheckpointFiles, data: str | Path, first: int | None, seq_length: int | None) -> tuple[TokenRows, int]:

@@ -11,6 +11,7 @@ from eval.retention import THRESHOLD, retention
 EPILOG = """examples:
   python -m eval.retention --before runs/eval/tiny/squad-reading --after RUN/eval/squad-reading
   python -m eval.retention --before before/results.json --after after/results.json --threshold 0.95 --out RUN/eval
+  python -m eval.retention --before reading-before loss-before --after reading-after loss-after --loss-gate 0.05
 """
 
 
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command.
 
     Raises:
-        GateNotPassed: a measure kept less than the threshold.
+        GateNotPassed: a measure kept less than the threshold, or a loss rose past its gate.
     """
     parser = argparse.ArgumentParser(
         prog="python -m eval.retention",
@@ -28,7 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     for when, model in (("before", "base"), ("after", "tuned")):
         parser.add_argument(
-            f"--{when}", required=True, metavar="RESULTS", help=f"results.json of the {model} model, or its directory"
+            f"--{when}",
+            nargs="+",
+            required=True,
+            metavar="RESULTS",
+            help=f"results.json of the {model} model, or its directory; several are paired by their tasks",
         )
     parser.add_argument(
         "--threshold",
@@ -37,9 +42,15 @@ def main(argv: list[str] | None = None) -> int:
         metavar="SHARE",
         help="least share of every measure that must be left (float, default: %(default)s)",
     )
+    parser.add_argument(
+        "--loss-gate",
+        type=float,
+        metavar="NATS",
+        help="how far the loss of eval.loss may rise, in nats a token (float, default: no gate on it)",
+    )
     parser.add_argument("--out", metavar="DIR", help="write retention.json and retention.md there (default: nowhere)")
     args = parser.parse_args(argv)
-    found = retention(args.before, args.after, args.threshold, out=args.out)
+    found = retention(args.before, args.after, args.threshold, loss_gate=args.loss_gate, out=args.out)
     for line in found.doubts:
         say(line)
     print(found.text)

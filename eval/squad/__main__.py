@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from converters.common.console import run_main
 from eval.cli import build_parser, check_source, print_results, results_from
+from eval.squad.prompts import CONTEST, PROMPTS
 from eval.squad.rules import PROTOCOLS
 from eval.squad.task import BOTH, MAX_NEW_TOKENS, SquadTask
 
 EXAMPLES = """  python -m eval.squad --ckpt RUN
   python -m eval.squad --ckpt RUN --data dev-v1.1.json --template squad
   python -m eval.squad --ckpt RUN --data dev-v1.1.json --protocol both --limit 500 --out after
+  python -m eval.squad --ckpt MODEL --data dev-v1.1.json --protocol both --prompt short
   python -m eval.squad --predictions answers.json --data dev-v1.1.json --protocol official
   python -m eval.squad --predictions contest-log.jsonl --gate 53.88321397598089 39.75326560232221
 """
@@ -35,6 +37,12 @@ def main(argv: list[str] | None = None) -> int:
         help="mindformers: the contest's; official: SQuAD v1.1's own (default: %(default)s)",
     )
     parser.add_argument(
+        "--prompt",
+        choices=list(PROMPTS),
+        default=CONTEST,
+        help="; ".join(f"{one.name}: {one.description}" for one in PROMPTS.values()) + " (default: %(default)s)",
+    )
+    parser.add_argument(
         "--gate",
         nargs=2,
         type=float,
@@ -43,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     check_source(args)
-    return print_results(results_from(SquadTask(args.protocol, args.gate), args))
+    return print_results(results_from(SquadTask(args.protocol, args.gate, args.prompt), args))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ class Question:
         text: the question.
         golds: its right answers, in the order of the file.
         first: whether it is the first question of its passage; the mindformers protocol asks only these.
+        official: whether the official protocol counts it; see :func:`choose`.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Question:
     text: str
     golds: tuple[str, ...]
     first: bool
+    official: bool = True
 
     @property
     def prompt(self) -> str:
@@ -51,6 +53,8 @@ class Answered:
         golds: the right answers.
         first: whether the question is its passage's first.
         finish_reason: ``stop``, ``length`` (cut at the limit), or None where the file does not say.
+        official: whether the official protocol counts it; see :func:`choose`.
+        one_line: the prompt that was asked says that an answer ends with its first line.
     """
 
     id: str
@@ -58,11 +62,13 @@ class Answered:
     golds: tuple[str, ...]
     first: bool
     finish_reason: str | None = None
+    official: bool = True
+    one_line: bool = False
 
     @property
     def text(self) -> str:
-        """The part that is graded."""
-        return first_line(self.predict)
+        """The answer: all that was said, or its first line where the prompt says that it ends there."""
+        return first_line(self.predict) if self.one_line else self.predict
 
 
 Asked = TypeVar("Asked", Question, Answered)
@@ -112,19 +118,42 @@ def _get(value: Any, key: str, kind: type, where: str) -> Any:
     return found
 
 
-def choose(questions: Iterable[Asked], *, only_first: bool, limit: int | None) -> list[Asked]:
+def choose(
+    questions: Iterable[Asked], *, only_first: bool, limit: int | None, each_protocol: bool = False
+) -> list[Asked]:
     """Return the questions (or answers) that a protocol counts.
 
     Args:
         questions: all of them, in order.
         only_first: whether the protocol takes the first question of each passage only.
         limit: the first so many of those counted; None takes all.
+        each_protocol: both protocols count, each the first ``limit`` of its own: a first question behind the official
+            protocol's last one is kept with ``official`` False. Needs ``only_first`` False.
+
+    Returns:
+        The questions in their order.
     """
-    return [one for one in questions if one.first or not only_first][:limit]
+    if not each_protocol:
+        return [one for one in questions if (one.first if only_first else one.official)][:limit]
+    found: list[Asked] = []
+    official = first = 0
+    for one in questions:
+        in_official = one.official and (limit is None or official < limit)
+        if in_official or (one.first and (limit is None or first < limit)):
+            found.append(one if in_official == one.official else replace(one, official=in_official))
+            official += in_official
+            first += one.first
+    return found
 
 
 def read_answers(
-    path: str | Path, data: str | Path | None, *, only_first: bool, limit: int | None = None
+    path: str | Path,
+    data: str | Path | None,
+    *,
+    only_first: bool,
+    limit: int | None = None,
+    each_protocol: bool = False,
+    one_line: bool = False,
 ) -> list[Answered]:
     """Read predictions: SQuAD's ``{id: text}``, this project's rows, or rows of ``pred`` and ``label``.
 
@@ -133,6 +162,9 @@ def read_answers(
         data: what ``{id: text}`` answers (default: the shipped set); rows carry their gold answers themselves.
         only_first: the first question of each passage only, for which one gold answer is enough.
         limit: the first so many only; None takes all.
+        each_protocol: the first so many under each protocol; see :func:`choose`.
+        one_line: an answer ends with its first line. The mindformers protocol, which ``only_first`` stands for, grades
+            no more of any.
 
     Returns:
         The answers with their gold answers, in the order of the data or of the rows.
@@ -143,13 +175,17 @@ def read_answers(
     """
     texts = _id_to_text(path)
     if texts is not None:
-        return _join(str(path), texts, data or SHIPPED, only_first, limit)
-    if data is not None:
-        say(f"note: {path} has its gold answers with it; {data} is not read")
-    answers = choose(_rows(path, only_first), only_first=only_first, limit=limit)
+        questions = read_questions(data or SHIPPED)
+        _check_known(path, texts, questions, data or SHIPPED)
+        asked = choose(questions, only_first=only_first, limit=limit, each_protocol=each_protocol)
+        answers = _join(str(path), texts, asked)
+    else:
+        if data is not None:
+            say(f"note: {path} has its gold answers with it; {data} is not read")
+        answers = choose(_rows(path, only_first), only_first=only_first, limit=limit, each_protocol=each_protocol)
     if not answers:
         raise UserError(f"{path}: no prediction in it")
-    return answers
+    return [replace(one, one_line=True) for one in answers] if one_line or only_first else answers
 
 
 def _id_to_text(path: str | Path) -> dict[str, Any] | None:
@@ -165,17 +201,19 @@ def _id_to_text(path: str | Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and "label" not in value else None
 
 
-def _join(path: str, texts: Mapping[str, Any], data: str | Path, only_first: bool, limit: int | None) -> list[Answered]:
-    """Put predictions by id beside their questions, in the data's order."""
-    questions = read_questions(data)
+def _check_known(path: str | Path, texts: Mapping[str, Any], questions: Iterable[Question], data: str | Path) -> None:
+    """Refuse ids that no question has."""
     known = {question.id for question in questions}
-    # unknown ids first: with the wrong data file, "missing" would point the wrong way
+    # before a missing prediction is looked for: with the wrong data file, "missing" would point the wrong way
     extra = [name for name in texts if name not in known]
     if extra:
         raise UserError(
             f"{path}: {len(extra)} of {len(texts)} ids are not in {data} ({extra[0]} first); is --data theirs?"
         )
-    asked = choose(questions, only_first=only_first, limit=limit)
+
+
+def _join(path: str, texts: Mapping[str, Any], asked: Sequence[Question]) -> list[Answered]:
+    """Put predictions by id beside their questions, in the order of the questions."""
     # a question without a prediction is an error, as SQuAD's means are over all questions
     missing = [question.id for question in asked if question.id not in texts]
     if missing:
@@ -186,7 +224,7 @@ def _join(path: str, texts: Mapping[str, Any], data: str | Path, only_first: boo
     wrong = next((name for name, text in texts.items() if not isinstance(text, str)), None)
     if wrong is not None:
         raise UserError(f"{path}: the prediction of {wrong} is not a text but {type(texts[wrong]).__name__}")
-    return [Answered(question.id, texts[question.id], question.golds, question.first) for question in asked]
+    return [Answered(one.id, texts[one.id], one.golds, one.first, official=one.official) for one in asked]
 
 
 def _rows(path: str | Path, only_first: bool) -> Iterator[Answered]:
@@ -198,8 +236,10 @@ def _rows(path: str | Path, only_first: bool) -> Iterator[Answered]:
             raise UserError(
                 f"{path}: row {number}: texts under 'pred' and 'label' are expected; found {', '.join(row)}"
             )
+        first, official = row.get("first", True), row.get("official", True)
         # a row says by its scores for which protocols it was asked
-        if not only_first and ("labels" not in row or "squad_official" not in row.get("scores", {"squad_official": 0})):
+        whole = "labels" in row and (not official or "squad_official" in row.get("scores", {"squad_official": 0}))
+        if not only_first and not whole:
             raise UserError(
                 f"{path}: row {number}: asked for the mindformers protocol, which takes one question a passage and one "
                 "gold answer; the official one takes all"
@@ -209,4 +249,4 @@ def _rows(path: str | Path, only_first: bool) -> Iterator[Answered]:
             raise UserError(f"{path}: row {number}: the id {name} is there twice")
         seen.add(name)
         # such a log asks one question a passage, so a row that does not say is a first one
-        yield Answered(name, row["predict"], tuple(golds), bool(row.get("first", True)), row.get("finish_reason"))
+        yield Answered(name, row["predict"], tuple(golds), bool(first), row.get("finish_reason"), bool(official))

@@ -42,7 +42,7 @@ class Scores(NamedTuple):
 
 
 def first_line(text: str) -> str:
-    """Return the part of an answer that is graded: its first line, stripped."""
+    """Return the first line of an answer, stripped: all that the mindformers protocol grades."""
     # stripped first: an answer that begins with a line break would be graded as empty
     return text.strip().split("\n")[0]
 
@@ -68,7 +68,7 @@ def official_scores(prediction: str, golds: Sequence[str]) -> Scores:
     """Score an answer as SQuAD v1.1's own script does (Rajpurkar et al. 2016).
 
     Args:
-        prediction: the first line of what the model said.
+        prediction: the whole answer; a line break in it is a space like any other.
         golds: all right answers.
 
     Returns:

@@ -1,7 +1,9 @@
 """Reading comprehension under a named protocol: measures what a tuned model kept of its base's ability.
 
 ``--template squad`` asks in the contest's own form: the reading prompt alone, without BOS, whichever template the run
-was trained with. Only the first line of an answer is scored.
+was trained with. How much of an answer is graded follows from the protocol and from the prompt: the mindformers
+protocol grades first lines; the official one grades whole answers, except to a prompt that says that an answer ends
+with its first line (:mod:`eval.squad.prompts`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from converters.common.files import sha256_file, sha256_text, write_json
 from converters.text.conversation import Turn
 from eval.results import Z95, Figures, percent, wilson
 from eval.squad.data import SHIPPED, Answered, Question, choose, read_answers, read_questions
-from eval.squad.rules import PROTOCOLS, Scores, load_jieba, mindformers_scores, official_scores
+from eval.squad.prompts import CONTEST, PROMPTS, Prompt
+from eval.squad.rules import PROTOCOLS, Scores, first_line, load_jieba, mindformers_scores, official_scores
 from eval.task import Row, Task
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ class SquadTask(Task):
     Args:
         protocol: ``mindformers`` (the contest's), ``official`` (SQuAD v1.1's own) or ``both``.
         gate: F1 and exact match that the first protocol must reach, in percent; None takes the contest's if it applies.
+        prompt: how a question is put, a key of :data:`eval.squad.prompts.PROMPTS`.
     """
 
     name = "squad"
@@ -53,52 +57,79 @@ class SquadTask(Task):
     packages = ("jieba",)
     not_in_config = ("identity", "complete", "rows", "sha256")
 
-    def __init__(self, protocol: str = "mindformers", gate: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, protocol: str = "mindformers", gate: Sequence[float] | None = None, prompt: str = CONTEST
+    ) -> None:
         if protocol not in (*PROTOCOLS, BOTH):
             raise UsageError(f"--protocol {protocol}: {', '.join(PROTOCOLS)} or {BOTH} is expected")
+        if prompt not in PROMPTS:
+            raise UsageError(f"--prompt {prompt}: {' or '.join(PROMPTS)} is expected")
         self.protocol = protocol
         # mindformers comes first in PROTOCOLS: it is the one that a gate of --protocol both is for
         self.protocols = list(PROTOCOLS) if protocol == BOTH else [protocol]
         self.only_first = protocol == "mindformers"
         self.gate = gate
+        self.prompt = PROMPTS[prompt]
         self._questions: dict[str, Question] = {}
 
     def read_data(self, path: Path, limit: int | None) -> list[Row]:
         """Read the questions that the protocol asks."""
         if path == SHIPPED:
             say(f"data: {SHIPPED.name}, the shipped reading set; --data FILE takes SQuAD's own")
-        questions = choose(read_questions(path), only_first=self.only_first, limit=limit)
+        both = self.protocol == BOTH
+        questions = choose(read_questions(path), only_first=self.only_first, limit=limit, each_protocol=both)
         if "mindformers" in self.protocols:
             load_jieba()  # if it is missing, that is said before a model is loaded
         self._questions = {question.id: question for question in questions}
         return [
-            Row(idx, (Turn("user", one.prompt),), one.golds[0], {"id": one.id, "first": one.first}, one.golds)
+            Row(idx, (Turn("user", one.prompt),), one.golds[0], _fields(one), one.golds)
             for idx, one in enumerate(questions)
         ]
 
     def turns(self, row: Row, template: Template) -> Sequence[Turn]:
-        """Return the contest's reading prompt, as text in any template but its own."""
-        return [reading_turn(self._questions[row.fields["id"]], template)]
+        """Return the contest's reading prompt, as text in any template but its own, or another prompt's turns."""
+        question = self._questions[row.fields["id"]]
+        if self.prompt.name == CONTEST:
+            return [reading_turn(question, template)]
+        if template.name == CONTEST_FORM:
+            raise UsageError(f"--prompt {self.prompt.name}: --template {CONTEST_FORM} holds the contest's prompt alone")
+        return self.prompt.turns(question.context, question.text)
 
     def grade_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the scores of an answer under each protocol, in percent."""
-        return {"scores": scores_by_task(_answered(row), self.protocols)}
+        return {"scores": scores_by_task(_answered(row, self.prompt), self.protocols)}
 
     def read_predictions(
         self, path: Path, *, data: Path | None, limit: int | None, meta: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         """Read answers in any of three forms: see :func:`eval.squad.data.read_answers`."""
-        rows = []
-        for idx, one in enumerate(read_answers(path, data, only_first=self.only_first, limit=limit)):
+        asked = prompt_of(meta.get("identity", {}))
+        answers = read_answers(
+            path,
+            data,
+            only_first=self.only_first,
+            limit=limit,
+            each_protocol=self.protocol == BOTH,
+            one_line=asked is not None and asked.one_line,
+        )
+        return [
             # made anew from what all three forms have; idx is the place among the questions that are counted
-            row = {"idx": idx, "id": one.id, "first": one.first, "predict": one.predict, "label": one.golds[0]}
-            row |= {"labels": list(one.golds), "finish_reason": one.finish_reason}
-            rows.append({**row, **self.grade_row(row)})
-        return rows
+            {
+                "idx": idx,
+                **_fields(one),
+                "predict": one.predict,
+                "label": one.golds[0],
+                "labels": list(one.golds),
+                "finish_reason": one.finish_reason,
+                "scores": scores_by_task(one, self.protocols),
+            }
+            for idx, one in enumerate(answers)
+        ]
 
     def figures(self, rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any], source: str) -> Figures:
         """Return F1 and exact match in percent under each protocol, and the verdict of the gate."""
-        answers = [_answered(row) for row in rows]
+        asked = prompt_of(meta.get("identity", {}))
+        answers = [_answered(row, asked) for row in rows]
         tallies = {protocol: tally(answers, protocol) for protocol in self.protocols}
         gate, why_not = None, "the contest's is for the mindformers protocol"
         if self.gate is not None:
@@ -114,7 +145,13 @@ class SquadTask(Task):
             lines=[*summary_lines(tallies, meta), verdict],
             results={f"squad_{protocol}": _entry(protocol, one) for protocol, one in tallies.items()},
             configs={
-                f"squad_{protocol}": {"protocol": protocol, "protocol_is": PROTOCOLS[protocol], "unit": "percent"}
+                f"squad_{protocol}": {
+                    "protocol": protocol,
+                    "protocol_is": PROTOCOLS[protocol],
+                    "unit": "percent",
+                    "graded": graded_part(protocol, asked),
+                    **({"prompt": asked.name, "prompt_is": asked.description} if asked is not None else {}),
+                }
                 for protocol in tallies
             },
             higher_is_better={f"squad_{protocol}": dict.fromkeys(MEASURES, True) for protocol in tallies},
@@ -126,8 +163,10 @@ class SquadTask(Task):
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return the protocol: it decides which questions are asked."""
-        return {"protocol": self.protocol}
+        """Return the protocol, which decides which questions are asked, and the prompt if it is not the contest's."""
+        # without the contest's, so that answers made before there was another are continued and compared
+        prompt = {} if self.prompt.name == CONTEST else {"prompt": f"{self.prompt.name} {self.prompt.hash[:16]}"}
+        return {"protocol": self.protocol, **prompt}
 
     def graded_identity(
         self, rows: Sequence[Mapping[str, Any]], identity: Mapping[str, Any], data: Path | None
@@ -135,23 +174,70 @@ class SquadTask(Task):
         """Add protocol, number of answers and the hash of their labels, which identifies the questions."""
         # the meta file's hash wins over that of --data, and what is graded now over what was asked then
         known = {"data": sha256_file(data)[:16]} if data is not None and data.is_file() else {}
-        graded = {"protocol": self.protocol, "rows": len(rows), "labels": labels_hash([_answered(row) for row in rows])}
+        graded = {
+            "protocol": self.protocol,
+            "rows": len(rows),
+            "labels": labels_hash([_answered(row, None) for row in rows]),
+        }
         return {**known, **identity, **graded}
 
     def folder_name(self, data: Path, template: str | None) -> str:
-        """Return ``squad-DATA``, followed by the protocol and the template if they are not the defaults."""
+        """Return ``squad-DATA``, followed by protocol, prompt and template if they are not the defaults."""
         parts = [super().folder_name(data, template)]
         parts += [self.protocol] if not self.only_first else []
+        parts += [self.prompt.name] if self.prompt.name != CONTEST else []
         parts += [template] if template else []
         return "-".join(parts)
 
     def export(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         """Write ``answers.json``, the form that SQuAD's own script reads."""
-        write_json(folder / "answers.json", {one.id: one.text for one in map(_answered, rows)})
+        answers = [_answered(row, self.prompt) for row in rows]
+        write_json(folder / "answers.json", {one.id: one.text for one in answers})
 
 
-def _answered(row: Mapping[str, Any]) -> Answered:
-    return Answered(row["id"], row["predict"], tuple(row["labels"]), row["first"], row.get("finish_reason"))
+def _fields(one: Question | Answered) -> dict[str, Any]:
+    """Return what a row of predictions says of its question, besides text and answers."""
+    # only a limit under both protocols makes questions that one of them does not count
+    return {"id": one.id, "first": one.first, **({} if one.official else {"official": False})}
+
+
+def _answered(row: Mapping[str, Any], asked: Prompt | None) -> Answered:
+    return Answered(
+        row["id"],
+        row["predict"],
+        tuple(row["labels"]),
+        row["first"],
+        row.get("finish_reason"),
+        row.get("official", True),
+        asked is not None and asked.one_line,
+    )
+
+
+def prompt_of(identity: Mapping[str, Any]) -> Prompt | None:
+    """Return the prompt that a file of predictions was asked with; None for another tool's file, which does not say.
+
+    Raises:
+        UserError: the file was made with a prompt that is not known here.
+    """
+    # only files of this project say in which template they were asked
+    if "template" not in identity:
+        return None
+    name = str(identity.get("prompt", CONTEST)).split()[0]
+    if name not in PROMPTS:
+        raise UserError(f"the predictions were asked with the prompt {name!r}; known here are {', '.join(PROMPTS)}")
+    return PROMPTS[name]
+
+
+def graded_part(protocol: str, asked: Prompt | None) -> str:
+    """Return in words how much of an answer a protocol grades.
+
+    Args:
+        protocol: a key of ``PROTOCOLS``.
+        asked: the prompt; None where it is not known.
+    """
+    if protocol == "mindformers":
+        return "first line"
+    return "first line, where the prompt ends an answer" if asked is not None and asked.one_line else "whole answer"
 
 
 def reading_turn(question: Question, template: Template) -> Turn:
@@ -180,7 +266,7 @@ class Tally:
     Attributes:
         f1: F1 of every answer, 0 to 1.
         em: exact match of every answer, 0 or 1.
-        empty: answers without a text in their first line.
+        empty: answers without a text.
         cut: answers that the limit ended; None where the predictions do not say.
     """
 
@@ -217,7 +303,7 @@ class Tally:
 def score(answer: Answered, protocol: str) -> Scores:
     """Score one answer under a protocol, a key of ``PROTOCOLS``."""
     if protocol == "mindformers":
-        return mindformers_scores(answer.text, answer.golds[0])
+        return mindformers_scores(first_line(answer.text), answer.golds[0])
     return official_scores(answer.text, answer.golds)
 
 
@@ -229,24 +315,29 @@ def scores_by_task(answer: Answered, protocols: Sequence[str]) -> dict[str, dict
         protocols: keys of ``PROTOCOLS``.
 
     Returns:
-        ``{"squad_official": {"f1": …, "em": …}}``; mindformers scores only for the first question of a passage.
+        ``{"squad_official": {"f1": …, "em": …}}`` with the protocols that count the question.
     """
     return {
         f"squad_{protocol}": {name: 100 * value for name, value in score(answer, protocol)._asdict().items()}
         for protocol in protocols
-        if answer.first or protocol != "mindformers"
+        if counts(answer, protocol)
     }
 
 
+def counts(answer: Answered, protocol: str) -> bool:
+    """Whether a protocol counts an answer: mindformers those to the first question of a passage."""
+    return answer.first if protocol == "mindformers" else answer.official
+
+
 def tally(answers: Sequence[Answered], protocol: str) -> Tally:
-    """Score the answers that a protocol counts: all, or for mindformers the first of each passage."""
-    counted = [answer for answer in answers if answer.first or protocol != "mindformers"]
+    """Score the answers that a protocol counts."""
+    counted = [answer for answer in answers if counts(answer, protocol)]
     found = Tally()
     for answer in counted:
         f1, em = score(answer, protocol)
         found.f1.append(f1)
         found.em.append(em)
-    found.empty = sum(not answer.text for answer in counted)
+    found.empty = sum(not answer.text.strip() for answer in counted)
     # a share of cut answers over half of the rows would look like one over all
     known = all(answer.finish_reason for answer in counted)
     found.cut = sum(answer.finish_reason == "length" for answer in counted) if known else None
@@ -322,27 +413,30 @@ def table_rows(tallies: Mapping[str, Tally]) -> tuple[list[str], list[list[Any]]
 
 def summary_lines(tallies: Mapping[str, Tally], meta: Mapping[str, Any]) -> list[str]:
     """Return the lines under the table: every protocol's figures and intervals, and how the model was asked."""
+    identity = meta.get("identity", {})
+    asked = prompt_of(identity)
     lines = []
     for protocol, one in tallies.items():
         f1, em = ("{:.2f} to {:.2f}".format(*one.interval(measure)) for measure in MEASURES)
         lines += [
             # unrounded and in the words of the contest's log, so that both can be compared by eye
             f"{protocol}: F1 score: {one.mean('f1')}, Em score: {one.mean('em')}, total_count: {one.n}",
-            f"{protocol}: 95 %: F1 {f1}, EM {em}; {PROTOCOLS[protocol]}",
+            f"{protocol}: 95 %: F1 {f1}, EM {em}; {PROTOCOLS[protocol]}; graded: {graded_part(protocol, asked)}",
         ]
-    return [*lines, f"asked: {how_asked(meta.get('identity', {}))}"]
+    return [*lines, f"asked: {how_asked(identity)}"]
 
 
 def how_asked(identity: Mapping[str, Any]) -> str:
     """Return in words with which template and limits the model was asked."""
-    if "template" not in identity:
+    asked = prompt_of(identity)
+    if asked is None:
         return "not known, the predictions do not say"
     name = str(identity["template"]).split()[0]
-    form = "the contest's own form, no BOS" if name == "squad" else "around the contest's reading prompt"
+    form = "the contest's own form, no BOS" if name == CONTEST_FORM else f"around {asked.description}"
     minimum = identity.get("min_new_tokens")
     return (
         f"template {name} ({form}), greedy, at most {identity.get('max_new_tokens')} new tokens, "
-        f"min_new_tokens {minimum if minimum else 'off'}, first line graded"
+        f"min_new_tokens {minimum if minimum else 'off'}"
     )
 
 

@@ -46,6 +46,12 @@ SMALL = squad_json(
 
 
 @pytest.fixture
+def reading_set():
+    """What makes a data set in SQuAD's shape of ``(context, [(id, question, [answers]), …])``."""
+    return squad_json
+
+
+@pytest.fixture
 def small(tmp_path):
     """A reading set of three passages and five questions."""
     path = tmp_path / "small.json"

@@ -55,6 +55,25 @@ def test_both_protocols_side_by_side(tmp_path, small, capsys):
     assert results["gate"] is None
 
 
+def test_the_official_protocol_grades_whole_answers(reading_set, tmp_path, capsys):
+    """SQuAD's own rule: a line break is a space. 1, 2·(2/3)/(5/3) = 0.8 and 1 are the F1 of the three."""
+    questions = [
+        ("a1", "What does the tank hold?", ["sulfuric acid, H\n2SO\n4"]),
+        ("a2", "What is in the second tank?", ["water, H\n2O"]),
+        ("a3", "How warm is it?", ["20 degrees"]),
+    ]
+    data, path = tmp_path / "dev.json", tmp_path / "p.json"
+    data.write_text(json.dumps(reading_set(("The tank holds sulfuric acid, H\n2SO\n4, at 20 degrees.", questions))))
+    path.write_text(json.dumps({"a1": "sulfuric acid, H\n2SO\n4", "a2": "H\n2O", "a3": "20 degrees"}))
+    arguments = ["--predictions", path, "--data", data, "--protocol", "official", "--out", tmp_path / "out"]
+    assert squad.main([str(word) for word in arguments]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["results"]["squad_official"]["em,none"] == pytest.approx(200 / 3)
+    assert results["results"]["squad_official"]["f1,none"] == pytest.approx(280 / 3)
+    assert results["configs"]["squad_official"]["graded"] == "whole answer"
+    assert "graded: whole answer" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("f1", "em", "passed"), [(50, 33, True), (50.1, 33, False), (50, 33.4, False)])
 def test_a_gate_needs_both_measures(log, tmp_path, capsys, f1, em, passed):
     arguments = ["--predictions", str(log), "--gate", str(f1), str(em), "--out", str(tmp_path / "out")]
@@ -268,6 +287,43 @@ class TestWithAModel:
         squad.main(["--predictions", str(answers), "--data", str(small), "--protocol", "both"])
         again = capsys.readouterr().out.splitlines()[:4]
         assert [line.split()[:5] for line in again[2:]] == [line.split()[:5] for line in table[2:]]
+
+    def test_a_limit_gives_as_many_rows_under_each_protocol(self, model, small, tmp_path, capsys):
+        rows = self.evaluate(model, small, tmp_path / "out", "--protocol", "both", "--limit", 2)
+        assert [(row["id"], sorted(row["scores"])) for row in rows] == [
+            ("a1", ["squad_mindformers", "squad_official"]),
+            ("a2", ["squad_official"]),
+            ("b1", ["squad_mindformers"]),
+        ]
+        table = capsys.readouterr().out.splitlines()[:4]
+        assert [line.split()[1] for line in table[2:]] == ["2", "2"]
+        # the file alone gives the same, and each protocol's part of it
+        path = str(tmp_path / "out" / "predictions.jsonl")
+        squad.main(["--predictions", path, "--protocol", "both"])
+        assert capsys.readouterr().out.splitlines()[:4] == table
+        squad.main(["--predictions", path, "--protocol", "official"])
+        assert capsys.readouterr().out.splitlines()[2].split() == table[3].split()
+
+    def test_another_prompt_is_recorded_with_the_figures(self, model, small, tmp_path, capsys):
+        rows = self.evaluate(model, small, tmp_path / "out", "--protocol", "both", "--prompt", "short")
+        assert "few words" in rows[0]["prompt"]
+        assert rows[0]["prompt"].count("Ann has 3 cats.") == 1
+        results = json.loads((tmp_path / "out" / "results.json").read_text())
+        assert results["hashes"]["prompt"].startswith("short ")
+        for protocol, graded in (("mindformers", "first line"), ("official", "first line, where the prompt ends")):
+            config = results["configs"][f"squad_{protocol}"]
+            assert config["prompt"] == "short"
+            assert config["graded"].startswith(graded)
+        said = capsys.readouterr().out
+        assert "around a prompt that" in said
+        assert "graded: first line, where the prompt ends an answer" in said
+        # regraded by the same rule, which the file's record names
+        squad.main(["--predictions", str(tmp_path / "out" / "predictions.jsonl"), "--protocol", "both"])
+        assert capsys.readouterr().out == said
+        with pytest.raises(UserError, match="made with prompt short"):
+            self.evaluate(model, small, tmp_path / "out", "--protocol", "both")
+        with pytest.raises(UsageError, match="--template squad holds the contest's prompt alone"):
+            self.evaluate(model, small, tmp_path / "x", "--prompt", "short", "--template", "squad")
 
     def test_it_goes_on_and_refuses_to_mix(self, model, small, tmp_path, capsys):
         out = tmp_path / "out"

@@ -29,6 +29,27 @@ def test_questions_come_in_order_and_the_first_of_a_passage_is_marked(small):
     assert [one.id for one in choose(questions, only_first=False, limit=2)] == ["a1", "a2"]
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (1, {"a1": True}),
+        (2, {"a1": True, "a2": True, "b1": False}),
+        (3, {"a1": True, "a2": True, "b1": True, "c1": False}),
+        (9, dict.fromkeys(["a1", "a2", "b1", "c1", "c2"], True)),
+        (None, dict.fromkeys(["a1", "a2", "b1", "c1", "c2"], True)),
+    ],
+)
+def test_a_limit_counts_under_each_protocol(small, limit, expected):
+    questions = read_questions(small)
+    both = choose(questions, only_first=False, limit=limit, each_protocol=True)
+    assert {one.id: one.official for one in both} == expected
+    # each protocol finds in them what it would have chosen alone
+    for only_first in (True, False):
+        alone = [one.id for one in choose(questions, only_first=only_first, limit=limit)]
+        assert [one.id for one in choose(both, only_first=only_first, limit=None)] == alone
+    assert choose(both, only_first=False, limit=limit, each_protocol=True) == both
+
+
 def test_the_prompt_is_the_contests_to_the_byte(small):
     assert read_questions(small)[2].prompt == (
         "Read the passage and answer the question below.\n\n### Instruction:\nThe fair is in May.\n\n"
@@ -102,11 +123,17 @@ class TestPredictions:
         answers = read_answers(path, small, only_first=False)
         assert [(one.id, one.text, one.golds[0]) for one in answers] == [
             ("a1", "Ann", "Ann"),
-            ("a2", "Ben", "Ben"),
+            ("a2", "Ben\nAnn", "Ben"),
             ("b1", "", "May"),
             ("c1", "Alder", "the Alder"),
             ("c2", "Oakdale", "Oakdale"),
         ]
+
+    def test_an_answer_ends_with_its_first_line_where_prompt_or_protocol_says_so(self, tmp_path, small):
+        path = write(tmp_path / "p.json", {**self.TEXTS, "c1": "Alder\nOakdale"})
+        by_prompt = read_answers(path, small, only_first=False, one_line=True)
+        assert [one.text for one in by_prompt] == ["Ann", "Ben", "", "Alder", "Oakdale"]
+        assert [one.text for one in read_answers(path, small, only_first=True)] == ["Ann", "", "Alder"]
 
     def test_only_what_is_graded_must_be_there(self, tmp_path, small):
         path = write(tmp_path / "p.json", {"a1": "Ann", "b1": "May", "c1": "Alder"})
