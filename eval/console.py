@@ -42,6 +42,7 @@ GROUPS = {
         "squad": ("eval.squad", "SQuAD v1.1: exact match and F1"),
         "choice": ("eval.choice", "classes: accuracy, F1, Matthews"),
         "webqa": ("eval.webqa", "WebQA: answers from a text, and refusals"),
+        "loss": ("eval.loss", "loss of held-out text, a steady gauge of forgetting"),
         "task": ("eval", "a task of your own, from its file"),
         "retention": ("eval.retention", "what a tuned model kept of its base's skills"),
         "sweep": ("eval.sweep", "one evaluation over all checkpoints of a run"),

@@ -8,6 +8,7 @@ one. Few passages hold thousands of tokens, so a change shows here that exact ma
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from converters.common.reader import MalformedRow, parse_json, read_rows, read_t
 from converters.text.conversation import Conversation, Turn
 from converters.text.template import Template
 from eval.predictions import read_predictions
-from eval.results import Z95, Figures, mean_per_unit, t_quantile
+from eval.results import Figures, mean_per_unit, t_quantile
 from eval.squad.data import SHIPPED, read_questions
 from eval.task import Row, Task
 
@@ -30,6 +31,7 @@ NAME = "loss"
 METHOD = "±t·√(k/(k−1)·Σ(dᵢ − m·nᵢ)²)/Σnᵢ over k passages of nᵢ tokens and dᵢ nats, m = Σdᵢ/Σnᵢ, t of k − 1"
 """The interval of a mean loss in words; of a difference, dᵢ are differences (:func:`eval.results.mean_per_unit`)."""
 
+_EMPTY_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 # a row is BOS, where the tokenizer has one, and the passage; no end, since a cut passage has none
 _TEXT = Template(name="text", first="{bos}{user}", first_with_system=None, later=None, answer="{answer}")
 
@@ -55,7 +57,7 @@ class LossTask(Task):
 
         The first ones would not do: neighbours in a file are often of one article, and then stand for that alone.
         """
-        texts = list(read_passages(path))
+        texts = read_passages(path)
         if limit is not None and limit < len(texts):
             texts = [texts[i * len(texts) // limit] for i in range(limit)]
         return [Row(idx, (Turn("user", text),), None, {"id": name}) for idx, (name, text) in enumerate(texts)]
@@ -129,34 +131,37 @@ def interval(mean: float, error: float | None, count: int) -> tuple[float, float
     """Return the 95 % interval of a mean over passages; without an error, which one passage has not, no interval."""
     if error is None:
         return mean, mean
-    spread = (t_quantile(count - 1) if count > 1 else Z95) * error
+    spread = t_quantile(count - 1) * error
     return mean - spread, mean + spread
 
 
-def read_passages(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield ``(name, passage)`` of a file, empty ones left out.
+def read_passages(path: Path) -> list[tuple[str, str]]:
+    """Return ``(name, passage)`` of a file's passages, empty ones left out.
 
     A ``.txt`` or ``.md`` file holds passages between empty lines. JSON lines or a JSON array hold one under ``text`` in
     every row. A reading set in SQuAD v1.1's JSON gives its passages, each once.
 
     Raises:
         UsageError: the file is missing, or holds no passage.
-        UserError: a row has no text.
+        UserError: a row has no text, or two have one id.
     """
-    found = False
-    for name, text in _passages(path):
-        if text.strip():
-            found = True
-            yield name, text
+    found = [(name, text) for name, text in _passages(path) if text.strip()]
     if not found:
         raise UsageError(f"{path}: no passage in it")
+    seen: set[str] = set()
+    for name, _ in found:
+        # passages are paired by their names before and after
+        if name in seen:
+            raise UserError(f"{path}: the id {name} is there twice")
+        seen.add(name)
+    return found
 
 
 def _passages(path: Path) -> Iterator[tuple[str, str]]:
     text = read_text(path)
     if path.name.removesuffix(".gz").endswith((".txt", ".md")):
-        for number, passage in enumerate((one for one in text.split("\n\n") if one.strip()), start=1):
-            yield str(number), passage.strip("\n")
+        for number, passage in enumerate(_EMPTY_LINES.split(text.strip("\n")), start=1):
+            yield str(number), passage
         return
     try:
         value = parse_json(text) if text.strip() else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_json
+from eval.loss.task import NAME as LOSS
 from eval.report.compared import Compared, compare, rows_table, wrong_answers
 from eval.report.data import base_evaluations, find_evaluations, measure_name, own_evaluations
 from eval.retention import THRESHOLD
@@ -57,6 +58,7 @@ def build_report(
     before: Sequence[str | Path] | None = None,
     after: Sequence[str | Path] | None = None,
     threshold: float = THRESHOLD,
+    loss_gate: float | None = None,
     wrong: int = WRONG,
 ) -> Report:
     """Build the page of a run.
@@ -66,6 +68,7 @@ def build_report(
         before: results of the base, or directories that hold some; None looks where they go by default.
         after: results of the run, or directories that hold some; None takes those in the run.
         threshold: share of every reading measure that must be kept.
+        loss_gate: how far a loss on text may rise, in nats a token; None sets no gate.
         wrong: how many wrong answers to show of every evaluation.
 
     Returns:
@@ -94,19 +97,22 @@ def build_report(
 
     # a record without a finite loss cannot be drawn
     log = [row for row in read_log(opened.log) if math.isfinite(row.get("loss", math.nan))]
-    # what was learned comes first on the page, reading after it
-    compared.sort(key=lambda one: one.after.is_reading)
+    # what was learned comes first on the page, what was to be kept after it
+    compared.sort(key=lambda one: one.after.should_be_kept)
     # a run that has not written it yet gets a page all the same, with whole prompts
     template = opened.template if (opened.path / "template.json").is_file() else None
     graded = [one.after.rows(template) for one in compared]
     sections: dict[str, Any] = {
-        "learned": [one for one in compared if not one.after.is_reading],
-        "kept": [_retention(one, threshold) for one in compared if one.after.is_reading],
+        "learned": [one for one in compared if not one.after.should_be_kept],
+        "kept": [_retention(one, threshold, loss_gate) for one in compared if one.after.should_be_kept],
         "sweep": _sweep(opened),
         "loss": loss_plots(log) if log else {},
         "rows": rows_table(compared, template),
         "wrong": [
-            (one.after, len(rows), *wrong_answers(rows, wrong)) for one, rows in zip(compared, graded, strict=True)
+            (one.after, len(rows), *wrong_answers(rows, wrong))
+            for one, rows in zip(compared, graded, strict=True)
+            # a loss is neither right nor wrong
+            if one.after.tasks != [LOSS]
         ],
         "data": _json(opened, "data.json"),
         "environment": _json(opened, "environment.json"),
@@ -127,6 +133,7 @@ def build_report(
         figures=_headline(opened, log, compared),
         compared=compared,
         threshold=threshold,
+        loss_gate=loss_gate,
         recipe=(opened.path / "recipe.yaml").read_text(encoding="utf-8"),
     )
     without = tuple(what for section, what in missing.items() if not sections[section])
@@ -199,8 +206,8 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _retention(one: Compared, threshold: float) -> dict[str, Any]:
-    """Compare reading before and after.
+def _retention(one: Compared, threshold: float, loss_gate: float | None) -> dict[str, Any]:
+    """Compare reading, or a loss, before and after.
 
     Returns:
         ``one``, its ``retention`` (None if there is nothing to compare with) and the ``doubts`` about it.
@@ -210,7 +217,8 @@ def _retention(one: Compared, threshold: float) -> dict[str, Any]:
     if one.before is None:
         return {"one": one, "retention": None, "doubts": []}
     try:
-        found = retention(one.before.path, one.after.path, threshold)
+        gate = loss_gate if LOSS in one.after.tasks else None
+        found = retention(one.before.path, one.after.path, threshold, loss_gate=gate)
     # results that cannot be compared are worth a line on the page, not the whole page
     except UserError as error:
         return {"one": one, "retention": None, "doubts": [str(error)]}
@@ -230,7 +238,12 @@ def _sweep(run: Run) -> dict[str, Any]:
         kept.insert(0, (0, 100.0))  # the base keeps all of itself
     if kept:
         curves.insert(0, Curve("mark", kept))
-    return {**found, "plot": plot(curves, title="Accuracy and kept F1 over steps", height=190)}
+    drawn = {"plot": plot(curves, title="Accuracy and kept F1 over steps", height=190)}
+    # absent in what an older sweep wrote; None where no text was measured, and for the base itself
+    if rises := [(one["step"], one["loss_rise"]) for one in points if one.get("loss_rise") is not None]:
+        curve = Curve("mark", [(0, 0.0), *rises])
+        drawn["rises"] = plot([curve], title="Rise of the loss on text over steps", height=120)
+    return {**found, **drawn}
 
 
 def _json(run: Run, name: str) -> dict[str, Any]:

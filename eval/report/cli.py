@@ -39,6 +39,12 @@ def _parser() -> argparse.ArgumentParser:
         help="least share of every reading measure that must be kept (float, default: %(default)s)",
     )
     parser.add_argument(
+        "--loss-gate",
+        type=float,
+        metavar="NATS",
+        help="how far the loss of eval.loss may rise, in nats a token (float, default: no gate on it)",
+    )
+    parser.add_argument(
         "--wrong", type=int, default=WRONG, metavar="N", help="wrong answers to show (default: %(default)s)"
     )
     parser.add_argument("-o", "--out", metavar="FILE", help="the page (default: RUN/report.html)")
@@ -48,7 +54,14 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command."""
     args = _parser().parse_args(argv)
-    report = build_report(args.run, before=args.before, after=args.after, threshold=args.threshold, wrong=args.wrong)
+    report = build_report(
+        args.run,
+        before=args.before,
+        after=args.after,
+        threshold=args.threshold,
+        loss_gate=args.loss_gate,
+        wrong=args.wrong,
+    )
     out = Path(args.out) if args.out else Path(args.run) / "report.html"
     write_text(out, report.html)
     for note in report.notes:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # equal in two evaluations of the same rows; the settings below may differ, and the page then says so
 _SAME_ROWS = ("data", "rows", "labels", "choices", "protocol")
-_ASKED = ("template", "max_new_tokens", "min_new_tokens", "way", "dtype")
+_ASKED = ("template", "prompt", "max_new_tokens", "min_new_tokens", "way", "dtype")
 
 
 @dataclass(frozen=True)

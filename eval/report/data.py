@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import sha256_file
+from eval.loss.task import NAME as LOSS
 from eval.results import read_results_json
 
 if TYPE_CHECKING:
@@ -19,9 +20,16 @@ if TYPE_CHECKING:
     from converters.text.template import Template
 
 # display names of measures
-_NAMES = {"acc": "accuracy", "macro_f1": "macro-F1", "mcc": "Matthews correlation", "f1": "F1", "em": "EM"}
+_NAMES = {
+    "acc": "accuracy",
+    "macro_f1": "macro-F1",
+    "mcc": "Matthews correlation",
+    "f1": "F1",
+    "em": "EM",
+    "nats": "nats a token",
+}
 # measures that are not shares, and how their figures are written
-_NOT_SHARES = {"mcc": "{:.4f}", "score_002": "{:.2f}"}
+_NOT_SHARES = {"mcc": "{:.4f}", "score_002": "{:.2f}", "nats": "{:.4f}"}
 
 
 # special tokens at the start of a decoded prompt, such as <s> or <|begin_of_text|>
@@ -81,9 +89,9 @@ class Evaluation:
         return list(self.value["higher_is_better"])
 
     @property
-    def is_reading(self) -> bool:
-        """Whether it measures reading: an ability that a run should keep, not one that it should learn."""
-        return all(task.startswith("squad") for task in self.tasks)
+    def should_be_kept(self) -> bool:
+        """Whether it measures what a run should keep, reading or the loss of text, and not what it should learn."""
+        return all(task.startswith("squad") or task == LOSS for task in self.tasks)
 
     @property
     def title(self) -> str:
@@ -141,10 +149,12 @@ class Evaluation:
         return _NOT_SHARES[measure].format(value) if share is None else f"{100 * share:.1f} %"
 
     def interval(self, part: str, measure: str) -> str:
-        """Return the 95 % interval of a share as text, in percent; empty if the file has none."""
+        """Return the 95 % interval of a figure as text, shares in percent; empty if the file has none."""
         # shares have Wilson's interval, means of scores a normal one
         for name in (f"{measure}_wilson95,none", f"{measure}_95,none"):
             if isinstance(found := self._entry(part).get(name), list):
+                if form := _NOT_SHARES.get(measure):
+                    return " to ".join(map(form.format, found))
                 low, high = (value if self._percent(part) else 100 * value for value in found)
                 return f"{low:.1f} to {high:.1f}"
         return ""

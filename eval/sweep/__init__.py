@@ -3,10 +3,12 @@
 ::
 
     base (step 0) and checkpoints → eval.math → accuracy ┐
-                                  → eval.squad → F1, EM  ┴→ score, share kept → the best, sweep.json, sweep.png
+                                  → eval.squad → F1, EM  ├→ score, share kept → the best, sweep.json, sweep.png
+                                  → eval.loss → nats     ┘
 
 The best checkpoint has the highest contest score ``(1 − ratio)·0.3 + accuracy·0.7`` among those that keep enough of the
-base's reading. Each evaluation has its own directory and is continued there, so a kill loses nothing.
+base's reading, and whose loss on text rose no further than a gate on it allows, if there is one. Each evaluation has
+its own directory and is continued there, so a kill loses nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ from converters.common.console import format_table, say
 from converters.common.errors import UsageError
 from converters.common.files import atomic, write_json, write_text
 from converters.common.reader import read_json
+from eval.loss.task import LossTask
 from eval.math.task import MathTask, contest_score
 from eval.results import markdown_table
 from eval.retention import THRESHOLD, measures_kept, read_results
 from eval.run import Results, evaluate
 from eval.squad.data import SHIPPED
+from eval.squad.prompts import CONTEST
 from eval.squad.task import SquadTask
 
 
@@ -47,6 +51,8 @@ class Point:
         em_kept: the same for exact match.
         passed: whether enough is kept; None for the base itself, and without a base.
         score: the contest's score; None for the base, where nothing was trained.
+        loss: on held-out text, in nats a token; None if no text was named.
+        loss_rise: how far it is above the base's; None for the base itself, and without a base or a text.
     """
 
     step: int
@@ -57,6 +63,8 @@ class Point:
     em_kept: float | None = None
     passed: bool | None = None
     score: float | None = None
+    loss: float | None = None
+    loss_rise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,17 +76,19 @@ class Sweep:
         best: the best checkpoint; None if none keeps enough.
         threshold: smallest share of the base's F1 and EM that must be kept.
         folder: where ``sweep.json``, ``sweep.md``, ``sweep.png`` and every evaluation are.
+        loss_gate: how far the loss on text may rise, in nats a token; None sets no gate.
     """
 
     points: list[Point]
     best: Point | None
     threshold: float
     folder: Path
+    loss_gate: float | None = None
 
     @property
     def verdict(self) -> str:
         """The best checkpoint, or that none keeps enough, in words."""
-        return verdict_line(self.points, self.best, self.threshold)
+        return verdict_line(self.points, self.best, self.threshold, self.loss_gate)
 
     @property
     def text(self) -> str:
@@ -91,8 +101,11 @@ def sweep(
     math: str | Path,
     squad: str | Path | None = None,
     *,
+    text: str | Path | None = None,
+    loss_gate: float | None = None,
     base: str | None = None,
     protocol: str = "mindformers",
+    prompt: str = CONTEST,
     squad_template: str | None = None,
     rule: str = "close",
     threshold: float = THRESHOLD,
@@ -108,12 +121,15 @@ def sweep(
         run: run directory with checkpoints.
         math: problems, one ``{"problem", "solution"}`` per line.
         squad: reading questions; None takes the shipped set.
+        text: held-out text for the loss, as :mod:`eval.loss` reads it; None measures none.
+        loss_gate: how far the loss may rise above the base's, in nats a token; None sets no gate.
         base: the frozen model, if it is not where the adapters say.
         protocol: the reading protocol.
+        prompt: how the reading questions are put, a key of :data:`eval.squad.prompts.PROMPTS`.
         squad_template: prompt template of the reading questions; None takes the one the run was trained with.
         rule: the grading rule of the problems.
         threshold: smallest share of the base's F1 and EM that must be kept.
-        limit: the first problems and questions only.
+        limit: the first problems and questions only, and as many passages.
         max_new_tokens: limit of a solution; None takes the longest row that the run was trained on.
         out: folder of everything; None takes ``eval/sweep`` in the run.
         overwrite: start over instead of continuing with the evaluations in ``out``.
@@ -125,6 +141,8 @@ def sweep(
     Raises:
         UsageError: the run has no checkpoints, or data are missing or empty.
     """
+    if loss_gate is not None and text is None:
+        raise UsageError("--loss-gate needs --text FILE, whose loss it is for")
     # before the checkpoints are opened; evaluate() would say it only after that
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: at least 1 is needed")
@@ -133,7 +151,9 @@ def sweep(
     questions = SHIPPED if squad is None else Path(squad)
     # read now, so that an error in the data is reported before hours of work
     MathTask(rule).read_data(Path(math), limit)
-    SquadTask(protocol).read_data(questions, limit)
+    SquadTask(protocol, prompt=prompt).read_data(questions, limit)
+    if text is not None:
+        LossTask().read_data(Path(text), limit)
     if max_new_tokens is None:
         # of the run, for the base too: all checkpoints are asked alike
         # the last checkpoint, since the base knows of no training rows
@@ -155,16 +175,21 @@ def sweep(
         ask = functools.partial(evaluate, limit=limit, overwrite=overwrite, runtime=runtime, generator=load)
         solved = ask(MathTask(rule), files, math, out=home / "math", max_new_tokens=max_new_tokens)
         files = opened(template=squad_template) if squad_template else files
-        read = ask(SquadTask(protocol), files, questions, out=home / "squad")
-        for results in (solved, read):
+        read = ask(SquadTask(protocol, prompt=prompt), files, questions, out=home / "squad")
+        measured = None if text is None else ask(LossTask(), files, text, out=home / "loss")
+        for results in filter(None, (solved, read, measured)):
             # the printed table of each evaluation, which sweep() itself does not print
             write_text(home / f"{results.task}.txt", f"{results.text}\n")
-        points.append(_point(step, solved, read, folder / "step-000000", rule, protocol, threshold))
-    found = Sweep(points, choose_best(points), threshold, folder)
+        point = _point(step, solved, read, folder / "step-000000", rule, protocol, threshold)
+        points.append(point if measured is None else _with_loss(point, measured, points, loss_gate))
+    found = Sweep(points, choose_best(points), threshold, folder, loss_gate)
     conditions = {
         "math": str(math),
         "squad": None if squad is None else str(squad),
+        "text": None if text is None else str(text),
+        "loss_gate": loss_gate,
         "protocol": protocol,
+        "prompt": prompt,
         "squad_template": squad_template,
         "rule": rule,
         "limit": limit,
@@ -220,6 +245,16 @@ def _point(step: int, solved: Results, read: Results, base: Path, rule: str, pro
     return replace(point, f1_kept=kept["f1"].ratio, em_kept=kept["em"].ratio, passed=passed)
 
 
+def _with_loss(point: Point, measured: Results, before: Sequence[Point], gate: float | None) -> Point:
+    """Return a point with its loss, and how far that is above the loss of the first of ``before`` if it is the base."""
+    loss = measured.figures["loss"]["nats,none"]
+    base = next((one.loss for one in before if one.step == 0), None)
+    if base is None:
+        return replace(point, loss=loss)
+    passed = point.passed and (gate is None or loss <= base + gate)
+    return replace(point, loss=loss, loss_rise=loss - base, passed=passed)
+
+
 def choose_best(points: Sequence[Point]) -> Point | None:
     """Return the checkpoint with the highest score among those not below the gate, the earlier of equal ones.
 
@@ -240,20 +275,27 @@ def table(points: Sequence[Point]) -> tuple[list[str], list[list[Any]]]:
     def share(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f}"
 
+    losses = any(point.loss is not None for point in points)
     rows: list[list[Any]] = []
     for point in points:
         gate = "-" if point.passed is None else "passed" if point.passed else "NOT passed"
         figures = [share(point.accuracy), f"{point.f1:.2f}", f"{point.em:.2f}"]
         score = "-" if point.score is None else f"{point.score:.6f}"
         step = f"{point.step:,}" if point.step else "0 (base)"
-        rows.append([step, *figures, share(point.f1_kept), share(point.em_kept), gate, score])
-    return ["step", "accuracy %", "F1", "EM", "F1 kept %", "EM kept %", "gate", "score"], rows
+        shares = [share(point.f1_kept), share(point.em_kept)]
+        nats = [
+            "-" if one is None else f"{one:{form}}" for one, form in ((point.loss, ".4f"), (point.loss_rise, "+.4f"))
+        ]
+        rows.append([step, *figures, *shares, *(nats if losses else []), gate, score])
+    loss_columns = ["nats a token", "rise"] if losses else []
+    return ["step", "accuracy %", "F1", "EM", "F1 kept %", "EM kept %", *loss_columns, "gate", "score"], rows
 
 
-def verdict_line(points: Sequence[Point], best: Point | None, threshold: float) -> str:
+def verdict_line(points: Sequence[Point], best: Point | None, threshold: float, loss_gate: float | None = None) -> str:
     """Return the verdict in words: the best checkpoint, or that none keeps enough."""
     if best is None:
-        return f"NOT passed: no checkpoint keeps {threshold:g} of the base's F1 and EM"
+        rising = "" if loss_gate is None else f" with a loss at most {loss_gate:g} nats a token above its own"
+        return f"NOT passed: no checkpoint keeps {threshold:g} of the base's F1 and EM{rising}"
     out = [f"{point.step:,}" for point in points if point.passed is False]
     left_out = f"; below the gate of {threshold:g}: {', '.join(out)}" if out else ""
     score = "" if best.score is None else f", score {best.score:.6f}"
@@ -277,7 +319,15 @@ def plot(points: Sequence[Point], best: Point | None, path: Path, title: str, th
     from matplotlib import pyplot as plt
 
     steps = [point.step for point in points]
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    losses = [(point.step, point.loss) for point in points if point.loss is not None]
+    if losses:
+        # a panel of its own: nats beside percent would need a second scale on one axis
+        figure, (axes, below) = plt.subplots(2, figsize=(8, 6), sharex=True, layout="constrained", height_ratios=(3, 1))
+        below.plot(*zip(*losses, strict=True), "D-", color="tab:green", label="loss on text")
+        below.set(xlabel="step", ylabel="nats a token")
+        below.grid(alpha=0.3)
+    else:
+        figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axes.plot(steps, [100 * point.accuracy for point in points], "o-", color="tab:blue", label="learned: accuracy")
     if any(point.f1_kept is not None for point in points):
         for measure, style in (("f1", "s-"), ("em", "^--")):
@@ -294,7 +344,9 @@ def plot(points: Sequence[Point], best: Point | None, path: Path, title: str, th
         axes.plot(
             best.step, 100 * best.accuracy, "*", color="tab:blue", markersize=17, label=f"best: step {best.step:,}"
         )
-    axes.set(xlabel="step", ylabel="percent", title=f"{title}: learning and forgetting", ylim=(0, None))
+    axes.set(
+        xlabel="" if losses else "step", ylabel="percent", title=f"{title}: learning and forgetting", ylim=(0, None)
+    )
     axes.set_xticks(steps)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)

@@ -9,12 +9,14 @@ from converters.common.console import run_main
 from converters.common.errors import GateNotPassed
 from eval.math.rules import RULES
 from eval.retention import THRESHOLD
+from eval.squad.prompts import CONTEST, PROMPTS
 from eval.squad.rules import PROTOCOLS
 from eval.sweep import sweep
 
 EPILOG = """examples:
   python -m eval.sweep --ckpt RUN --math heldout.jsonl
   python -m eval.sweep --ckpt RUN --math heldout.jsonl --squad dev-v1.1.json --squad-template squad --limit 500
+  python -m eval.sweep --ckpt RUN --math heldout.jsonl --text dev-v1.1.json --loss-gate 0.05
 """
 
 
@@ -30,7 +32,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--math", required=True, metavar="FILE", help='problems, one {"problem", "solution"} a line')
     parser.add_argument("--squad", metavar="FILE", help="SQuAD v1.1's JSON (default: the shipped reading set)")
     parser.add_argument(
+        "--text",
+        metavar="FILE",
+        help="held-out text whose loss is measured: SQuAD's JSON for its passages, .txt or JSON rows with 'text' "
+        "(default: no loss)",
+    )
+    parser.add_argument(
+        "--loss-gate",
+        type=float,
+        metavar="NATS",
+        help="how far that loss may rise above the base's, in nats a token (float, default: no gate on it)",
+    )
+    parser.add_argument(
         "--protocol", choices=list(PROTOCOLS), default="mindformers", help="reading protocol (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--prompt",
+        choices=list(PROMPTS),
+        default=CONTEST,
+        help="prompt of the reading questions (default: %(default)s)",
     )
     parser.add_argument(
         "--squad-template",
@@ -45,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="smallest share of the base's F1 and EM that a checkpoint must keep (float, default: %(default)s)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N problems and questions (default: all)")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="the first N problems and questions, and N passages (default: all)"
+    )
     parser.add_argument(
         "--max-new-tokens",
         type=int,
@@ -69,8 +91,11 @@ def main(argv: list[str] | None = None) -> int:
         args.ckpt,
         args.math,
         args.squad,
+        text=args.text,
+        loss_gate=args.loss_gate,
         base=args.base,
         protocol=args.protocol,
+        prompt=args.prompt,
         squad_template=args.squad_template,
         rule=args.rule,
         threshold=args.threshold,

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from eval.choice import __main__ as choice
+from eval.loss import __main__ as loss
 from eval.math import __main__ as eval_math
 from eval.squad import __main__ as squad
 from eval.sweep import __main__ as sweep
@@ -81,6 +82,19 @@ def test_reading_figures_are_identical(trained, small, tmp_path, capsys):
     options = ["--ckpt", run, "--data", small, "--protocol", "both"]
     tables = [evaluate(squad, capsys, name, *options, "--out", tmp_path / name) for name in ("cuda", "ascend")]
     assert tables[0] == tables[1]
+
+
+def test_losses_of_text_are_equal(trained, small, tmp_path):
+    run, _ = trained
+    found = {}
+    for name in ("cuda", "ascend"):
+        words = ["--ckpt", run, "--data", small, "--out", tmp_path / name, "--backend", name, "--device", "cpu"]
+        loss.main([str(word) for word in words])
+        rows = [json.loads(line)["scores"]["loss"] for line in (tmp_path / name / "predictions.jsonl").open()]
+        found[name] = [(row["nats"] / row["tokens"], row["tokens"]) for row in rows]
+    for one, other in zip(found["cuda"], found["ascend"], strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+        assert one[1] > 5
 
 
 @pytest.mark.parametrize("way", ["loglik", "generate"])

@@ -75,7 +75,7 @@ def test_grading_a_task_of_a_file_imports_no_framework(task_file, predictions):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mat", r"no task 'mat' \(did you mean 'math'\?\); math, squad, choice, webqa or FILE.py"),
+        ("mat", r"no task 'mat' \(did you mean 'math'\?\); math, squad, choice, webqa, loss or FILE.py"),
         ("nothing.py", "nothing.py: no such file of a task"),
         (str(ROOT / "eval/math/rules.py"), "rules.py: 0 classes of tasks; one is expected"),
     ],
