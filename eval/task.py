@@ -21,8 +21,8 @@ from eval.results import Figures, mean_and_interval
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
+    from converters.text.base import Template
     from converters.text.conversation import Turn
-    from converters.text.template import Template
     from mindrecord.tokens.encode import TokenRows
 
 TASKS = {

@@ -13,9 +13,9 @@ from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import sha256_file
 from converters.text.conversation import read_conversations
-from converters.text.template import get_template
 from converters.tokenizers.base import Tokenizer
 from converters.tokenizers.load import load_tokenizer
+from converters.tokenizers.templates import find_template
 from mindrecord.file.header import is_mindrecord, read_header, read_sidecar, sidecar_of
 from mindrecord.file.reader import check, read_token_rows, row_length
 from mindrecord.file.writer import check_name, write_token_rows
@@ -86,7 +86,8 @@ def write_mindrecord(
     if not 0 <= max_unsupervised <= 1:
         raise UsageError(f"--max-unsupervised is {max_unsupervised}; it is a share, from 0 to 1")
     start = time.monotonic()
-    form, opened = get_template(template), load_tokenizer(tokenizer)
+    opened = load_tokenizer(tokenizer)
+    form = find_template(template, opened)
     conversations = [conversations] if isinstance(conversations, str | os.PathLike) else conversations
     read = [row for file in conversations for row in read_conversations(file)]
     rows, audit = encode(read, form, opened, seq_length=seq_length, over_length=over_length)
@@ -278,7 +279,7 @@ def show(
         UserError: the rows cannot be read or encoded, or were written with another template or tokenizer.
     """
     path, opened = Path(file), load_tokenizer(tokenizer)
-    form = get_template(template) if template is not None else None
+    form = find_template(template, opened) if template is not None else None
     if is_mindrecord(path):
         sidecar = check(
             path,

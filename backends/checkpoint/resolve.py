@@ -31,7 +31,7 @@ from converters.common.reader import read_json
 from converters.common.shipped import locate_model
 
 if TYPE_CHECKING:
-    from converters.text.template import Template
+    from converters.text.base import Template
     from converters.tokenizers.base import Tokenizer
 
 
@@ -121,7 +121,7 @@ def open_checkpoint(
     path: str | Path | CheckpointFiles,
     *,
     base: str | None = None,
-    template: str | None = None,
+    template: str | Template | None = None,
     allow_mismatch: bool = False,
     default_template: str | None = None,
 ) -> CheckpointFiles:
@@ -131,10 +131,11 @@ def open_checkpoint(
         path: run, checkpoint of a run, PEFT adapter or Hugging Face model directory; or a mindformers file, which is
             converted beside itself. What was opened already is returned as it is, whatever else is given.
         base: the frozen model, if it is not where the adapter says.
-        template: name of the template to ask in; None takes the one beside the weights.
+        template: the template to ask in, or its name; None takes the one beside the weights, else the model's own chat
+            template.
         allow_mismatch: accept a ``template`` other than the one beside the weights.
         default_template: name of the template where none is given and none is beside the weights, for a caller that
-            asks nothing in it; None refuses such weights.
+            asks nothing in it; None takes the model's own chat template, or refuses such weights.
 
     Returns:
         The directories, and template and tokenizer, loaded; weights are not read.
@@ -166,14 +167,18 @@ def open_checkpoint(
     below = _find_base(folder, base, run) if adapter else None
     # a run's template and tokenizer before the base's: the model answers in the form it was trained in
     homes = [home for home in (folder, run, below) if home is not None]
-    # not the base: its template is not the one that the adapter was trained in
-    chosen = _choose_template(homes[:2] if run else homes[:1], template, allow_mismatch, default_template)
     home = next((home for home in homes if has_tokenizer(home)), None)
     if home is None:
         raise UserError(
             f"{folder}: no {' or '.join(TOKENIZERS)} there or beside its base; copy the base's tokenizer files"
         )
-    return CheckpointFiles(folder, below, run, chosen, load_tokenizer(home))
+    tokenizer = load_tokenizer(home)
+    # not the base: its template is not the one that the adapter was trained in
+    own = homes[:2] if run else homes[:1]
+    chosen = _choose_template(own, tokenizer, template, allow_mismatch, default_template)
+    if below is not None:
+        _note_changed_base(chosen, below)
+    return CheckpointFiles(folder, below, run, chosen, tokenizer)
 
 
 def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
@@ -209,20 +214,56 @@ def _check_base(folder: Path, run: Path | None, weights: list[Path], given: str 
     say(f"note: {both}; taken all the same, as --base says")
 
 
-def _choose_template(homes: Sequence[Path], name: str | None, allow_mismatch: bool, default: str | None) -> Template:
+def _choose_template(
+    homes: Sequence[Path],
+    tokenizer: Tokenizer,
+    wanted: str | Template | None,
+    allow_mismatch: bool,
+    default: str | None,
+) -> Template:
+    """Return the template that is asked for, else the one beside the weights, else the model's own chat template."""
     from converters.text.template import get_template, template_names
+    from converters.tokenizers.templates import difference, own_template
 
     trained = trained_template(homes)
-    if name is not None:
-        return wanted_template(name, [trained] if trained else [], allow_mismatch=allow_mismatch)
-    if trained is None and default is not None:
+    if wanted is not None:
+        chosen = wanted_template(wanted, [trained] if trained else [], tokenizer, allow_mismatch=allow_mismatch)
+        # a run said so when it was trained
+        if trained is None and (found := difference(chosen, tokenizer)):
+            say(f"note: {found}")
+        return chosen
+    if trained is not None:
+        return trained[1]
+    if default is not None:
         return get_template(default)
-    if trained is None:
+    own = own_template(tokenizer) if tokenizer.source.parent in homes else None
+    if own is None:
         raise UsageError(
-            f"{homes[0]}: no {TEMPLATE} there says how it was trained; choose with --template "
-            f"({', '.join(template_names())})"
+            f"{homes[0]}: no {TEMPLATE} there says how it was trained, and its tokenizer has no chat template; choose "
+            f"with --template ({', '.join(template_names())})"
         )
-    return trained[1]
+    say(f"{homes[0]}: asked in its own chat template ({own.hash[:8]}); --template NAME takes another")
+    return own
+
+
+def _note_changed_base(template: Template, base: Path) -> None:
+    """Print a note where a base's chat template is no longer the one that a run on it was trained in."""
+    from converters.text.chat_template import ChatTemplate
+    from converters.tokenizers.load import load_tokenizer
+    from converters.tokenizers.templates import find_template
+
+    if not isinstance(template, ChatTemplate) or not has_tokenizer(base):
+        return
+    try:
+        now = find_template(template.name, load_tokenizer(base))
+    except UserError:
+        say(f"note: {base} has no chat template (any more); the one that was stored with the run is used")
+        return
+    if now.hash != template.hash:
+        say(
+            f"note: {base} has another chat template ({now.hash[:8]}) than was trained in ({template.hash[:8]}); the "
+            "one that was stored with the run is used"
+        )
 
 
 def trained_template(homes: Iterable[Path]) -> tuple[Path, Template] | None:
@@ -234,26 +275,38 @@ def trained_template(homes: Iterable[Path]) -> tuple[Path, Template] | None:
     Returns:
         The directory where it was found, and the template; None where none of them has one.
     """
-    from converters.text.template import Template
+    from converters.tokenizers.templates import template_from_json
 
     home = next((home for home in homes if (home / TEMPLATE).is_file()), None)
-    return None if home is None else (home, Template.from_json(read_json(home / TEMPLATE)))
+    return None if home is None else (home, template_from_json(read_json(home / TEMPLATE)))
 
 
-def wanted_template(name: str, trained: Sequence[tuple[Path, Template]], *, allow_mismatch: bool) -> Template:
-    """Return the template with a name, and check that the weights were trained in it.
+def wanted_template(
+    wanted: str | Template,
+    trained: Sequence[tuple[Path, Template]],
+    tokenizer: Tokenizer | None,
+    *,
+    allow_mismatch: bool,
+) -> Template:
+    """Return the template that is asked for, and check that the weights were trained in it.
 
     Args:
-        name: as ``--template`` gives it.
+        wanted: as ``--template`` gives it, or the template itself.
         trained: the templates that the weights were trained in, and where that is written.
-        allow_mismatch: accept a name that is none of these, and print a note.
+        tokenizer: whose own chat template ``tokenizer`` is, unless the weights were trained in one of that name.
+        allow_mismatch: accept another than the trained ones, and print a note.
 
     Raises:
+        UsageError: there is none of this name.
         UserError: the weights were trained in another one.
     """
-    from converters.text.template import get_template
+    from converters.text.chat_template import ChatTemplate
+    from converters.tokenizers.templates import find_template
 
-    wanted = get_template(name)
+    if isinstance(wanted, str):
+        # the text that was stored comes first, whatever lies beside the tokenizer now
+        stored = (one for _, one in trained if isinstance(one, ChatTemplate) and one.name == wanted)
+        wanted = next(stored, None) or find_template(wanted, tokenizer)
     for home, template in trained:
         # by hash, not by name: the text of a template may have changed under the same name
         if template.hash == wanted.hash:

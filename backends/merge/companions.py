@@ -31,9 +31,11 @@ from converters.common.console import say
 from converters.common.errors import UserError
 from converters.common.files import sha256_file, write_json, write_text
 from converters.common.reader import read_json
+from converters.text.chat_template import TOKENIZER, ChatTemplate, as_patterns
+from converters.text.template import NamedTemplate
 
 if TYPE_CHECKING:
-    from converters.text.template import Template
+    from converters.text.base import Template
     from converters.tokenizers.base import Tokenizer
 
 _SLOT = re.compile(r"(\{[a-z]+\})")
@@ -41,12 +43,15 @@ _SLOT = re.compile(r"(\{[a-z]+\})")
 MODEL_FILES = (GENERATION_CONFIG, "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 
-def common_template(adapters: Sequence[Adapter], name: str | None, *, allow: bool) -> Template | None:
+def common_template(
+    adapters: Sequence[Adapter], name: str | None, tokens: Path | None, *, allow: bool
+) -> Template | None:
     """Return the template that all adapters were trained in, or the one that is asked for.
 
     Args:
         adapters: to merge.
         name: of the template that is asked for; None takes that of the adapters.
+        tokens: directory of the tokenizer, whose own chat template can be asked for; None where there is none.
         allow: print a note about a mismatch instead of refusing it; without a name the first template is taken.
 
     Returns:
@@ -62,7 +67,11 @@ def common_template(adapters: Sequence[Adapter], name: str | None, *, allow: boo
             known.setdefault(found[1].hash, found)
     trained = list(known.values())
     if name:
-        return wanted_template(name, trained, allow_mismatch=allow)
+        from converters.tokenizers.load import load_tokenizer
+
+        # a tokenizer of a kind that is not read here goes along all the same: only its own template needs it
+        own = name.startswith(TOKENIZER) and tokens is not None and has_tokenizer(tokens)
+        return wanted_template(name, trained, load_tokenizer(tokens) if own and tokens else None, allow_mismatch=allow)
     if not trained:
         say("note: no template.json beside the adapters says how to ask the merged weights; --template NAME adds one")
         return None
@@ -198,6 +207,9 @@ def jinja(template: Template) -> str:
     It renders the same text as :meth:`Template.prompt` and :meth:`Template.render`, character by character, with the
     names of special tokens.
     """
+    if isinstance(template, ChatTemplate):
+        return template.source
+    assert isinstance(template, NamedTemplate)
     text = "message['content'] | trim" if template.trim else "message['content']"
     system = "ns.system | trim" if template.trim else "ns.system"
 
@@ -253,20 +265,21 @@ def jinja(template: Template) -> str:
     )
 
 
-def modelfile(template: Template, tokenizer: Tokenizer) -> str | None:
+def modelfile(trained: Template, tokenizer: Tokenizer) -> str | None:
     """Return the text of an Ollama ``Modelfile``.
 
     Ollama puts BOS before a prompt by itself, so a leading BOS is left out. Its templates cannot split a text or trim
     white space.
 
     Args:
-        template: that the weights were trained in.
+        trained: template that the weights were trained in.
         tokenizer: says how its special tokens are written.
 
     Returns:
         The text; None where Ollama's syntax cannot express the template.
     """
-    if "{passage}" in template.first:
+    template = as_patterns(trained) if isinstance(trained, ChatTemplate) else trained
+    if not isinstance(template, NamedTemplate) or template.needs_passage:
         return None
     # reversed: if an id has two names, the first one is kept
     names: dict[int | None, str] = {number: name for name, number in reversed(tokenizer.specials.items())}
@@ -306,7 +319,7 @@ def modelfile(template: Template, tokenizer: Tokenizer) -> str | None:
     return "\n".join(lines) + "\n"
 
 
-def _first(template: Template) -> str:
+def _first(template: NamedTemplate) -> str:
     """Return the first question's pattern where no system text is given."""
     if template.default_system is not None and template.first_with_system:
         return template.first_with_system.replace("{system}", template.default_system)

@@ -26,7 +26,7 @@ from converters.common.files import atomic, write_json
 
 if TYPE_CHECKING:
     from backends.merge.verify import LogitCheck
-    from converters.text.template import Template
+    from converters.text.base import Template
     from converters.tokenizers.base import Tokenizer
 
 Format = Literal["safetensors", "bin", "pth"]
@@ -184,10 +184,12 @@ def merge(
         check_recorded(model, opened, allow=allow_base_mismatch)
         _check_format(model, target, format, overwrite=overwrite)
     check_same_base(opened, allow=allow_base_mismatch)
-    asked_in = common_template(opened, template, allow=allow_template_mismatch)
+    # everything that can be refused is looked at before the first tensor is written
+    tokens = tokenizer_home(opened, model.home if model is not None else None)
+    asked_in = common_template(opened, template, tokens, allow=allow_template_mismatch)
     if model is not None:
-        return _into_base(model, opened, target, asked_in, dtype, format, max_shard_bytes, device if verify else None)
-    tokens = tokenizer_home(opened, None)
+        checked_on = device if verify else None
+        return _into_base(model, opened, target, tokens, asked_in, dtype, format, max_shard_bytes, checked_on)
     with writing_directory(target) as folder:
         summed = write_sum(opened, folder, rank, dtype)
         tokenizer = copy_tokenizer(tokens, folder) if tokens is not None else None
@@ -201,17 +203,16 @@ def _into_base(
     base: Base,
     adapters: Sequence[Adapter],
     out: Path,
+    tokens: Path | None,
     template: Template | None,
     dtype: str | None,
     form: Format,
     max_shard_bytes: int,
     device: str | None,
 ) -> MergeReport:
-    """Write a whole model; ``device`` is None where logits shall not be compared."""
+    """Write a whole model with the tokenizer of ``tokens``; without a ``device`` no logits are compared."""
     from backends.merge.verify import check_tensors
 
-    # everything that can be refused is looked at before the first tensor is written
-    tokens = tokenizer_home(adapters, base.home)
     untied = unties(base, adapters)
     if untied:
         say("note: the output layer was the embedding matrix; with an adapter on it the two part (tie_word_embeddings)")

@@ -22,7 +22,7 @@ from converters.common.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from converters.text.template import Template
+    from converters.text.base import Template
     from converters.tokenizers.base import Tokenizer
 
 # The most that logits may differ in float32 without any rounding of the weights, in their standard deviations: sums in
@@ -193,7 +193,7 @@ def prompts(template: Template | None, tokenizer: Tokenizer) -> list[list[int]]:
     from mindrecord.tokens.encode import encode_prompts
 
     # a template with a passage has no form for a question alone
-    if template is None or "{passage}" in template.first:
+    if template is None or template.needs_passage:
         return [ids for ids in tokenizer.encode_batch(TEXTS) if ids]
     return encode_prompts([[Turn("user", text)] for text in TEXTS], template, tokenizer)
 

@@ -36,7 +36,8 @@ from converters.common import reader
 from converters.common.errors import UsageError
 from converters.common.files import write_text
 from converters.common.reader import read_json
-from converters.text.template import Template
+from converters.text.base import Template
+from converters.tokenizers.templates import template_from_json
 
 if TYPE_CHECKING:
     from backends.recipe.types import Recipe
@@ -85,7 +86,7 @@ class Run:
     @cached_property
     def template(self) -> Template:
         """The template that the rows were trained in."""
-        return Template.from_json(read_json(self.path / TEMPLATE))
+        return template_from_json(read_json(self.path / TEMPLATE))
 
     @property
     def log(self) -> Path:

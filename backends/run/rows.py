@@ -16,7 +16,7 @@ from converters.common.errors import UsageError, UserError
 from converters.common.files import sha256_file
 
 if TYPE_CHECKING:
-    from converters.text.template import Template
+    from converters.text.base import Template
     from converters.tokenizers.base import Tokenizer
     from mindrecord.tokens.encode import TokenRows
 
@@ -122,6 +122,26 @@ def recipe_tokenizer(recipe: Recipe) -> Tokenizer:
     return load_tokenizer(path)
 
 
+def recipe_form(recipe: Recipe, *, quiet: bool = False) -> tuple[Template, Tokenizer]:
+    """Return template and tokenizer of a recipe, and say where the template differs from the tokenizer's own.
+
+    Args:
+        recipe: names both.
+        quiet: say nothing (all processes but the first).
+
+    Raises:
+        UsageError: there is no tokenizer, or no template of that name.
+        UserError: one of them cannot be read.
+    """
+    from converters.tokenizers.templates import difference, find_template
+
+    tokenizer = recipe_tokenizer(recipe)
+    template = find_template(recipe.data.template, tokenizer)
+    if not quiet and (found := difference(template, tokenizer)):
+        say(f"note: {found}; data.template=tokenizer takes its own")
+    return template, tokenizer
+
+
 def load_rows(recipe: Recipe, *, quiet: bool = False) -> TrainingRows:
     """Read, render and tokenise the rows of ``data.train``.
 
@@ -137,7 +157,6 @@ def load_rows(recipe: Recipe, *, quiet: bool = False) -> TrainingRows:
         UserError: a row cannot be read, too many rows have nothing supervised, or none is left.
     """
     from converters.text.conversation import read_conversations
-    from converters.text.template import get_template
     from mindrecord.tokens.encode import encode
 
     if not recipe.data.train:
@@ -146,8 +165,7 @@ def load_rows(recipe: Recipe, *, quiet: bool = False) -> TrainingRows:
     for file in recipe.data.train:
         if not Path(file).is_file():
             raise UsageError(f"data.train: {file}: no such file")
-    template = get_template(recipe.data.template)
-    tokenizer = recipe_tokenizer(recipe)
+    template, tokenizer = recipe_form(recipe, quiet=quiet)
     conversations = [c for file in recipe.data.train for c in read_conversations(file)]
     rows, audit = encode(
         conversations,

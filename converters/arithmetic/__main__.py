@@ -14,7 +14,7 @@ from converters.arithmetic.steps.precision import PRECISIONS
 from converters.common.console import run_main, say
 from converters.common.errors import UsageError
 from converters.pipeline.cli import add_output_arguments, converter_parser, output_options_from
-from converters.text.template import template_names
+from converters.text.chat_template import known_names
 
 if TYPE_CHECKING:
     from converters.tokenizers.segments import TokenLimit
@@ -109,7 +109,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", type=Path, metavar="PATH", help="for --max-tokens: the directory or file of the tokenizer"
     )
     parser.add_argument(
-        "--template", choices=template_names(), default="vicuna", help="for --max-tokens (default: %(default)s)"
+        "--template", choices=known_names(), default="vicuna", help="for --max-tokens (default: %(default)s)"
     )
     parser.add_argument("--keep-english", action="store_true", help="keep English rows (default: drop and count them)")
     parser.set_defaults(run=_convert)

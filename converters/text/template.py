@@ -10,36 +10,15 @@ Where a family has a published chat template (Llama-3-Instruct, Qwen2.5, Gemma, 
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from converters.common.errors import UsageError, UserError, did_you_mean
-from converters.common.files import sha256_text
-from converters.text.conversation import Conversation, Turn, wrong_order
-
-BOS = "BOS"
-EOS = "EOS"
-
-
-class Segment(NamedTuple):
-    """A piece of a row that is tokenised on its own.
-
-    Attributes:
-        text: plain text; or, if ``special``, one special token by name, or the roles ``BOS`` and ``EOS``, which the
-            tokenizer resolves to its own.
-        supervised: the model is trained to write it.
-        special: it is exactly one token and not text.
-    """
-
-    text: str
-    supervised: bool
-    special: bool
-
+from converters.text.base import BOS, EOS, Segment, Template
+from converters.text.conversation import Turn
 
 # a compiled pattern: fixed segments, and lists of text and {slots} that make one segment each
 _Part = Segment | tuple[bool, tuple[str, ...]]
@@ -51,8 +30,8 @@ _SAFE_CUT = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 
 
 @dataclass(frozen=True)
-class Template:
-    """One named template.
+class NamedTemplate(Template):
+    """A template made of patterns.
 
     Attributes:
         name: how recipes and run directories call it.
@@ -83,77 +62,22 @@ class Template:
     stop: tuple[str, ...] = ()
     joined_bos: bool = False
 
-    def render(self, conversation: Conversation) -> list[Segment]:
-        """Return the training text of a conversation: every answer and its end are supervised, nothing else is.
-
-        Raises:
-            UserError: the turns are out of order, do not end with an answer, or the template has no place for them.
-        """
-        try:
-            turns = conversation.turns
-            if turns and turns[-1].role != "assistant":
-                raise UserError("the last turn is not the assistant's; there is nothing to learn")
-            return self._segments(turns)
-        except UserError as error:
-            raise UserError(f"row {conversation.id}: {error}") from None
-
-    def prompt(self, turns: Sequence[Turn]) -> list[Segment]:
-        """Return the text that a model continues with its answer to the last user turn.
-
-        For turns that an answer follows in a conversation, this is a prefix of ``render`` of that conversation.
-
-        Raises:
-            UserError: the turns are out of order, do not end with the user, or the template has no place for them.
-        """
-        if turns and turns[-1].role != "user":
-            raise UserError("the last turn is not the user's; there is nothing to answer")
-        return self._segments(turns)
-
-    @cached_property
-    def hash(self) -> str:
-        """SHA-256 over the definition and over fixed sample conversations as rendered."""
-        samples: list[Any] = []
-        for turns in _SAMPLES:
-            try:
-                samples.append(self._segments(turns))
-            except UserError:
-                # having no place for a conversation is part of what a template does
-                samples.append(None)
-        return sha256_text(json.dumps([self._definition(), samples], ensure_ascii=False, sort_keys=True))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what lies beside the weights as ``template.json``: name, hash, and the whole definition."""
-        return {"name": self.name, "hash": self.hash, "definition": self._definition()}
+    @property
+    def needs_passage(self) -> bool:
+        """See `Template.needs_passage`."""
+        return "{passage}" in self.first
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Template:
-        """Return the template that ``to_json`` wrote, as it was then, whatever this name means now.
+    def from_definition(cls, definition: dict[str, Any]) -> NamedTemplate:
+        """Return the template with these fields, whatever its name means now.
 
         Raises:
-            UserError: keys are missing or unknown, or the definition does not give the hash it stands beside.
+            KeyError, TypeError: fields are missing or unknown.
         """
-        try:
-            fields = dict(value["definition"])
-            fields["special"], fields["stop"] = tuple(fields["special"]), tuple(fields["stop"])
-            template = cls(**fields)
-            written = value["hash"]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"not a template file ({error}); it should hold name, hash and definition") from error
-        if template.hash != written:
-            raise UserError(
-                f"template {template.name}: its definition renders to hash {template.hash[:12]}, the file says "
-                f"{written[:12]}: it was edited, or made by another version"
-            )
-        return template
-
-    def _definition(self) -> dict[str, Any]:
-        # plain JSON values, as they come back from the file
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        tuples = {key: tuple(definition[key]) for key in ("special", "stop")}
+        return cls(**(definition | tuples))
 
     def _segments(self, turns: Sequence[Turn]) -> list[Segment]:
-        fault = wrong_order(turns)
-        if fault:
-            raise UserError(fault)
         parts = self._parts
         question = parts["first"]
         slots: dict[str, str] = {}
@@ -184,7 +108,7 @@ class Template:
                     raise UserError(f"template {self.name} holds one question; this row has {(len(texts) + 1) // 2}")
                 question = parts["later"]
             slots["{user}"] = text
-            if "{passage}" in self.first:
+            if self.needs_passage:
                 slots["{passage}"], slots["{question}"] = _passage_and_question(self.name, text)
             _fill(question, slots, segments)
         return segments
@@ -243,18 +167,11 @@ def _passage_and_question(name: str, text: str) -> tuple[str, str]:
     return passage, question
 
 
-# where templates differ: space at the ends, empty lines, several rounds, a system turn
-_SAMPLES = (
-    (Turn("user", " 1 + 1?\n\nWhy? "), Turn("assistant", " 2 ")),
-    (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c\n\nd"), Turn("assistant", "e")),
-    (Turn("system", " Be brief. "), Turn("user", " a\n\nb "), Turn("assistant", "c")),
-)
-
 _ALPACA = "### Instruction:\n{user}\n\n### Response:"
 
 _TEMPLATES = (
     # the question and the answer, nothing between: what a base model continues
-    Template(
+    NamedTemplate(
         name="bare",
         first="{bos}{user}",
         first_with_system=None,
@@ -263,7 +180,7 @@ _TEMPLATES = (
     ),
     # Stanford Alpaca's form without input, as the arithmetic contest's data spell it: the answer follows the colon.
     # A system turn takes the place of the opening sentences.
-    Template(
+    NamedTemplate(
         name="alpaca",
         first="",
         first_with_system="{bos}{system}\n\n" + _ALPACA,
@@ -273,7 +190,7 @@ _TEMPLATES = (
         "Write a response that appropriately completes the request.",
     ),
     # Vicuna 1.1, into which the contest's MindRecord script wraps every row: the answer brings its own leading space
-    Template(
+    NamedTemplate(
         name="vicuna",
         first="",
         first_with_system="{bos}{system} USER: {user} ASSISTANT:",
@@ -282,7 +199,7 @@ _TEMPLATES = (
         default_system="A chat between a curious user and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the user's questions.",
     ),
-    Template(
+    NamedTemplate(
         name="llama3",
         first="{bos}<|start_header_id|>user<|end_header_id|>\n\n{user}<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
@@ -298,7 +215,7 @@ _TEMPLATES = (
         joined_bos=True,
     ),
     # ChatML as Qwen2.5 writes it: no BOS, and its own system sentence where the conversation has none
-    Template(
+    NamedTemplate(
         name="chatml",
         first="",
         first_with_system="<|im_start|>system\n{system}<|im_end|>\n"
@@ -310,7 +227,7 @@ _TEMPLATES = (
         special=("<|im_start|>", "<|im_end|>"),
         stop=("<|im_end|>",),
     ),
-    Template(
+    NamedTemplate(
         name="gemma",
         first="{bos}<start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n",
         first_with_system=None,
@@ -322,7 +239,7 @@ _TEMPLATES = (
         stop=("<end_of_turn>",),
         joined_bos=True,
     ),
-    Template(
+    NamedTemplate(
         name="llama2",
         first="{bos}[INST] {user} [/INST]",
         first_with_system=None,
@@ -334,7 +251,7 @@ _TEMPLATES = (
     ),
     # The contest's reading prompt, byte for byte and without BOS, as its evaluation asks it.
     # The turn holds the passage, an empty line, and the question.
-    Template(
+    NamedTemplate(
         name="squad",
         first="Read the passage and answer the question below.\n\n"
         "### Instruction:\n{passage}\n\n### Input:\n{question}\n\n### Response:",
@@ -347,7 +264,7 @@ _TEMPLATES = (
 _BY_NAME = {template.name: template for template in _TEMPLATES}
 
 
-def get_template(name: str) -> Template:
+def get_template(name: str) -> NamedTemplate:
     """Return the template of this name.
 
     Raises:
@@ -367,3 +284,8 @@ def template_names() -> list[str]:
 def special_names() -> set[str]:
     """Return the special tokens that any template names; inside somebody's text they are never tokens."""
     return {name for template in _TEMPLATES for name in template.special}
+
+
+def opening_names() -> set[str]:
+    """Return the special tokens that named templates write around turns, but never to end an answer."""
+    return special_names() - {name for template in _TEMPLATES for name in template.stop}

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 from converters.common.errors import UserError, did_you_mean
 from converters.common.files import atomic
 from converters.common.reader import read_json
+from converters.text.chat_template import SpecialToken
 
 Place = Literal["first", "after_special", "inside"]
+
+CHAT_TEMPLATE = "chat_template.jinja"
 
 # texts that are tokenised at a time: enough to keep threads busy, few enough that their lists of ids stay small
 _CHUNK = 2000
@@ -31,12 +34,13 @@ class Tokenizer(ABC):
     """Text to ids and back.
 
     Attributes:
-        bos_id: id of the token that opens a row; None where the family has none (Qwen).
+        bos_id: id of the token that opens a row; None where the family has none (Qwen) or writes none (SmolLM2).
         eos_id: id of the token that ends a text.
         pad_id: id that fills up short rows; never ``eos_id``.
         unk_id: id of what the vocabulary cannot spell; None where every byte has a token.
         vocab_size: one more than the largest id.
         source: the file it was read from.
+        specials: every special token by name.
     """
 
     source: Path
@@ -45,7 +49,6 @@ class Tokenizer(ABC):
     pad_id: int
     unk_id: int | None
     vocab_size: int
-    # every special token by name
     specials: dict[str, int]
 
     def encode_flat(self, texts: Sequence[str], place: Place = "first") -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -104,6 +107,28 @@ class Tokenizer(ABC):
     def hash(self) -> str:
         """SHA-256 over what determines ids: vocabulary, merges, splitting, special tokens, BOS and EOS."""
 
+    @abstractmethod
+    def token_name(self, number: int | None) -> str:
+        """Return the name of a token; empty for None."""
+
+    @property
+    @abstractmethod
+    def named_tokens(self) -> dict[str, str]:
+        """What a chat template calls ``bos_token``, ``eos_token`` and so on; a BOS that no row opens with included."""
+
+    @property
+    @abstractmethod
+    def chat_templates(self) -> dict[str, str]:
+        """The chat templates that its authors publish with it, by name; a single one is called ``default``.
+
+        Raises:
+            UserError: a template cannot be read.
+        """
+
+    def special_tokens(self) -> list[SpecialToken]:
+        """Return the special tokens as they are found in a text, those with a role included."""
+        return [SpecialToken(name) for name in dict.fromkeys([*self.specials, *self.named_tokens.values()])]
+
     def special_id(self, name: str) -> int:
         """Return the id of a special token.
 
@@ -128,6 +153,36 @@ def read_config(directory: Path) -> dict[str, Any]:
                 raise UserError(f"{directory / name}: a JSON object is expected")
             config.update(value)
     return config
+
+
+def read_chat_templates(config: dict[str, Any], folder: Path | None, source: Path) -> dict[str, str]:
+    """Return chat templates by name, as transformers finds them; a single one is called ``default``.
+
+    Args:
+        config: content of ``tokenizer_config.json``.
+        folder: where template files lie; they come before the configuration. None: there are none.
+        source: the tokenizer, for messages.
+
+    Raises:
+        UserError: a template cannot be read.
+    """
+    sources: dict[str, str] = {}
+    given = config.get("chat_template")
+    for one in given if isinstance(given, list) else [] if given is None else [{"name": "default", "template": given}]:
+        if not isinstance(one, dict) or not all(isinstance(one.get(key), str) for key in ("name", "template")):
+            raise UserError(f"{source}: chat_template: a text, or a list of name and template, is expected")
+        sources[one["name"]] = one["template"]
+    files = {}
+    if folder is not None:
+        files = {"default": folder / CHAT_TEMPLATE}
+        files |= {file.stem: file for file in sorted(folder.glob("additional_chat_templates/*.jinja"))}
+    for name, file in files.items():
+        if file.is_file():
+            try:
+                sources[name] = file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{file}: cannot be read ({error})") from error
+    return sources
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -16,8 +16,9 @@ from converters.common.console import say
 from converters.common.errors import UserError
 from converters.common.files import sha256_text, write_json
 from converters.common.reader import read_json
-from converters.text.template import special_names
-from converters.tokenizers.base import Place, Tokenizer, copy_file, read_config
+from converters.text.chat_template import SpecialToken
+from converters.text.template import opening_names, special_names
+from converters.tokenizers.base import Place, Tokenizer, copy_file, read_chat_templates, read_config
 
 
 class JsonTokenizer(Tokenizer):
@@ -29,7 +30,7 @@ class JsonTokenizer(Tokenizer):
         config: what the ``tokenizer_config.json`` beside it would hold.
 
     Raises:
-        UserError: the file is no ``tokenizer.json``, or has no EOS or no token to pad with.
+        UserError: the file is no ``tokenizer.json``, has no EOS or one that opens turns, or has no token to pad with.
     """
 
     def __init__(self, path: Path, content: dict[str, Any] | None = None, config: dict[str, Any] | None = None):
@@ -50,12 +51,12 @@ class JsonTokenizer(Tokenizer):
         self.vocab_size = max(self._ids.values(), default=-1) + 1
         unk = data["model"].get("unk_token") or _token_name(self._config.get("unk_token"))
         self.unk_id = self._ids.get(unk) if unk else None
-        # a named BOS that no text gets is a token like any other: the family opens its rows with none
-        self.bos_id = None if self._config.get("add_bos_token") is False else self._named("bos_token")
+        self._name_of = {i: name for name, i in self._ids.items()}
         eos = self._named("eos_token")
         if eos is None:
             raise UserError(f"{path}: no eos_token; name one in {path.with_name('tokenizer_config.json')}")
         self.eos_id = eos
+        self.bos_id = self._choose_bos()
         self.pad_id = self._choose_pad()
         self._data, removed = _without_spelling(data, set(self.specials))
         self._as_it_is = self._from_file and not flagged and not removed
@@ -101,6 +102,34 @@ class JsonTokenizer(Tokenizer):
         """See `Tokenizer.decode`."""
         return self._outer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
+    def token_name(self, number: int | None) -> str:
+        """See `Tokenizer.token_name`."""
+        return "" if number is None else self._name_of[number]
+
+    @cached_property
+    def named_tokens(self) -> dict[str, str]:
+        """See `Tokenizer.named_tokens`."""
+        found = {key: self._named(key) for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
+        return {key: self._name_of[i] for key, i in found.items() if i is not None}
+
+    @property
+    def chat_templates(self) -> dict[str, str]:
+        """See `Tokenizer.chat_templates`."""
+        return read_chat_templates(self._config, self.source.parent if self._from_file else None, self.source)
+
+    def special_id(self, name: str) -> int:
+        """See `Tokenizer.special_id`; a token with a role need not be marked as special in the file."""
+        return self._ids[name] if name in self.named_tokens.values() else super().special_id(name)
+
+    def special_tokens(self) -> list[SpecialToken]:
+        """See `Tokenizer.special_tokens`."""
+        flags = ("lstrip", "rstrip", "single_word")
+        marked = {
+            token["content"]: SpecialToken(token["content"], *(bool(token.get(flag)) for flag in flags))
+            for token in self._data.get("added_tokens") or []
+        }
+        return [marked.get(one.name, one) for one in super().special_tokens()]
+
     @cached_property
     def hash(self) -> str:
         """See `Tokenizer.hash`."""
@@ -123,10 +152,9 @@ class JsonTokenizer(Tokenizer):
             write_json(target / "tokenizer.json", self._data)
         config = dict(self._config)
         config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
-        name_of = {i: name for name, i in self._ids.items()}
         if self.bos_id is not None:
-            config["bos_token"] = name_of[self.bos_id]
-        config["eos_token"], config["pad_token"] = name_of[self.eos_id], name_of[self.pad_id]
+            config["bos_token"] = self._name_of[self.bos_id]
+        config["eos_token"], config["pad_token"] = self._name_of[self.eos_id], self._name_of[self.pad_id]
         write_json(target / "tokenizer_config.json", config)
 
     @cached_property
@@ -153,7 +181,22 @@ class JsonTokenizer(Tokenizer):
         if key in self._config:
             return None
         # a tokenizer.json without a configuration beside it names neither BOS nor EOS
-        return next((self._ids[name] for name in _WELL_KNOWN[key] if name in self._ids), None)
+        return next((self._ids[name] for name in _WELL_KNOWN.get(key, ()) if name in self._ids), None)
+
+    def _choose_bos(self) -> int | None:
+        """Return the BOS, or None where no text of this model begins with one; check that EOS ends a text."""
+        declared, eos = self._named("bos_token"), self._name_of[self.eos_id]
+        if eos in opening_names():
+            raise UserError(
+                f"{self.source}: eos_token is {eos}, which opens a turn and ends none; "
+                f"correct it in {self.source.with_name('tokenizer_config.json')}"
+            )
+        # some ChatML models name their turns' opening token, because a BOS had to be named
+        if declared is None or self._config.get("add_bos_token") is False or self._name_of[declared] in opening_names():
+            return None
+        if declared == self.eos_id and self._config.get("add_bos_token") is None:
+            say(f"note: {self.source}: BOS and EOS are both {eos}: rows open with the token that ends answers")
+        return declared
 
     def _choose_pad(self) -> int:
         """Return the declared pad unless it is EOS; then a token for padding, unk, or a reserved one."""
@@ -173,7 +216,7 @@ class JsonTokenizer(Tokenizer):
                 "name a pad_token in tokenizer_config.json"
             )
         if declared is not None:
-            name = next(name for name, i in self._ids.items() if i == choice)
+            name = self._name_of[choice]
             say(f"note: {self.source}: pad is declared to be EOS; {name} (id {choice}) pads instead")
         return choice
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.text.base import BOS, EOS, Segment, Template
 from converters.text.conversation import problem_row
-from converters.text.template import BOS, EOS, Segment, Template, get_template
 from converters.tokenizers.base import Place, Tokenizer
 from converters.tokenizers.load import load_tokenizer
+from converters.tokenizers.templates import find_template
 
 
 class SegmentEncoder:
@@ -119,14 +120,16 @@ class TokenLimit:
             UsageError: there is no tokenizer, or no template of that name.
             UserError: the tokenizer cannot be read.
         """
+        tokenizer = _opened(self.tokenizer)
         # an unknown name must fail here, not in a worker
-        get_template(self.template)
-        _opened(self.tokenizer).preload()
+        find_template(self.template, tokenizer)
+        tokenizer.preload()
 
     def lengths(self, pairs: Sequence[tuple[str, str]]) -> list[int]:
         """Return the number of ids of the training row of each (question, answer)."""
-        template = get_template(self.template)
-        segments = SegmentEncoder(template, _opened(self.tokenizer))
+        tokenizer = _opened(self.tokenizer)
+        template = find_template(self.template, tokenizer)
+        segments = SegmentEncoder(template, tokenizer)
         for question, answer in pairs:
             segments.add(template.render(problem_row(question, answer, "")))
         return np.diff(segments.encode()[2]).tolist()

@@ -14,7 +14,7 @@ from typing import Any
 
 from converters.common.errors import UserError
 from converters.common.files import sha256_file, sha256_text, write_json, write_text
-from converters.tokenizers.base import Place, Tokenizer, copy_file
+from converters.tokenizers.base import Place, Tokenizer, copy_file, read_chat_templates, read_config
 
 # Llama 3's split pattern, as published with the model
 LLAMA3_PATTERN = (
@@ -81,6 +81,20 @@ class TiktokenTokenizer(Tokenizer):
         if skip_special:
             wanted = [i for i in wanted if i < len(self.ranks)]
         return self._encoding.decode(wanted, errors="replace")
+
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """See `Tokenizer.named_tokens`."""
+        return {"bos_token": LLAMA3_SPECIAL[0], "eos_token": LLAMA3_SPECIAL[1]}
+
+    @property
+    def chat_templates(self) -> dict[str, str]:
+        """See `Tokenizer.chat_templates`."""
+        return read_chat_templates(read_config(self.source.parent), self.source.parent, self.source)
+
+    def token_name(self, number: int | None) -> str:
+        """See `Tokenizer.token_name`."""
+        return "" if number is None else self.decode([number], skip_special=False)
 
     @cached_property
     def hash(self) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from converters.common.errors import UsageError, UserError
 from converters.common.reader import MalformedRow, parse_json, read_rows, read_text
 from converters.text.conversation import Conversation, Turn
-from converters.text.template import Template
+from converters.text.template import NamedTemplate
 from eval.predictions import read_predictions
 from eval.results import Figures, mean_per_unit, t_quantile
 from eval.squad.data import SHIPPED, read_questions
@@ -33,7 +33,7 @@ METHOD = "±t·√(k/(k−1)·Σ(dᵢ − m·nᵢ)²)/Σnᵢ over k passages of 
 
 _EMPTY_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 # a row is BOS, where the tokenizer has one, and the passage; no end, since a cut passage has none
-_TEXT = Template(name="text", first="{bos}{user}", first_with_system=None, later=None, answer="{answer}")
+_TEXT = NamedTemplate(name="text", first="{bos}{user}", first_with_system=None, later=None, answer="{answer}")
 
 
 class LossTask(Task):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eval.report.data import Evaluation, GradedRow, measure_name
 
 if TYPE_CHECKING:
-    from converters.text.template import Template
+    from converters.text.base import Template
 
 # equal in two evaluations of the same rows; the settings below may differ, and the page then says so
 _SAME_ROWS = ("data", "rows", "labels", "choices", "protocol")

@@ -17,7 +17,7 @@ from eval.results import read_results_json
 
 if TYPE_CHECKING:
     from backends.run.directory import Run
-    from converters.text.template import Template
+    from converters.text.base import Template
 
 # display names of measures
 _NAMES = {
@@ -331,11 +331,11 @@ def question_of(prompt: str, template: Template | None) -> str:
     Returns:
         The question; the whole prompt if the template is not known or does not fit.
     """
+    from converters.text.base import BOS
     from converters.text.conversation import Turn
-    from converters.text.template import BOS
 
     # a template that splits the question in two has no one place where it stands
-    if template is None or "{passage}" in template.first:
+    if template is None or template.needs_passage:
         return prompt
     # a private-use character, which no template has: what surrounds it is the template's text
     mark = "\ue000"

@@ -28,7 +28,7 @@ from eval.squad.rules import PROTOCOLS, Scores, first_line, load_jieba, mindform
 from eval.task import Row, Task
 
 if TYPE_CHECKING:
-    from converters.text.template import Template
+    from converters.text.base import Template
 
 BOTH = "both"
 CONTEST_FORM = "squad"

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.common.errors import UsageError, UserError
+from converters.text.base import Template
 from converters.text.conversation import Conversation, Turn
-from converters.text.template import Template
 from converters.tokenizers.base import Tokenizer
 from converters.tokenizers.segments import SegmentEncoder, row_offsets
 from mindrecord.tokens.audit import Audit

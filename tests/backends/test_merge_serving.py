@@ -8,8 +8,9 @@ import pytest
 
 from backends.merge.companions import jinja, modelfile
 from converters.common.errors import UserError
+from converters.text.base import BOS, EOS
 from converters.text.conversation import Turn
-from converters.text.template import BOS, EOS, get_template, template_names
+from converters.text.template import get_template, template_names
 from converters.tokenizers.load import load_tokenizer
 
 NAMES = {BOS: "<|begin_of_text|>", EOS: "<|end_of_text|>"}

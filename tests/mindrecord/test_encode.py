@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from converters.common.errors import UsageError, UserError
+from converters.text.base import BOS, EOS
 from converters.text.conversation import Conversation, Turn, problem_row
-from converters.text.template import BOS, EOS, get_template, special_names, template_names
+from converters.text.template import get_template, special_names, template_names
 from mindrecord.tokens.encode import encode, encode_prompts
 
 quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

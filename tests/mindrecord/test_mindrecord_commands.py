@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from converters.common.errors import UsageError, UserError
-from converters.text.template import Template, get_template
+from converters.text.template import get_template
 from converters.tokenizers.load import load_tokenizer
+from converters.tokenizers.templates import template_from_json
 from mindrecord.__main__ import main
 from mindrecord.commands import info, read, show, write_mindrecord
 from mindrecord.file.header import is_mindrecord, read_header, sidecar_of
@@ -68,7 +69,7 @@ def test_write_info_read_show(talks, small, tmp_path, pack):
     assert done.stdout == ""
     sidecar = json.loads(sidecar_of(out).read_text())
     tokenizer = load_tokenizer(folder)
-    assert Template.from_json(sidecar["template"]) == get_template("bare")
+    assert template_from_json(sidecar["template"]) == get_template("bare")
     assert sidecar["tokenizer"]["hash"] == tokenizer.hash
     assert sidecar["audit"]["kept"] == 30
     assert sidecar["pad_id"] == tokenizer.pad_id != tokenizer.eos_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backends.recipe.types import Recipe
-from backends.run.rows import TrainingRows, load_rows, recipe_tokenizer
+from backends.run.rows import TrainingRows, load_rows, recipe_form
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.reader import read_json
@@ -70,10 +70,9 @@ def _rows_of_file(recipe: Recipe, file: Path) -> TrainingRows:
         UsageError: there is no such file.
         UserError: it is damaged, or was written for another recipe.
     """
-    from converters.text.template import get_template
     from mindrecord.file.reader import check, read_token_rows
 
-    template, tokenizer = get_template(recipe.data.template), recipe_tokenizer(recipe)
+    template, tokenizer = recipe_form(recipe)
     sidecar = check(
         file,
         seq_length=recipe.model.model_config.seq_length,
