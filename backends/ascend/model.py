@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backends.exchange.adapters import read_adapter_config
-from backends.weights.files import MODEL_CONFIG
 from backends.weights.llama import LlamaShape
+from backends.weights.mindspore_ckpt import open_weights
+from backends.weights.model_config import config_place, load_config
 from backends.weights.names import is_lora, peft_to_mindformers, to_mindformers
 from backends.weights.safetensors_files import Tensors, open_tensors
 from converters.common.console import say
 from converters.common.errors import UserError
-from converters.common.reader import read_json
 
 if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
@@ -55,13 +55,12 @@ class Lora:
 
 
 def model_config(folder: Path) -> dict[str, Any]:
-    """Translate a model directory's ``config.json`` to arguments of mindformers' ``LlamaConfig``.
+    """Translate the configuration of a model directory or GGUF file to arguments of mindformers' ``LlamaConfig``.
 
     Raises:
         UserError: mindformers' Llama cannot compute this model.
     """
-    file = folder / MODEL_CONFIG
-    config = read_json(file)
+    file, config = config_place(folder), load_config(folder)
     kind = config.get("model_type")
     if kind not in MODEL_TYPES:
         raise UserError(
@@ -168,7 +167,7 @@ def load_network(files: CheckpointFiles, dtype: str, **settings: Any) -> Any:
             network = attach(network, lora)
     network.set_train(False)
     tied = sizes["tie_word_embeddings"]
-    fill(network, open_tensors(folder), adapter, tied=tied)
+    fill(network, open_weights(folder), adapter, tied=tied)
     return network
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from backends.ascend.model import model_config
 from backends.recipe.types import ModelConfig, Recipe
-from backends.weights.files import MODEL_CONFIG
 from backends.weights.llama import LlamaShape
 from backends.weights.lora import target_layers
+from backends.weights.model_config import has_config
 from backends.weights.names import peft_to_mindformers, to_mindformers
 from converters.common.errors import UserError
 
@@ -20,9 +20,9 @@ def model_sizes(recipe: Recipe) -> dict[str, Any]:
     Raises:
         UserError: mindformers' Llama cannot hold this model.
     """
-    folder, config = Path(recipe.load_checkpoint), recipe.model.model_config
-    if recipe.load_checkpoint and (folder / MODEL_CONFIG).is_file():
-        sizes = model_config(folder)
+    config = recipe.model.model_config
+    if recipe.load_checkpoint and has_config(recipe.load_checkpoint):
+        sizes = model_config(Path(recipe.load_checkpoint))
         if sizes["extend_method"] != "None":
             return sizes  # mindformers refuses a scaling whose original positions are more than these
         # a table of rotary angles for the longest row is enough

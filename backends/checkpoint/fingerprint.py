@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from converters.common.errors import UsageError
+from converters.common.gguf_file import is_gguf, open_gguf
 
 # up to 64 MiB, every byte: adapters and small models, where reading all of it costs little
 WHOLE_FILE_BYTES = 64 * 2**20
@@ -15,11 +16,14 @@ SAMPLE_BYTES = 64 * 2**10
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the weight files of a whole model.
+    """Return the weight files of a whole model: a directory's, or all parts of a GGUF file.
 
     Raises:
         UsageError: there are none.
+        UserError: a GGUF file is damaged.
     """
+    if is_gguf(folder):
+        return list(open_gguf(folder).files)
     # sorted: the order on the disk must not change the hash; model*: not an adapter's file
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
@@ -57,15 +61,20 @@ def base_fingerprint(weights: str) -> str | None:
     if not weights:
         return None
     path = Path(weights)
-    return fingerprint([path] if path.is_file() else weight_files(path))
+    return fingerprint([path] if path.is_file() and not is_gguf(path) else weight_files(path))
 
 
 def count_parameters(files: Iterable[Path]) -> int:
-    """Count the numbers in safetensors files by their headers.
+    """Count the numbers in safetensors files, or in all parts of a GGUF model, by their headers.
 
     Raises:
-        UserError: a file is not safetensors.
+        UserError: a file is damaged or of another format.
     """
+    files = list(files)
+    if files and is_gguf(files[0]):
+        from backends.weights.gguf_model import open_gguf_tensors  # as below
+
+        return sum(entry.size for entry in open_gguf_tensors(files[0]).entries.values())
     from backends.weights.safetensors_files import read_header  # numpy, which no --help waits for
 
     count = 0

@@ -25,8 +25,10 @@ from backends.weights.files import (
     has_tokenizer,
     run_around,
 )
+from backends.weights.model_config import has_config, load_config
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
+from converters.common.gguf_file import is_gguf
 from converters.common.reader import read_json
 from converters.common.shipped import locate_model
 
@@ -40,8 +42,8 @@ class CheckpointFiles:
     """The parts of a checkpoint.
 
     Attributes:
-        path: directory of the weights that were named.
-        base: directory of the frozen model under an adapter; None for a whole model.
+        path: directory or GGUF file of the weights that were named.
+        base: directory or GGUF file of the frozen model under an adapter; None for a whole model.
         run: the run directory that the weights belong to, if any.
         template: the template to ask in.
         tokenizer: the tokenizer to ask with.
@@ -74,8 +76,8 @@ class CheckpointFiles:
     @property
     def positions(self) -> int | None:
         """Tokens of prompt and answer that the model was made for, as its configuration says."""
-        file = (self.base or self.path) / MODEL_CONFIG
-        return read_json(file).get("max_position_embeddings") if file.is_file() else None
+        home = self.base or self.path
+        return load_config(home).get("max_position_embeddings") if has_config(home) else None
 
     @cached_property
     def identity(self) -> dict[str, str | None]:
@@ -128,7 +130,7 @@ def open_checkpoint(
     """Find the parts of a checkpoint.
 
     Args:
-        path: run, checkpoint of a run, PEFT adapter or Hugging Face model directory; or a mindformers file, which is
+        path: run, checkpoint of a run, PEFT adapter or model directory; a GGUF file; or a mindformers file, which is
             converted beside itself. What was opened already is returned as it is, whatever else is given.
         base: the frozen model, if it is not where the adapter says.
         template: the template to ask in, or its name; None takes the one beside the weights, else the model's own chat
@@ -154,12 +156,14 @@ def open_checkpoint(
     if is_mindformers_file(folder):
         # the run is looked for around the file: the right side is evaluated before folder changes
         folder, run = hf_directory(folder), run_around(folder)
+    elif is_gguf(folder):
+        run = None
     elif not folder.is_dir():
-        raise UsageError(f"{path}: no such run or model directory, nor a .ckpt or .safetensors file")
+        raise UsageError(f"{path}: no such run or model directory, nor a .ckpt, .safetensors or .gguf file")
     else:
         run = run_around(folder)
     adapter = (folder / ADAPTER_CONFIG).is_file()
-    if not adapter and not (folder / MODEL_CONFIG).is_file():
+    if not adapter and not has_config(folder):
         # the run is there but its product comes at the end of training
         if run == folder:
             raise UsageError(f"{folder}: this run has no weights yet; its checkpoints are under {folder}/checkpoints")
@@ -195,7 +199,7 @@ def _find_base(folder: Path, given: str | None, run: Path | None) -> Path:
         # the hash of the file itself: a run on mindformers weights recorded that one
         _check_base(folder, run, [Path(named)], given)
         return hf_directory(Path(named))
-    if not named or not (Path(named) / MODEL_CONFIG).is_file():
+    if not named or not has_config(named):
         raise UserError(f"{folder}: its base {named or '(not recorded)'} is not there; name it with --base DIR")
     _check_base(folder, run, weight_files(Path(named)), given)
     return Path(named)

@@ -1,7 +1,7 @@
 """Models for the torch backend: from a checkpoint or from random weights, with or without LoRA.
 
-A checkpoint is what a user has: a run directory, a PEFT adapter directory, or a Hugging Face model
-directory. Nothing is fetched over the network and no remote code is run.
+A checkpoint is what a user has: a run directory, a PEFT adapter directory, a Hugging Face model directory, or a GGUF
+file. Nothing is fetched over the network and no remote code is run.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from backends.cuda.processes import speak
 from backends.recipe.types import ModelConfig, PetConfig, Recipe
 from backends.run.machine import allowed_cores, cpu_threads
 from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
-from backends.weights.llama import LlamaShape
+from backends.weights.llama import LlamaShape, check_shapes
 from backends.weights.lora import LINEAR_LAYERS, hf_modules, initial_lora_a
+from backends.weights.model_config import has_config, load_config, model_shape
 from converters.common.errors import UsageError, UserError, first_line
+from converters.common.gguf_file import is_gguf
 from converters.common.reader import read_json
 
 if TYPE_CHECKING:
@@ -132,18 +134,21 @@ def new_model(config: Any, seed: int, attention: str) -> PreTrainedModel:
 
 
 def read_config(path: str | Path) -> Any:
-    """Read the Hugging Face configuration of a model directory.
+    """Read the Hugging Face configuration of a model directory or a GGUF file.
 
     Raises:
-        UsageError: there is no such directory or no model in it.
-        UserError: ``config.json`` cannot be understood.
+        UsageError: there is no such path or no model in it.
+        UserError: the configuration cannot be understood.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     folder = Path(path)
+    if is_gguf(folder):
+        config = load_config(folder)
+        return CONFIG_MAPPING[config["model_type"]].from_dict(config)
     if not folder.is_dir():
-        raise UsageError(f"{path}: no such model directory")
-    if not (folder / MODEL_CONFIG).is_file():
+        raise UsageError(f"{path}: no such model directory or GGUF file")
+    if not has_config(folder):
         raise UsageError(f"{path}: no {MODEL_CONFIG} there; a Hugging Face model directory is expected")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -152,10 +157,10 @@ def read_config(path: str | Path) -> Any:
 
 
 def read_model(path: str | Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    """Load the model of a Hugging Face directory, from safetensors only.
+    """Load the model of a Hugging Face directory, from safetensors only, or of a GGUF file.
 
     Args:
-        path: the directory.
+        path: the directory or file.
         dtype: type of the weights in memory.
         attention: ``attn_implementation``.
 
@@ -163,20 +168,19 @@ def read_model(path: str | Path, dtype: torch.dtype, attention: str) -> PreTrain
         UsageError: there is no such directory or no model in it.
         UserError: the weights cannot be read, or some are missing.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
     config = read_config(path)
+    loading = {"config": config, "dtype": dtype, "attn_implementation": attention, "output_loading_info": True}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        if is_gguf(path):
+            # from memory: transformers' own reader of such files keeps them open, and saving is then refused
+            kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            model, report = kind.from_pretrained(None, state_dict=_state(path, dtype), **loading)
+        else:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False, use_safetensors=True, **loading
+            )
     except (ValueError, OSError, RuntimeError) as error:
         raise UserError(f"{path}: the weights cannot be read ({first_line(error)})") from error
     # transformers only warns of them, and leaves random numbers in their place
@@ -186,6 +190,19 @@ def read_model(path: str | Path, dtype: torch.dtype, attention: str) -> PreTrain
     if report["unexpected_keys"]:
         speak(f"{path}: {len(report['unexpected_keys'])} tensors the model has no use for were left out")
     return model
+
+
+def _state(path: str | Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Read all weights of a GGUF model, each rounded to the type that it shall have in memory."""
+    import numpy as np
+    import torch
+
+    from backends.weights.gguf_model import open_gguf_tensors
+
+    tensors = open_gguf_tensors(path)
+    check_shapes({name: tensors.shape(name) for name in tensors}, model_shape(path).parameter_shapes(), path, "itself")
+    # by way of float32, which holds every float16 and bfloat16 value exactly: torch does not read numpy's bfloat16
+    return {name: torch.from_numpy(tensors.read(name).astype(np.float32)).to(dtype) for name in tensors}
 
 
 def add_lora(model: PreTrainedModel, pet: PetConfig, seed: int, base: str) -> Any:

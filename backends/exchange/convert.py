@@ -251,8 +251,10 @@ def _model(
     """Open a whole model, with the tokenizer that was named for it."""
     if kind == "gguf" and tokenizer is None:
         with TemporaryDirectory() as temporary:
+            # first: a file of another family is told by its name, not by its tokenizer
+            source = gguf_source(path, Path(temporary))
             gguf_tokenizer(path).save(temporary)
-            yield gguf_source(path, Path(temporary))
+            yield source
         return
     if kind == "gguf":
         source = gguf_source(path)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.recipe.schedule import warmup_steps
 from backends.recipe.types import Recipe
-from backends.weights.files import MODEL_CONFIG
 from backends.weights.llama import LlamaShape
 from backends.weights.lora import LINEAR_LAYERS, target_layers
+from backends.weights.model_config import has_config, model_shape
 from converters.common.console import format_table, say
 from converters.common.contest import CONTEST_DENOMINATOR, LLAMA3_8B
 from converters.common.errors import UsageError
@@ -125,9 +124,8 @@ def plan(recipe: Recipe, rows: int | None = None) -> Plan:
 
 def recipe_shape(recipe: Recipe) -> LlamaShape:
     """Return the sizes of the model that a recipe trains: from its checkpoint where that is at hand, else its own."""
-    folder = Path(recipe.load_checkpoint)
-    if recipe.load_checkpoint and (folder / MODEL_CONFIG).is_file():
-        return LlamaShape.from_folder(folder)
+    if recipe.load_checkpoint and has_config(recipe.load_checkpoint):
+        return model_shape(recipe.load_checkpoint)
     return LlamaShape.from_recipe(recipe.model.model_config)
 
 

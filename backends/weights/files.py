@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from converters.common.errors import UsageError, UserError
+from converters.common.gguf_file import is_gguf
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -137,8 +138,8 @@ def copy_companions(source: Path, target: Path, names: tuple[str, ...] = COMPANI
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Say whether a directory holds a tokenizer."""
-    return any((folder / name).is_file() for name in TOKENIZERS)
+    """Say whether a directory holds a tokenizer; a GGUF file is one by itself."""
+    return is_gguf(folder) or any((folder / name).is_file() for name in TOKENIZERS)
 
 
 def run_around(path: Path) -> Path | None:

@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.weights.files import MODEL_CONFIG
 from backends.weights.lora import LINEAR_LAYERS
 from converters.common.errors import UserError
-from converters.common.reader import read_json
 
 if TYPE_CHECKING:
     from backends.recipe.types import ModelConfig
@@ -103,11 +101,6 @@ class LlamaShape:
             mlp_bias=bool(config.get("mlp_bias")),
             architecture=str(kind),
         )
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> LlamaShape:
-        """Take the sizes from the ``config.json`` of a model directory; errors are those of :meth:`from_config`."""
-        return cls.from_config(read_json(folder / MODEL_CONFIG), folder / MODEL_CONFIG)
 
     @classmethod
     def from_recipe(cls, config: ModelConfig) -> LlamaShape:

@@ -26,9 +26,11 @@ import numpy as np
 
 from backends.weights.dtypes import type_name
 from backends.weights.files import check_output_file, sidecar_of, writing_directory
+from backends.weights.gguf_model import open_gguf_tensors
 from backends.weights.safetensors_files import Entry, ShardWriter, Tensors, open_tensors
 from converters.common.errors import UsageError, UserError
 from converters.common.files import atomic
+from converters.common.gguf_file import is_gguf
 
 # tensor_type of the file → name in safetensors
 TYPES = {
@@ -56,13 +58,16 @@ _VALUE_TAG = 1 << 3 | _BYTES
 
 
 def open_weights(path: str | Path) -> Tensors:
-    """Open weights of either format: a ``.ckpt``, a ``.safetensors``, or a directory of safetensors.
+    """Open weights of any format: a ``.ckpt``, a ``.safetensors``, a ``.gguf``, or a directory of safetensors.
 
     Raises:
         UsageError: there is no such file.
-        UserError: as :func:`open_ckpt` and :func:`backends.weights.safetensors_files.open_tensors`.
+        UserError: as :func:`open_ckpt`, :func:`backends.weights.gguf_model.open_gguf_tensors` and
+            :func:`backends.weights.safetensors_files.open_tensors`.
     """
     source = Path(path)
+    if is_gguf(source):
+        return open_gguf_tensors(source)
     if source.is_file() and source.suffix == ".ckpt":
         return open_ckpt(source)
     if source.is_dir() and not any(source.glob("*.safetensors")):

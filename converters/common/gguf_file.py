@@ -187,7 +187,8 @@ def _parse(file: Path, data: mmap.mmap) -> tuple[dict[str, Any], dict[str, GgufT
     version = cursor.number(_UINT32)
     if version not in VERSIONS:
         swapped = " (or a file for big-endian machines)" if version & 0xFFFF == 0 else ""
-        raise UserError(f"{file}: GGUF version {version}{swapped}; {VERSIONS[0]} and {VERSIONS[1]} are read")
+        known = " and ".join(map(str, VERSIONS))
+        raise UserError(f"{file}: GGUF version {version}{swapped}; versions {known} are read")
     tensor_count, field_count = cursor.number(_UINT64), cursor.number(_UINT64)
     fields: dict[str, Any] = {}
     for _ in range(field_count):

@@ -7,6 +7,7 @@ from backends.recipe.load import load_recipe
 from backends.recipe.types import ModelConfig
 from backends.run.plan import make_plan, plan, recipe_shape
 from backends.weights.llama import LlamaShape
+from backends.weights.model_config import model_shape
 
 
 def test_llama3_8b_as_the_contest_counts(capsys):
@@ -83,7 +84,7 @@ def test_trainable_parameters_of_the_contests_teams(targets, rank, count):
 )
 def test_parameters_of_published_models(config, count, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert LlamaShape.from_folder(tmp_path).parameters == count
+    assert model_shape(tmp_path).parameters == count
 
 
 def test_without_lora_everything_is_trained_and_costs_more():

@@ -8,6 +8,7 @@ from backends.cuda.__main__ import main
 from backends.recipe.load import load_recipe
 from backends.run.plan import make_plan, recipe_shape
 from backends.weights.llama import LlamaShape
+from backends.weights.model_config import model_shape
 from converters.common.shipped import DEFAULT_RECIPE
 
 RECIPES = DEFAULT_RECIPE.parent
@@ -96,7 +97,7 @@ def test_the_recipe_states_the_sizes_of_the_published_model(name, tmp_path):
     published = REPORTS[name][0]
     (tmp_path / "config.json").write_text(json.dumps(published))
     config = load_recipe(RECIPES / f"{name}.yaml").model.model_config
-    assert LlamaShape.from_recipe(config) == LlamaShape.from_folder(tmp_path)
+    assert LlamaShape.from_recipe(config) == model_shape(tmp_path)
     assert config.rms_norm_eps == published["rms_norm_eps"]
     assert config.theta == published["rope_theta"]
     assert config.max_position_embedding == published["max_position_embeddings"]
@@ -141,7 +142,7 @@ def test_a_head_wider_than_its_share_of_the_hidden_size(tmp_path):
         RECIPES / "gemma_2b_qqp.yaml", [f"model.model_config.{key}={value}" for key, value in changes.items()]
     )
     sizes = LlamaShape.from_recipe(recipe.model.model_config)
-    assert sizes == LlamaShape.from_folder(tmp_path)
+    assert sizes == model_shape(tmp_path)
     assert sizes.parameters == 8_537_680_896
     assert sizes.lora_shapes(["wq", "wo"], 8) == {
         "wq": {"A": (8, 3072), "B": (4096, 8)},
@@ -191,4 +192,4 @@ def test_biases_are_counted_as_the_network_has_them(model_type, biased, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(config))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    assert LlamaShape.from_folder(tmp_path).parameters == sum(p.numel() for p in model.parameters())
+    assert model_shape(tmp_path).parameters == sum(p.numel() for p in model.parameters())

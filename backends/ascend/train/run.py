@@ -32,6 +32,7 @@ from backends.run.resume import (
     write_environment,
 )
 from backends.weights.files import MODEL_CONFIG
+from backends.weights.model_config import has_config
 from converters.common.errors import UsageError, UserError
 
 
@@ -91,10 +92,10 @@ def check_inputs(recipe: Recipe) -> dict:
         UserError: a setting asks for what cannot be done.
     """
     weights = recipe.load_checkpoint
-    check_weights_named(recipe, "PATH to a Hugging Face model directory or a mindformers checkpoint")
+    check_weights_named(recipe, "PATH to a Hugging Face model directory, a GGUF file or a mindformers checkpoint")
     if weights and not Path(weights).exists():
         raise UsageError(f"load_checkpoint: {weights}: no such file or directory")
-    if weights and Path(weights).is_dir() and not (Path(weights) / MODEL_CONFIG).is_file():
+    if weights and Path(weights).is_dir() and not has_config(weights):
         raise UsageError(f"{weights}: no {MODEL_CONFIG} there; a Hugging Face model directory is expected")
     return model_sizes(recipe)
 

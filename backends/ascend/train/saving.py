@@ -21,6 +21,7 @@ from backends.run.directory import Run
 from backends.run.resume import remove_old_checkpoints, write_result, write_state
 from backends.weights.dtypes import FLOATS, numpy_types
 from backends.weights.files import ADAPTER_WEIGHTS, MODEL_CONFIG, adding_files
+from backends.weights.model_config import has_config, load_config
 from backends.weights.names import peft_to_mindformers, to_hf, to_mindformers
 from backends.weights.safetensors_files import ShardWriter, Tensors, open_tensors
 from converters.common.errors import UserError
@@ -103,9 +104,8 @@ def save_weights(values: dict[str, np.ndarray], recipe: Recipe, job: Job, folder
 
 def model_config(recipe: Recipe, job: Job) -> dict[str, Any]:
     """Return ``config.json`` of the trained model: the base's, or one made from the recipe's sizes."""
-    source = Path(recipe.load_checkpoint) / MODEL_CONFIG
-    if recipe.load_checkpoint and source.is_file():
-        config = read_json(source)
+    if recipe.load_checkpoint and has_config(recipe.load_checkpoint):
+        config = load_config(recipe.load_checkpoint)
         # the older name of "dtype", which the caller sets
         config.pop("torch_dtype", None)
         return config

@@ -22,6 +22,7 @@ from backends.weights.lora import initial_lora_a
 from backends.weights.mindspore_ckpt import CkptWriter, open_weights
 from backends.weights.names import is_lora, to_mindformers
 from backends.weights.safetensors_files import ShardWriter
+from converters.common.gguf_file import is_gguf
 
 START = "start"
 # buffers of older Hugging Face checkpoints, and optimizer state and counters of mindformers ones: no weights
@@ -87,12 +88,13 @@ def _checked(
     """Compare all of the base's weights with what is expected, then return them one by one, in mindformers' names."""
     path = Path(recipe.load_checkpoint)
     tensors = open_weights(path)
+    # a mindformers file has mindformers' names already; a directory and GGUF have Hugging Face's
+    renamed = path.is_dir() or is_gguf(path)
     names: dict[str, str] = {}
     for stored in tensors.names():
         if any(part in stored for part in NO_WEIGHTS):
             continue
-        # a mindformers file has mindformers' names already
-        name = stored if path.is_file() else to_mindformers(stored)
+        name = to_mindformers(stored) if renamed else stored
         if name == "lm_head.weight" and name not in shapes:
             continue  # tied: the embedding is the head
         names[name] = stored

@@ -58,6 +58,7 @@ from backends.run.resume import (
 )
 from backends.run.rows import NO_DATA, TrainingRows, load_rows, row_names
 from converters.common.errors import UsageError, UserError
+from converters.common.gguf_file import is_gguf
 from mindrecord.tokens.order import rows_of_step
 
 
@@ -92,10 +93,12 @@ def check_inputs(recipe: Recipe) -> None:
         UsageError: weights or data are missing.
         UserError: a setting asks for what this backend does not do.
     """
-    check_weights_named(recipe, "DIR to a Hugging Face model directory")
+    check_weights_named(recipe, "PATH to a Hugging Face model directory or a GGUF file")
     if weights := recipe.load_checkpoint:
-        if Path(weights).is_file():
-            raise UserError(f"load_checkpoint: {weights} is a file; this backend reads Hugging Face model directories")
+        if Path(weights).is_file() and not is_gguf(weights):
+            raise UserError(
+                f"load_checkpoint: {weights} is a file; this backend reads Hugging Face model directories and GGUF"
+            )
         read_config(weights)
     if not recipe.data.train:
         raise UsageError(NO_DATA)

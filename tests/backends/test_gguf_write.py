@@ -1,0 +1,175 @@
+"""GGUF files out: there and back is the same model to the type's precision, with the tokenizer and the template."""
+
+import json
+
+import numpy as np
+import pytest
+from gguf_files import GEMMA, LLAMA, LLAMA3_ROPE, QWEN2, TEXTS, permuted, train_bpe, weights, write_model
+
+from backends.exchange.gguf_check import check_ids
+from backends.exchange.to_gguf import write_gguf, write_gguf_lora
+from backends.weights.gguf_model import gguf_config, open_gguf_tensors
+from backends.weights.safetensors_files import ShardWriter, open_tensors
+from converters.common.errors import UsageError, UserError
+from converters.common.gguf_file import open_gguf
+from converters.tokenizers.load import load_tokenizer
+
+FAMILIES = {
+    "llama3": ({**LLAMA, "rope_theta": 500000.0, "rope_scaling": LLAMA3_ROPE, "head_dim": 64}, "llama-bpe"),
+    "linear": ({**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 2.5}}, "smollm"),
+    "qwen2": (QWEN2, "qwen2"),
+    "gemma": (GEMMA, "gpt-2"),
+}
+# half the step of a block whose largest number is 1: 1/127 of it; and the unit roundoffs
+ERRORS = {"F32": 2.0**-23, "F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": 0.5 / 127}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ERRORS)
+def test_there_and_back(tmp_path, family, kind):
+    config, pre = FAMILIES[family]
+    arrays = weights(config)
+    folder = write_model(tmp_path / "hf", config, arrays)
+    train_bpe(folder, pre)
+    file = tmp_path / "m.gguf"
+    write_gguf(open_tensors(folder), config, folder, file, kind=kind, name="small", chat_template="{{ x }}")
+    found = open_gguf_tensors(file)
+    assert set(found) == set(arrays)
+    for name, array in arrays.items():
+        again = found.read(name).astype(np.float32)
+        if array.ndim == 1:
+            np.testing.assert_allclose(again, array, atol=2**-23)
+        elif kind == "Q8_0":
+            # each block of 32 numbers has a scale of its own, in float16
+            largest = np.abs(array).reshape(-1, 32).max(1, keepdims=True)
+            assert (np.abs(again - array).reshape(-1, 32) <= largest * (ERRORS[kind] + 2**-11) * 1.01).all()
+        else:
+            # below 2^-14 the steps of float16 are all 2^-24
+            np.testing.assert_allclose(again, array, rtol=ERRORS[kind], atol=2**-25 if kind == "F16" else 0)
+    made = gguf_config(file)
+    for key in ("model_type", "rope_theta", "rope_scaling", "rms_norm_eps", "head_dim", "num_key_value_heads"):
+        assert made.get(key) == config.get(key), key
+    gguf = open_gguf(file)
+    assert gguf.fields["tokenizer.ggml.pre"] == pre
+    assert gguf.fields["tokenizer.chat_template"] == "{{ x }}"
+    ours, theirs = load_tokenizer(file), load_tokenizer(folder)
+    assert ours.encode_batch(TEXTS) == theirs.encode_batch(TEXTS)
+    assert (ours.eos_id, ours.pad_id, ours.specials) == (theirs.eos_id, theirs.pad_id, theirs.specials)
+    assert check_ids(gguf, ours) > 100
+
+
+def test_a_sentencepiece_tokenizer_goes_there_and_back(tmp_path):
+    from converters.tokenizers.gguf_vocabulary import merges_from_scores
+
+    pieces = {"▁": -9.0, **dict.fromkeys("thean is", -9.0), "th": -1.0, "the": -2.0, "▁the": -3.0, "▁t": -4.0}
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    added = [
+        {"id": i, "content": names[i], "special": True, "normalized": False, "single_word": False, "lstrip": False}
+        | {"rstrip": False}
+        for i in range(3)
+    ]
+    content = {
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {"type": "ByteFallback"},
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": {name: i for i, name in enumerate(names)},
+            "merges": [list(pair) for pair in merges_from_scores(pieces)],
+        },
+    }
+    folder = write_model(tmp_path / "hf", LLAMA, weights(LLAMA))
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    write_gguf(open_tensors(folder), LLAMA, folder, tmp_path / "m.gguf", adds_bos=True)
+    ours, theirs = load_tokenizer(tmp_path / "m.gguf"), load_tokenizer(folder)
+    texts = ["the thesis is  the tea", " the", "th the\n", "é 计 🙂"]
+    assert ours.encode_batch(texts) == theirs.encode_batch(texts)
+    assert (ours.bos_id, ours.eos_id, ours.unk_id) == (1, 2, 0)
+    assert check_ids(open_gguf(tmp_path / "m.gguf"), ours) > 100
+
+
+def write_adapter(
+    folder, base, config, rank=4, alpha=6, modules=("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj")
+):
+    """A PEFT adapter by hand; returns its arrays."""
+    from backends.weights.llama import LlamaShape
+
+    shapes = LlamaShape.from_config(config, "test").parameter_shapes()
+    draw = np.random.default_rng(3)
+    arrays = {}
+    for layer in range(2):
+        for module in modules:
+            out, width = shapes[f"model.layers.{layer}.{module}.weight"]
+            name = f"base_model.model.model.layers.{layer}.{module}.lora_"
+            arrays[f"{name}A.weight"] = draw.normal(size=(rank, width)).astype(np.float32)
+            arrays[f"{name}B.weight"] = draw.normal(size=(out, rank)).astype(np.float32)
+    folder.mkdir()
+    with ShardWriter(folder, stem="adapter_model") as writer:
+        for name, array in arrays.items():
+            writer.add(name, array)
+    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha, "bias": "none"}
+    settings |= {"target_modules": [one.split(".")[-1] for one in modules], "base_model_name_or_path": str(base)}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return arrays
+
+
+@pytest.mark.parametrize("config", [LLAMA, QWEN2])
+def test_an_adapter_is_written_in_the_order_of_its_base(tmp_path, config):
+    base = write_model(tmp_path / "hf", config, weights(config))
+    arrays = write_adapter(tmp_path / "lora", base, config)
+    done = write_gguf_lora(tmp_path / "lora", tmp_path / "lora.gguf")
+    assert (done.rank, done.alpha, done.layers) == (4, 6.0, 6)
+    gguf = open_gguf(tmp_path / "lora.gguf")
+    wanted = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 6.0}
+    assert {key: gguf.fields[key] for key in wanted} == wanted
+    assert gguf.fields["general.architecture"] == config["model_type"]
+    assert len(gguf.tensors) == len(arrays)
+    prefix = "base_model.model.model.layers.1.self_attn.k_proj.lora_"
+
+    def stored(name):
+        tensor = gguf.tensors[name]
+        data = np.fromfile(tensor.file, "<f4", tensor.nbytes // 4, offset=tensor.start)
+        return data.reshape(tensor.shape)
+
+    a, b = stored("blk.1.attn_k.weight.lora_a"), stored("blk.1.attn_k.weight.lora_b")
+    np.testing.assert_array_equal(a, arrays[f"{prefix}A.weight"])
+    # what llama.cpp adds to its own weight is the update in the order of its own weight
+    update = arrays[f"{prefix}B.weight"] @ arrays[f"{prefix}A.weight"]
+    expected = permuted(update, 2) if config is LLAMA else update
+    np.testing.assert_allclose(b @ a, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(
+        stored("blk.0.ffn_up.weight.lora_b"), arrays["base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"]
+    )
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    folder = write_model(tmp_path / "hf", LLAMA, weights(LLAMA))
+    with pytest.raises(UsageError, match=r"no tokenizer\.json there"):
+        write_gguf(open_tensors(folder), LLAMA, folder, tmp_path / "m.gguf")
+    train_bpe(folder, "smollm")
+    large = {**weights(LLAMA), "model.embed_tokens.weight": np.full((320, 32), 1e6, np.float32)}
+    with pytest.raises(UserError, match=r"token_embd\.weight holds 1e.06, which does not fit F16; BF16 has room"):
+        write_gguf(open_tensors(write_model(tmp_path / "big", LLAMA, large)), LLAMA, folder, tmp_path / "m.gguf")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["pre_tokenizer"]["pretokenizers"][0] = {"type": "Punctuation", "behavior": "Isolated"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no name that is known here for its way of splitting text"):
+        write_gguf(open_tensors(folder), LLAMA, folder, tmp_path / "m.gguf")
+    write_adapter(tmp_path / "lora", tmp_path / "gone", LLAMA)
+    with pytest.raises(UsageError, match=r"its base .*gone is not there; name it with --base"):
+        write_gguf_lora(tmp_path / "lora", tmp_path / "lora.gguf")
+    assert not list(tmp_path.glob("*.gguf"))
+    assert not list(tmp_path.glob(".tmp*"))
