@@ -240,7 +240,8 @@ def _choose_template(
         return trained[1]
     if default is not None:
         return get_template(default)
-    own = own_template(tokenizer) if tokenizer.source.parent in homes else None
+    # a GGUF file is its own home
+    own = own_template(tokenizer) if {tokenizer.source, tokenizer.source.parent} & {*homes} else None
     if own is None:
         raise UsageError(
             f"{homes[0]}: no {TEMPLATE} there says how it was trained, and its tokenizer has no chat template; choose "

@@ -68,6 +68,20 @@ def test_a_file_is_a_checkpoint(models):
     assert not [path.name for path in file.parent.iterdir() if path.name not in ("hf", "m.gguf")]
 
 
+def test_a_file_is_asked_in_its_own_chat_template(tmp_path, capsys):
+    library, file = train_bpe(tmp_path / "hf", "smollm"), tmp_path / "m.gguf"
+    chat = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{{ eos_token }}{% endfor %}"
+    chat += "{% if add_generation_prompt %}<assistant>{% endif %}"
+
+    def fields(writer):
+        bpe_fields(writer, library, "smollm", 320)
+        writer.add_chat_template(chat)
+
+    write_gguf_file(file, LLAMA, weights(LLAMA), fields)
+    assert open_checkpoint(file).template.name == "tokenizer"
+    assert "m.gguf: asked in its own chat template" in capsys.readouterr().err
+
+
 def test_a_run_on_a_file_names_it_as_its_base(tmp_path, make_recipe):
     file, run = small_llama(tmp_path), tmp_path / "run"
     recipe = make_recipe(load_checkpoint=str(file), **{"data.tokenizer": str(file)})
