@@ -12,7 +12,7 @@ from backends.cli.model_arguments import (
     runtime_from,
 )
 from converters.common.errors import GateNotPassed, UsageError
-from eval.choice.task import WAYS
+from eval.choice.task import POINTS, WAYS
 from eval.run import Results, evaluate, grade_predictions
 from eval.task import Task
 
@@ -75,6 +75,15 @@ def add_way_argument(parser: argparse.ArgumentParser) -> None:
         default="generate",
         help="generate: the first choice that the model writes; loglik: the choice of the highest summed "
         "log-probability (default: %(default)s)",
+    )
+
+
+def add_score_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--score-002``: the score of the QQP and CoLA contest."""
+    parser.add_argument(
+        "--score-002",
+        action="store_true",
+        help=f"add the score of the QQP and CoLA contest: {POINTS} points times the accuracy",
     )
 
 

@@ -9,7 +9,7 @@ from converters.common.console import run_main, say
 from converters.common.errors import UsageError
 from eval.choice.rules import UNPARSED
 from eval.choice.task import MAX_NEW_TOKENS, ChoiceTask, write_labels
-from eval.cli import add_way_argument, build_parser, check_source, print_results, results_from
+from eval.cli import add_score_argument, add_way_argument, build_parser, check_source, print_results, results_from
 
 EXAMPLES = """  python -m eval.choice --ckpt RUN --data rte_dev.jsonl --choices yes,no
   python -m eval.choice --ckpt RUN --data mnli_dev.jsonl --choices yes,no,maybe --way loglik
@@ -34,11 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--positive", metavar="CHOICE", help="report the F1 of this class (default: 1, yes or true if it is a choice)"
     )
-    parser.add_argument(
-        "--score-002",
-        action="store_true",
-        help="add the score of the QQP and CoLA contest: 70 points times the accuracy",
-    )
+    add_score_argument(parser)
     add_way_argument(parser)
     return parser
 

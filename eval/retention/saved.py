@@ -15,6 +15,7 @@ from eval.results import read_results_json
 SAME = {
     "data": "data",
     "rows": "limits: rows",
+    "questions": "questions asked",
     "template": "template",
     "prompt": "prompt",
     "max_new_tokens": "limits: max_new_tokens",

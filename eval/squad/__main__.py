@@ -37,6 +37,11 @@ def main(argv: list[str] | None = None) -> int:
         help="mindformers: the contest's; official: SQuAD v1.1's own (default: %(default)s)",
     )
     parser.add_argument(
+        "--first-only",
+        action="store_true",
+        help="the official protocol, too, counts the first question of each passage only: a fifth of the questions",
+    )
+    parser.add_argument(
         "--prompt",
         choices=list(PROMPTS),
         default=CONTEST,
@@ -51,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     check_source(args)
-    return print_results(results_from(SquadTask(args.protocol, args.gate, args.prompt), args))
+    return print_results(results_from(SquadTask(args.protocol, args.gate, args.prompt, args.first_only), args))
 
 
 if __name__ == "__main__":

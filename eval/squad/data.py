@@ -153,6 +153,7 @@ def read_answers(
     only_first: bool,
     limit: int | None = None,
     each_protocol: bool = False,
+    official: bool | None = None,
     one_line: bool = False,
 ) -> list[Answered]:
     """Read predictions: SQuAD's ``{id: text}``, this project's rows, or rows of ``pred`` and ``label``.
@@ -160,11 +161,13 @@ def read_answers(
     Args:
         path: JSON or JSON lines.
         data: what ``{id: text}`` answers (default: the shipped set); rows carry their gold answers themselves.
-        only_first: the first question of each passage only, for which one gold answer is enough.
+        only_first: the first question of each passage only.
         limit: the first so many only; None takes all.
         each_protocol: the first so many under each protocol; see :func:`choose`.
-        one_line: an answer ends with its first line. The mindformers protocol, which ``only_first`` stands for, grades
-            no more of any.
+        official: whether the official protocol grades them, which needs all gold answers of a row and takes whole
+            answers; without it, one gold answer is enough and an answer ends with its first line. None: unless
+            ``only_first``.
+        one_line: an answer ends with its first line whatever the protocol.
 
     Returns:
         The answers with their gold answers, in the order of the data or of the rows.
@@ -173,6 +176,7 @@ def read_answers(
         UsageError: a file is missing or empty.
         UserError: a row has another shape; an id comes twice, is not in the data, or has no prediction.
     """
+    official = not only_first if official is None else official
     texts = _id_to_text(path)
     if texts is not None:
         questions = read_questions(data or SHIPPED)
@@ -182,10 +186,12 @@ def read_answers(
     else:
         if data is not None:
             say(f"note: {path} has its gold answers with it; {data} is not read")
-        answers = choose(_rows(path, only_first), only_first=only_first, limit=limit, each_protocol=each_protocol)
+        answers = choose(
+            _rows(path, official, only_first), only_first=only_first, limit=limit, each_protocol=each_protocol
+        )
     if not answers:
         raise UserError(f"{path}: no prediction in it")
-    return [replace(one, one_line=True) for one in answers] if one_line or only_first else answers
+    return [replace(one, one_line=True) for one in answers] if one_line or not official else answers
 
 
 def _id_to_text(path: str | Path) -> dict[str, Any] | None:
@@ -227,7 +233,7 @@ def _join(path: str, texts: Mapping[str, Any], asked: Sequence[Question]) -> lis
     return [Answered(one.id, texts[one.id], one.golds, one.first, official=one.official) for one in asked]
 
 
-def _rows(path: str | Path, only_first: bool) -> Iterator[Answered]:
+def _rows(path: str | Path, for_official: bool, only_first: bool) -> Iterator[Answered]:
     seen: set[str] = set()
     for number, row in enumerate(read_predictions(path, labelled=False), start=1):
         # the contest's own log has one label a row
@@ -237,9 +243,10 @@ def _rows(path: str | Path, only_first: bool) -> Iterator[Answered]:
                 f"{path}: row {number}: texts under 'pred' and 'label' are expected; found {', '.join(row)}"
             )
         first, official = row.get("first", True), row.get("official", True)
-        # a row says by its scores for which protocols it was asked
-        whole = "labels" in row and (not official or "squad_official" in row.get("scores", {"squad_official": 0}))
-        if not only_first and not whole:
+        # a row says by its scores for which protocols it was asked; first questions were asked for both
+        asked = not official or only_first or "squad_official" in row.get("scores", {"squad_official": 0})
+        whole = "labels" in row and asked
+        if for_official and not whole:
             raise UserError(
                 f"{path}: row {number}: asked for the mindformers protocol, which takes one question a passage and one "
                 "gold answer; the official one takes all"

@@ -47,6 +47,7 @@ class SquadTask(Task):
         protocol: ``mindformers`` (the contest's), ``official`` (SQuAD v1.1's own) or ``both``.
         gate: F1 and exact match that the first protocol must reach, in percent; None takes the contest's if it applies.
         prompt: how a question is put, a key of :data:`eval.squad.prompts.PROMPTS`.
+        first_only: the official protocol, too, counts the first question of each passage only: a fifth of the cost.
     """
 
     name = "squad"
@@ -58,7 +59,11 @@ class SquadTask(Task):
     not_in_config = ("identity", "complete", "rows", "sha256")
 
     def __init__(
-        self, protocol: str = "mindformers", gate: Sequence[float] | None = None, prompt: str = CONTEST
+        self,
+        protocol: str = "mindformers",
+        gate: Sequence[float] | None = None,
+        prompt: str = CONTEST,
+        first_only: bool = False,
     ) -> None:
         if protocol not in (*PROTOCOLS, BOTH):
             raise UsageError(f"--protocol {protocol}: {', '.join(PROTOCOLS)} or {BOTH} is expected")
@@ -67,7 +72,9 @@ class SquadTask(Task):
         self.protocol = protocol
         # mindformers comes first in PROTOCOLS: it is the one that a gate of --protocol both is for
         self.protocols = list(PROTOCOLS) if protocol == BOTH else [protocol]
-        self.only_first = protocol == "mindformers"
+        # what the mindformers protocol does by itself
+        self.first_only = first_only and protocol != "mindformers"
+        self.only_first = first_only or protocol == "mindformers"
         self.gate = gate
         self.prompt = PROMPTS[prompt]
         self._questions: dict[str, Question] = {}
@@ -76,8 +83,7 @@ class SquadTask(Task):
         """Read the questions that the protocol asks."""
         if path == SHIPPED:
             say(f"data: {SHIPPED.name}, the shipped reading set; --data FILE takes SQuAD's own")
-        both = self.protocol == BOTH
-        questions = choose(read_questions(path), only_first=self.only_first, limit=limit, each_protocol=both)
+        questions = choose(read_questions(path), only_first=self.only_first, limit=limit, each_protocol=self._apart)
         if "mindformers" in self.protocols:
             load_jieba()  # if it is missing, that is said before a model is loaded
         self._questions = {question.id: question for question in questions}
@@ -85,6 +91,16 @@ class SquadTask(Task):
             Row(idx, (Turn("user", one.prompt),), one.golds[0], _fields(one), one.golds)
             for idx, one in enumerate(questions)
         ]
+
+    def _description(self, protocol: str) -> str:
+        """Say what a protocol is, and on which questions if not on its own."""
+        restricted = "; here on the first question of each passage" if self.first_only else ""
+        return PROTOCOLS[protocol] + (restricted if protocol == "official" else "")
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the protocols count different questions."""
+        return self.protocol == BOTH and not self.first_only
 
     def turns(self, row: Row, template: Template) -> Sequence[Turn]:
         """Return the contest's reading prompt, as text in any template but its own, or another prompt's turns."""
@@ -109,7 +125,8 @@ class SquadTask(Task):
             data,
             only_first=self.only_first,
             limit=limit,
-            each_protocol=self.protocol == BOTH,
+            each_protocol=self._apart,
+            official="official" in self.protocols,
             one_line=asked is not None and asked.one_line,
         )
         return [
@@ -142,12 +159,12 @@ class SquadTask(Task):
         return Figures(
             header=header,
             table=table,
-            lines=[*summary_lines(tallies, meta), verdict],
+            lines=[*summary_lines(tallies, meta, {name: self._description(name) for name in tallies}), verdict],
             results={f"squad_{protocol}": _entry(protocol, one) for protocol, one in tallies.items()},
             configs={
                 f"squad_{protocol}": {
                     "protocol": protocol,
-                    "protocol_is": PROTOCOLS[protocol],
+                    "protocol_is": self._description(protocol),
                     "unit": "percent",
                     "graded": graded_part(protocol, asked),
                     **({"prompt": asked.name, "prompt_is": asked.description} if asked is not None else {}),
@@ -163,10 +180,10 @@ class SquadTask(Task):
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return the protocol, which decides which questions are asked, and the prompt if it is not the contest's."""
-        # without the contest's, so that answers made before there was another are continued and compared
+        """Return the protocol and what else decides which questions are asked and how, where it is not the default."""
+        # defaults are left out, so that answers made before there was a choice are continued and compared
         prompt = {} if self.prompt.name == CONTEST else {"prompt": f"{self.prompt.name} {self.prompt.hash[:16]}"}
-        return {"protocol": self.protocol, **prompt}
+        return {"protocol": self.protocol, **prompt, **({"questions": "first"} if self.first_only else {})}
 
     def graded_identity(
         self, rows: Sequence[Mapping[str, Any]], identity: Mapping[str, Any], data: Path | None
@@ -184,7 +201,8 @@ class SquadTask(Task):
     def folder_name(self, data: Path, template: str | None) -> str:
         """Return ``squad-DATA``, followed by protocol, prompt and template if they are not the defaults."""
         parts = [super().folder_name(data, template)]
-        parts += [self.protocol] if not self.only_first else []
+        parts += [self.protocol] if self.protocol != "mindformers" else []
+        parts += ["first"] if self.first_only else []
         parts += [self.prompt.name] if self.prompt.name != CONTEST else []
         parts += [template] if template else []
         return "-".join(parts)
@@ -411,8 +429,16 @@ def table_rows(tallies: Mapping[str, Tally]) -> tuple[list[str], list[list[Any]]
     return ["protocol", "n", "F1", "EM", "empty %", "cut %"], rows
 
 
-def summary_lines(tallies: Mapping[str, Tally], meta: Mapping[str, Any]) -> list[str]:
-    """Return the lines under the table: every protocol's figures and intervals, and how the model was asked."""
+def summary_lines(
+    tallies: Mapping[str, Tally], meta: Mapping[str, Any], described: Mapping[str, str] = PROTOCOLS
+) -> list[str]:
+    """Return the lines under the table: every protocol's figures and intervals, and how the model was asked.
+
+    Args:
+        tallies: the scores by protocol.
+        meta: what the predictions were made with.
+        described: what each protocol is, in words.
+    """
     identity = meta.get("identity", {})
     asked = prompt_of(identity)
     lines = []
@@ -421,7 +447,7 @@ def summary_lines(tallies: Mapping[str, Tally], meta: Mapping[str, Any]) -> list
         lines += [
             # unrounded and in the words of the contest's log, so that both can be compared by eye
             f"{protocol}: F1 score: {one.mean('f1')}, Em score: {one.mean('em')}, total_count: {one.n}",
-            f"{protocol}: 95 %: F1 {f1}, EM {em}; {PROTOCOLS[protocol]}; graded: {graded_part(protocol, asked)}",
+            f"{protocol}: 95 %: F1 {f1}, EM {em}; {described[protocol]}; graded: {graded_part(protocol, asked)}",
         ]
     return [*lines, f"asked: {how_asked(identity)}"]
 

@@ -19,7 +19,7 @@ from converters.common.console import format_table, say
 from converters.common.errors import UsageError
 from converters.common.files import write_json, write_text
 from eval.choice.rules import Scores
-from eval.choice.task import ChoiceTask
+from eval.choice.task import POINTS, ChoiceTask
 from eval.results import markdown_table, percent, wilson
 from eval.run import evaluate
 
@@ -33,15 +33,17 @@ class Table:
     Attributes:
         cells: counts by checkpoint and data set.
         folder: where ``table.md``, ``table.json`` and the cells are.
+        points: what the QQP and CoLA contest gives for an accuracy of 1; None leaves its score out.
     """
 
     cells: dict[str, dict[str, Scores]]
     folder: Path
+    points: int | None = None
 
     @property
     def text(self) -> str:
         """Table and notes as plain text."""
-        return "\n".join([format_table(*table(self.cells)), "", *note_lines(self.cells)])
+        return "\n".join([format_table(*table(self.cells)), "", *note_lines(self.cells, self.points)])
 
 
 def tabulate(
@@ -50,6 +52,7 @@ def tabulate(
     *,
     choices: str | None = None,
     way: str = "generate",
+    score_002: bool = False,
     base: str | None = None,
     template: str | None = None,
     allow_template_mismatch: bool = False,
@@ -67,6 +70,7 @@ def tabulate(
         data: files of conversations with labels, by the name of their column.
         choices: the possible answers of all data sets, separated by commas; None takes each data set's labels.
         way: how a choice is found, ``generate`` or ``loglik``.
+        score_002: add the score of the QQP and CoLA contest, 70 points times the accuracy, to the cells and the notes.
         base: the frozen model under the adapters, if it is not where they say.
         template: prompt template around each question; None takes the one each run was trained with.
         allow_template_mismatch: accept a template a run was not trained with.
@@ -84,7 +88,7 @@ def tabulate(
         UsageError: a file or a checkpoint is missing, or a data set has no labels.
         UserError: a template is not the trained one, or existing predictions were made with another model or setting.
     """
-    tasks = {name: ChoiceTask(choices, way=way) for name in data}
+    tasks = {name: ChoiceTask(choices, way=way, score_002=score_002) for name in data}
     # everything is opened before the first is asked anything: a wrong name should not cost an hour
     for name, task in tasks.items():
         if all(row.label is None for row in task.read_data(Path(data[name]), limit)):
@@ -113,11 +117,12 @@ def tabulate(
                 generator=load,
             )
             found[name][column] = task.scores(results.rows)
+    whole = Table(found, Path(out), POINTS if score_002 else None)
     header, lines = table(found)
-    write_text(Path(out) / "table.md", markdown(header, lines, note_lines(found)))
+    write_text(Path(out) / "table.md", markdown(header, lines, note_lines(found, whole.points)))
     write_json(Path(out) / "table.json", to_json(found, rows, data))
     say(f"{out}/table.md, table.json; every cell in {out}/ROW/DATA")
-    return Table(found, Path(out))
+    return whole
 
 
 def mean(accuracies: Mapping[str, float]) -> float:
@@ -149,8 +154,13 @@ def _cell(scores: Scores) -> str:
     return f"{percent(scores.accuracy)} ±{percent((high - low) / 2)}"
 
 
-def note_lines(found: Mapping[str, Mapping[str, Scores]]) -> list[str]:
-    """Return a note per data set: its rows, the accuracy of always giving the commonest label, and unparsed answers."""
+def note_lines(found: Mapping[str, Mapping[str, Scores]], points: int | None = None) -> list[str]:
+    """Return a note per data set: its rows, the accuracy of always giving the commonest label, and unparsed answers.
+
+    Args:
+        found: counts by checkpoint and data set.
+        points: what an accuracy of 1 is worth in the QQP and CoLA contest; None adds no note on its score.
+    """
     notes = []
     # rows and labels are those of the data, so any one checkpoint's counts give them
     for data, scores in next(iter(found.values())).items():
@@ -160,6 +170,10 @@ def note_lines(found: Mapping[str, Mapping[str, Scores]]) -> list[str]:
             "; unparsed, counted as wrong: " + ", ".join(f"{name} {n}" for name, n in lost.items()) if lost else ""
         )
         notes.append(f"{data}: {scores.n} rows, always {label!r} would be {percent(share)} %{unparsed}")
+    if points is not None:
+        for name, cells in found.items():
+            worth = ", ".join(f"{data} {points * scores.accuracy:.2f}" for data, scores in cells.items())
+            notes.append(f"score 002 of {name}: {worth} of {points} points each")
     return notes
 
 

@@ -9,7 +9,7 @@ from backends.cli.model_arguments import add_device_arguments, add_limit_argumen
 from converters.common.console import run_main
 from converters.common.errors import UsageError
 from eval.choice.task import MAX_NEW_TOKENS
-from eval.cli import OVERWRITE, add_way_argument, asking_from
+from eval.cli import OVERWRITE, add_score_argument, add_way_argument, asking_from
 from eval.table import OUT, tabulate
 
 EPILOG = """examples:
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     add_way_argument(parser)
+    add_score_argument(parser)
     add_limit_arguments(parser, MAX_NEW_TOKENS)
     add_device_arguments(parser)
     return parser
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         named(args.data, "--data"),
         choices=args.choices,
         way=args.way,
+        score_002=args.score_002,
         **asking_from(args),
     )
     print(found.text)

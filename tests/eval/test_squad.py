@@ -304,6 +304,25 @@ class TestWithAModel:
         squad.main(["--predictions", path, "--protocol", "official"])
         assert capsys.readouterr().out.splitlines()[2].split() == table[3].split()
 
+    def test_both_protocols_on_first_questions_alone(self, model, small, tmp_path, capsys):
+        rows = self.evaluate(model, small, tmp_path / "out", "--protocol", "both", "--first-only")
+        assert [row["id"] for row in rows] == ["a1", "b1", "c1"]
+        assert all(sorted(row["scores"]) == ["squad_mindformers", "squad_official"] for row in rows)
+        said = capsys.readouterr().out
+        assert "here on the first question of each passage" in said
+        again = ["--protocol", "both", "--first-only"]
+        squad.main(["--predictions", str(tmp_path / "out" / "predictions.jsonl"), *again])
+        assert capsys.readouterr().out == said
+        squad.main(["--predictions", str(tmp_path / "out" / "answers.json"), "--data", str(small), *again])
+        assert capsys.readouterr().out.splitlines()[2].split()[:4] == said.splitlines()[2].split()[:4]
+        # what was asked for the mindformers protocol alone holds all that the other needs
+        self.evaluate(model, small, tmp_path / "one")
+        capsys.readouterr()
+        squad.main(["--predictions", str(tmp_path / "one" / "predictions.jsonl"), *again])
+        assert capsys.readouterr().out.splitlines()[:4] == said.splitlines()[:4]
+        with pytest.raises(UserError, match="made with questions first, not None"):
+            self.evaluate(model, small, tmp_path / "out", "--protocol", "both")
+
     def test_another_prompt_is_recorded_with_the_figures(self, model, small, tmp_path, capsys):
         rows = self.evaluate(model, small, tmp_path / "out", "--protocol", "both", "--prompt", "short")
         assert "few words" in rows[0]["prompt"]

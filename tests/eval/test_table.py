@@ -52,6 +52,14 @@ def test_notes_name_what_chance_would_give_and_what_was_unparsed():
     assert second.endswith("; unparsed, counted as wrong: mnli+1 9")
 
 
+def test_the_score_of_the_exam_is_70_times_the_accuracy():
+    assert table.note_lines(PUBLISHED, 70)[2:] == [
+        "score 002 of base: rte 55.93, mnli 45.01 of 70 points each",
+        "score 002 of rte+10: rte 59.85, mnli 54.74 of 70 points each",
+        "score 002 of mnli+1: rte 59.15, mnli 60.27 of 70 points each",
+    ]
+
+
 def test_markdown():
     header, lines = table.table(PUBLISHED)
     text = table.markdown(header, lines, ["a note"])
