@@ -37,7 +37,6 @@ from converters.common.errors import UsageError
 from converters.common.files import write_text
 from converters.common.reader import read_json
 from converters.text.base import Template
-from converters.tokenizers.templates import template_from_json
 
 if TYPE_CHECKING:
     from backends.recipe.types import Recipe
@@ -86,6 +85,9 @@ class Run:
     @cached_property
     def template(self) -> Template:
         """The template that the rows were trained in."""
+        # imports numpy, which commands that only name a run do without
+        from converters.tokenizers.templates import template_from_json
+
         return template_from_json(read_json(self.path / TEMPLATE))
 
     @property
