@@ -341,7 +341,7 @@ def test_running_sums_are_not_spaced() -> None:
 @pytest.mark.parametrize(
     ("style", "message"),
     [
-        (("seed", "sig6"), "has no --precision sig6; the styles that have are compact, decompose, worked"),
+        (("seed", "sig6"), "has no --precision sig6; the styles that have are compact, copied, decompose, worked"),
         (("seed", None, SPACED), "no digit columns"),
         (("decompose", None, SPACED), "no digit columns"),
         (("wroked",), "did you mean 'worked'"),

@@ -3,9 +3,9 @@
 A pretrained model learns to copy a digit from another line within a few hundred rows. It does not learn to find two
 digits in other lines and to look up their product in one go: until it has the product it gets no sign of having found
 the right digits, and the other way round. So a cell of a product is the digit of the first factor, the running total's
-digit in this column, then tens (carried) and ones (the new total) of their sum of products: ``5352,`` is 5·9 + 3 + 4
-carried = 52. A cell of a quotient or a root is the divisor's digit, the remainder's, what is borrowed, and what is left.
-The comma keeps neighbouring cells apart. Sums and differences have both digits in their cells in every style.
+digit in this column, then tens (carried) and ones (the new total): ``5352,`` is 5·9 + 3 + 4 carried = 52. A cell of a
+quotient or a root is the divisor's digit, the remainder's, what is borrowed, and what is left. The comma keeps
+neighbouring cells apart. Sums and differences have both digits in their cells in every style.
 """
 
 from __future__ import annotations
