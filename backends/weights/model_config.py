@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backends.weights.files import MODEL_CONFIG
-from backends.weights.llama import LlamaShape
 from converters.common.gguf_file import is_gguf
 from converters.common.reader import read_json
+
+if TYPE_CHECKING:
+    from backends.weights.llama import LlamaShape
 
 
 def has_config(path: str | os.PathLike[str]) -> bool:
@@ -37,4 +39,6 @@ def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def model_shape(path: str | os.PathLike[str]) -> LlamaShape:
     """Return the sizes of a model; errors are those of :func:`load_config` and of ``LlamaShape.from_config``."""
+    from backends.weights.llama import LlamaShape  # numpy, likewise
+
     return LlamaShape.from_config(load_config(path), config_place(path))
