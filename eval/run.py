@@ -24,7 +24,7 @@ from backends.generation import registry
 from backends.generation.perplexity import row_losses
 from backends.generation.predictions_log import AnswerLog, answer_missing
 from backends.generation.types import DEFAULT_RUNTIME, Answer, Runtime, answer_limits
-from converters.common.console import format_table, progress, say
+from converters.common.console import WorkBar, format_table, say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import sha256_file, sha256_text, write_json, write_text
 from eval.predictions import read_meta
@@ -259,12 +259,12 @@ def _score_missing(
     # a file that is complete already needs no model
     if missing:
         scorer = load().scorer(list(candidates.values()))
-        with log, progress(total=len(missing), desc="scores") as bar:
+        with log, WorkBar(len(missing), sum(map(len, missing.values())), "scores") as bar:
             for idx, values in scorer.score(missing):
                 scores = dict(zip(candidates, values, strict=True))
                 # of equal log-probabilities max() takes the first choice, so a rerun decides alike
                 log.append(graded(idx, max(scores, key=scores.__getitem__), logprobs=scores))
-                bar.update()
+                bar.finish(len(missing[idx]))
     log.finish()
 
 
@@ -286,10 +286,10 @@ def _measure_missing(
         say(f"{log.path}: {len(log.rows)} of {len(able)} rows are there already, {len(missing)} to go")
     if missing:
         generator = load()
-        with log, progress(total=len(missing), desc="texts") as bar:
+        with log, WorkBar(len(missing), int(texts.lengths[missing].sum()), "texts") as bar:
             for idx, nats in row_losses(generator, texts, missing):
                 log.append(measured(idx, nats, tokens[idx]))
-                bar.update()
+                bar.finish(int(texts.lengths[idx]))
     log.finish()
 
 

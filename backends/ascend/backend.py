@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from backends.generation.batching import tokens_of_pass
 from backends.generation.registry import Backend
 from backends.generation.types import BATCH_TOKENS, GREEDY, Sampling
 from converters.common.console import say
@@ -88,7 +89,9 @@ class AscendBackend(Backend):
             # paged attention has a kernel on cards only; elsewhere keys and values are kept by CachedForward
             network = load_network(files, kind, **paged_settings(batch_tokens, sizes["max_position_embedding"]))
             return PagedGenerator(network, files.tokenizer.pad_id, **options)
-        return MindSporeGenerator(CachedForward(load_network(files, kind)), files.tokenizer.pad_id, **options)
+        generator = MindSporeGenerator(CachedForward(load_network(files, kind)), files.tokenizer.pad_id, **options)
+        generator.pass_tokens = tokens_of_pass(files.parameters["base"] or 0)
+        return generator
 
     def doctor(self, device: str, show: Callable[[str], None]) -> DoctorReport:
         """Check CANN, driver and versions, and train a tiny model for two steps."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from backends.generation.batching import tokens_of_pass
 from backends.generation.registry import Backend
 from backends.generation.types import BATCH_TOKENS, GREEDY, Sampling
 from converters.common.console import say
@@ -80,7 +81,10 @@ class TorchBackend(Backend):
         # only a PEFT model has merge_and_unload
         if kind == torch.float32 and hasattr(model, "merge_and_unload"):
             model = model.merge_and_unload()
-        return TorchGenerator(model, files.tokenizer.pad_id, batch_tokens=batch_tokens, sampling=sampling)
+        generator = TorchGenerator(model, files.tokenizer.pad_id, batch_tokens=batch_tokens, sampling=sampling)
+        if where.type == "cpu":
+            generator.pass_tokens = tokens_of_pass(sum(p.numel() for p in model.parameters()))
+        return generator
 
     def doctor(self, device: str, show: Callable[[str], None]) -> DoctorReport:
         """Check versions and devices, and train a tiny model for two steps."""

@@ -22,6 +22,8 @@ from converters.common.console import say
 from converters.common.errors import UserError
 from mindrecord.tokens.encode import IGNORE_INDEX
 
+Watch = Callable[[int, int], None]
+"""Called after a forward pass: prompt tokens read, new tokens written."""
 Array = Any
 """``numpy.ndarray`` or ``torch.Tensor``; the code below uses only operations that both have."""
 
@@ -39,6 +41,7 @@ class Batch(ABC):
     Attributes:
         indices: the caller's numbers of the rows whose answer is not finished.
         n: tokens generated so far.
+        on_read: called with the number of prompt tokens that a forward pass has read.
         prompt: int64 [b, s].
         mask: [b, s + limits.max_new], 0 at padding, 1 at real tokens and at the room for the answer.
         positions: int64 [b, s + limits.max_new], from each row's first real token.
@@ -63,6 +66,7 @@ class Batch(ABC):
         sampling: Sampling,
     ) -> None:
         self.limits, self.sampling = limits, sampling
+        self.on_read: Callable[[int], None] = lambda tokens: None
         self.indices, self.prompts = list(rows), list(rows.values())
         self.n = 0
         b, s = len(rows), max(map(len, self.prompts))
@@ -192,6 +196,8 @@ class Generator(ABC):
     """The exception that the backend raises when the device's memory is full."""
     wider_types: ClassVar[str] = "--dtype float32"
     """The option an error message suggests when log-probabilities are NaN."""
+    pass_tokens: int | None = None
+    """Tokens of one forward pass where a pass must be short (on a CPU); None leaves ``batch_tokens`` alone in force."""
 
     def __init__(self, pad_id: int, *, batch_tokens: int = BATCH_TOKENS, sampling: Sampling = GREEDY) -> None:
         self.pad_id, self.batch_tokens, self.sampling = pad_id, batch_tokens, sampling
@@ -254,7 +260,12 @@ class Generator(ABC):
         """Give cached memory back to the device after it was full."""
 
     def generate(
-        self, prompts: Mapping[int, list[int]], stop_ids: Iterable[int], limits: Limits
+        self,
+        prompts: Mapping[int, list[int]],
+        stop_ids: Iterable[int],
+        limits: Limits,
+        *,
+        watch: Watch = lambda read, written: None,
     ) -> Iterator[tuple[int, Answer]]:
         """Yield ``(number of the prompt, its answer)`` as answers are finished, every prompt once.
 
@@ -262,6 +273,7 @@ class Generator(ABC):
             prompts: token ids by number, each at least one; the rows that a resumed job still lacks keep their numbers.
             stop_ids: tokens that end an answer.
             limits: how long answers may and must be.
+            watch: called after every forward pass with the prompt tokens it read and the new tokens it wrote.
 
         Raises:
             UsageError: a prompt is empty.
@@ -273,10 +285,15 @@ class Generator(ABC):
 
         def run(indices: list[int]) -> Iterator[tuple[int, Answer]]:
             batch = self.start({index: prompts[index] for index in indices}, stop, limits)
+            batch.on_read = lambda tokens: watch(tokens, 0)
             while batch.indices:
-                yield from batch.step()
+                rows = len(batch.indices)
+                finished = batch.step()
+                watch(0, rows)
+                yield from finished
 
-        yield from self.run_batches(lengths, limits.max_new, run)
+        # a step reads one token of every row, so that rows are what makes it long
+        yield from self.run_batches(lengths, limits.max_new, run, most_rows=self.pass_tokens)
 
     def scorer(self, choices: Sequence[list[int]]) -> ChoiceScorer:
         """Return a scorer of these choices, each a list of at least one token id."""
@@ -303,7 +320,7 @@ class Generator(ABC):
                 inputs[i, :length], targets[i, :length], real[i, :length] = ids[:-1], labels[1:], True
             yield from zip(indices, self.row_losses(inputs, targets, real), strict=True)
 
-        yield from self.run_batches(lengths, 0, run, self.loss_batch_tokens)
+        yield from self.run_batches(lengths, 0, run, self._of_one_pass(self.loss_batch_tokens))
 
     def run_batches(
         self,
@@ -311,10 +328,17 @@ class Generator(ABC):
         max_new_tokens: int,
         run: Callable[[list[int]], Iterator[tuple[int, Any]]],
         batch_tokens: int | None = None,
+        most_rows: int | None = None,
     ) -> Iterator[tuple[int, Any]]:
         """Run every row in planned batches; arguments as :func:`backends.generation.batching.run_batches`."""
         budget = batch_tokens or self.batch_tokens
-        yield from run_batches(lengths, max_new_tokens, budget, run, self.out_of_memory, self.free_memory)
+        yield from run_batches(
+            lengths, max_new_tokens, budget, run, self.out_of_memory, self.free_memory, most_rows=most_rows
+        )
+
+    def _of_one_pass(self, batch_tokens: int) -> int:
+        """Return the tokens of a batch that is read in a single forward pass."""
+        return min(batch_tokens, self.pass_tokens or batch_tokens)
 
     def warn_of_long(self, lengths: Mapping[int, int], max_new_tokens: int) -> None:
         """Print how many rows are longer than the positions that the model was made for.
@@ -378,4 +402,5 @@ class ChoiceScorer:
                     )
                 yield index, row
 
-        yield from self.generator.run_batches(lengths, behind, run)
+        budget = self.generator._of_one_pass(self.generator.batch_tokens)
+        yield from self.generator.run_batches(lengths, behind, run, budget)

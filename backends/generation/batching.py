@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 
 Outcome = TypeVar("Outcome")
 
+PASS_FLOP = 1e11
+"""Matrix products of one forward pass on a CPU: one to three seconds of a core, so that a progress bar keeps moving.
+
+More at once is no faster: a few hundred tokens already read every weight often enough to hide the cost of loading it.
+"""
+
+
+def tokens_of_pass(parameters: int) -> int:
+    """Return how many tokens one forward pass on a CPU takes; fixed, so that the same rows make the same batches.
+
+    Args:
+        parameters: of the model; a token costs two floating-point operations for each.
+    """
+    return max(1, int(PASS_FLOP / (2 * max(1, parameters))))
+
 
 def check_prompts(prompts: Mapping[int, list[int]]) -> dict[int, int]:
     """Return the number of tokens of every prompt, by the prompt's number.
@@ -54,13 +69,16 @@ def uniforms(indices: Sequence[int], count: int, seed: int) -> np.ndarray:
     return np.stack(rows)
 
 
-def plan_batches(lengths: Mapping[int, int], max_new_tokens: int, batch_tokens: int) -> list[list[int]]:
+def plan_batches(
+    lengths: Mapping[int, int], max_new_tokens: int, batch_tokens: int, most_rows: int | None = None
+) -> list[list[int]]:
     """Group rows, longest first, into batches of at most ``batch_tokens`` tokens (never less than one row).
 
     Args:
         lengths: tokens of every prompt, by its number.
         max_new_tokens: room kept for each answer.
         batch_tokens: rows of the batch times its longest prompt and answer.
+        most_rows: of a batch; None sets no limit of its own.
 
     Returns:
         The numbers of the rows of each batch.
@@ -73,6 +91,7 @@ def plan_batches(lengths: Mapping[int, int], max_new_tokens: int, batch_tokens: 
             batches.append([])
             # the first row of a batch is its longest and so decides how many fit
             room = max(1, batch_tokens // (lengths[index] + max_new_tokens))
+            room = min(room, most_rows or room)
         batches[-1].append(index)
         room -= 1
     return batches
@@ -85,6 +104,8 @@ def run_batches(
     run: Callable[[list[int]], Iterator[tuple[int, Outcome]]],
     out_of_memory: type[BaseException],
     free: Callable[[], None] = lambda: None,
+    *,
+    most_rows: int | None = None,
 ) -> Iterator[tuple[int, Outcome]]:
     """Run every row through ``run`` in planned batches; halve the budget when memory runs out.
 
@@ -95,6 +116,7 @@ def run_batches(
         run: answers the rows of one batch, in any order.
         out_of_memory: what ``run`` raises when the device is full.
         free: gives cached memory back to the device after that.
+        most_rows: as :func:`plan_batches` takes it.
 
     Yields:
         ``(number of the row, what run made of it)``, every row once, in the order in which they are finished.
@@ -102,7 +124,7 @@ def run_batches(
     Raises:
         UserError: a single row does not fit.
     """
-    batches = plan_batches(lengths, max_new_tokens, batch_tokens)
+    batches = plan_batches(lengths, max_new_tokens, batch_tokens, most_rows)
     while batches:
         batch = batches.pop(0)
         left = dict.fromkeys(batch)  # a set that keeps its order
@@ -125,4 +147,4 @@ def run_batches(
         batch_tokens = longest * (len(batch) // 2)
         say(f"out of memory with {len(batch)} rows of {longest} tokens: going on with batches of {batch_tokens} tokens")
         undone = {index: lengths[index] for index in chain(left, *batches)}
-        batches = plan_batches(undone, max_new_tokens, batch_tokens)
+        batches = plan_batches(undone, max_new_tokens, batch_tokens, most_rows)

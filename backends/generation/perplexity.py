@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.generation import registry
 from backends.generation.types import DEFAULT_RUNTIME, Runtime
-from converters.common.console import progress, say
+from converters.common.console import WorkBar, say
 from converters.common.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -90,10 +90,10 @@ def perplexity(
     conditions = registry.conditions(runtime)
     generator = registry.load_generator(files, runtime)
     losses: dict[int, float] = {}
-    with progress(total=len(asked), desc="rows") as bar:
+    with WorkBar(len(asked), sum(len(rows.row(index)[0]) for index in asked), "rows") as bar:
         for index, loss in row_losses(generator, rows, asked):
             losses[index] = loss
-            bar.update()
+            bar.finish(len(rows.row(index)[0]))
     tokens = sum(supervised)
     # fsum does not round on the way: the order in which batches come back cannot show
     nll = math.fsum(losses.values()) / tokens

@@ -17,13 +17,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from backends.generation.types import Answer, Limits
-from converters.common.console import progress, say
+from converters.common.console import WorkBar, say
 from converters.common.errors import UserError
 from converters.common.files import sha256_file, write_json, write_jsonl
 from converters.common.reader import read_json, read_log
 
 if TYPE_CHECKING:
     from backends.generation.base_generator import Generator
+
+
+NEW_TOKEN = 2.0
+"""Work of a new token, in prompt tokens: a step of decoding has fewer rows to share the loading of the weights."""
 
 
 def meta_path(path: Path) -> Path:
@@ -179,8 +183,47 @@ def answer_missing(
         say(f"{log.path}: {len(log.rows)} of {len(prompts)} rows are there already, {len(missing)} to go")
     if missing:
         generator = load()
-        with log, progress(total=len(missing), desc="answers") as bar:
-            for index, answer in generator.generate(missing, stop_ids, limits):
+        with log, AnswerBar(missing, limits.max_new) as bar:
+            for index, answer in generator.generate(missing, stop_ids, limits, watch=bar.watch):
                 log.append(to_row(index, answer))
-                bar.update()
+                bar.finish()
     return log.finish()
+
+
+class AnswerBar:
+    """A progress bar over answers whose lengths are not known beforehand; it moves with every forward pass.
+
+    Args:
+        prompts: token ids by row number.
+        max_new: an answer has at most this many tokens.
+    """
+
+    def __init__(self, prompts: Mapping[int, list[int]], max_new: int) -> None:
+        self.rows, self.max_new = len(prompts), max_new
+        self.to_read, self.written, self.finished = sum(map(len, prompts.values())), 0, 0
+        self._bar = WorkBar(self.rows, self._left(), "answers")
+
+    def __enter__(self) -> AnswerBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.__exit__()
+
+    def watch(self, read: int, written: int) -> None:
+        """Note what a forward pass did: prompt tokens read, new tokens written."""
+        self.to_read -= read
+        self.written += written
+        self._bar.advance(read + NEW_TOKEN * written)
+        self._bar.expect(self._left())
+
+    def finish(self) -> None:
+        """Count one answer as finished."""
+        self.finished += 1
+        self._bar.expect(self._left())
+        self._bar.finish()
+
+    def _left(self) -> float:
+        # tokens written by all rows for each that is finished: the mean length, were all ends equally likely; the
+        # tokens of unfinished rows are in it, or the short answers, which are finished first, would stand for all
+        mean = min(self.max_new, self.written / self.finished) if self.finished else self.max_new
+        return max(0, self.to_read) + NEW_TOKEN * max(0.0, self.rows * mean - self.written)

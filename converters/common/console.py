@@ -77,7 +77,7 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: 
 
 
 def progress(
-    iterable: Iterable[Any] | None = None, *, total: int | None = None, desc: str = "", unit: str = "row"
+    iterable: Iterable[Any] | None = None, *, total: float | None = None, desc: str = "", unit: str = "row"
 ) -> Any:
     """Return a tqdm bar on stderr with rate and time left; in a pipe it prints a line every 30 seconds.
 
@@ -98,3 +98,53 @@ def progress(
         mininterval=0.5 if sys.stderr.isatty() else 30.0,
         dynamic_ncols=True,
     )
+
+
+class WorkBar:
+    """A progress bar over rows of unequal size: its length and the time left follow the work, its count the rows.
+
+    Args:
+        rows: number of rows.
+        work: of all rows, in any unit; an estimate that :meth:`expect` may correct.
+        desc: what is being done.
+    """
+
+    def __init__(self, rows: int, work: float, desc: str) -> None:
+        self._rows, self._finished = rows, 0
+        self._bar = progress(total=max(work, 1), desc=desc)
+        self._bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
+        # the mean rate since the start: with tqdm's moving one, the time left would jump with every batch
+        self._bar.smoothing = 0
+        # each update looks at the clock; tqdm would skip some after a burst of finished rows
+        self._bar.miniters, self._bar.dynamic_miniters = 0, False
+        self._count()
+
+    def __enter__(self) -> WorkBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Predicted from the mean rate so far; None before any work is done."""
+        now = self._bar.format_dict
+        done = now["n"] - now["initial"]
+        return (now["total"] - now["n"]) * now["elapsed"] / done if done > 0 else None
+
+    def advance(self, work: float) -> None:
+        """Add work that was done."""
+        self._bar.update(work)
+
+    def expect(self, left: float) -> None:
+        """Correct the estimate of the work that is left."""
+        self._bar.total = max(self._bar.n + left, 1)
+
+    def finish(self, work: float = 0) -> None:
+        """Count one row as finished, and add the work that was done for it."""
+        self._finished += 1
+        self._count()
+        self.advance(work)
+
+    def _count(self) -> None:
+        self._bar.set_postfix_str(f"{self._finished:,} of {self._rows:,} rows", refresh=False)

@@ -90,6 +90,25 @@ def test_positions_count_from_the_first_real_token(model, prompts, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("pass_tokens", [1, 40, 90])
+def test_prompts_are_read_in_short_passes_and_answered_the_same(model, prompts, alone, pass_tokens, monkeypatch):
+    from backends.cuda.generate.generator import TorchGenerator
+
+    sizes, watched = [], []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: sizes.append(given["input_ids"].shape) or forward(**given))
+    generator = TorchGenerator(model, 2)
+    generator.pass_tokens = pass_tokens
+    found = dict(generator.generate(prompts, STOP, LIMITS, watch=lambda read, new: watched.append((read, new))))
+    assert found == alone
+    # one row is the least that a pass can take
+    assert all(rows == 1 or rows * tokens <= pass_tokens for rows, tokens in sizes)
+    assert sum(read for read, _ in watched) == sum(map(len, prompts.values()))
+    # the token that stops an answer was written, too
+    stopped = sum(answer.finish_reason == "stop" for answer in alone.values())
+    assert sum(new for _, new in watched) == sum(len(answer.ids) for answer in alone.values()) + stopped
+
+
 def test_any_token_may_pad_and_stand_in_a_prompt(model, prompts, alone):
     from collections import Counter
 

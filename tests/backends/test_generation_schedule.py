@@ -1,12 +1,21 @@
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.generation.batching import plan_batches, run_batches
-from backends.generation.predictions_log import AnswerLog, answer_missing, meta_path, read_rows
+from backends.generation.batching import plan_batches, run_batches, tokens_of_pass
+from backends.generation.predictions_log import (
+    NEW_TOKEN,
+    AnswerBar,
+    AnswerLog,
+    answer_missing,
+    meta_path,
+    read_rows,
+)
 from backends.generation.types import Answer, Limits, Sampling
+from converters.common.console import WorkBar
 from converters.common.errors import UsageError, UserError
 
 lengths_strategy = st.dictionaries(st.integers(0, 10**6), st.integers(1, 400), max_size=60)
@@ -24,6 +33,48 @@ def test_batches_hold_every_row_once_within_the_budget(lengths, new, budget):
 
 def test_batches_are_as_full_as_the_budget_allows():
     assert [len(batch) for batch in plan_batches(dict.fromkeys(range(10), 5), 5, 40)] == [4, 4, 2]
+
+
+def test_a_pass_on_a_cpu_is_short_and_of_a_fixed_size():
+    assert tokens_of_pass(134_515_008) == 371
+    assert tokens_of_pass(1_800_000) == 27_777
+    # a single token of a model is the least there is to do
+    assert tokens_of_pass(10**12) == 1
+    assert [len(batch) for batch in plan_batches(dict.fromkeys(range(7), 5), 5, 1000, most_rows=3)] == [3, 3, 1]
+
+
+def test_the_time_left_of_answers_follows_tokens_and_what_answers_have_been_long():
+    bar = AnswerBar(dict.fromkeys(range(10), [0] * 50), max_new=100)
+    assert bar._left() == 10 * 50 + NEW_TOKEN * 10 * 100
+    bar.watch(500, 0)
+    bar.watch(0, 10)
+    # nothing is finished: an answer may still take all it is allowed
+    assert bar._left() == NEW_TOKEN * 10 * 99
+    for _ in range(9):
+        bar.watch(0, 10)
+    for _ in range(5):
+        bar.finish()
+    # 100 tokens for 5 finished answers, so as many again for the other five
+    assert bar._left() == NEW_TOKEN * 100
+    for _ in range(5):
+        bar.finish()
+    assert bar._left() == 0
+    bar.__exit__()
+
+
+def test_a_bar_predicts_from_work_and_not_from_rows(monkeypatch):
+    now = [1000.0]
+    # tqdm keeps the clock that it finds when it is made
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    with WorkBar(100, 1000.0, "rows") as bar:
+        bar._bar._time, bar._bar.start_t = time.time, now[0]
+        assert bar.seconds_left is None
+        now[0] += 10
+        # the longest row, first: a hundredth of the rows and a tenth of the work
+        bar.finish(100.0)
+        assert bar.seconds_left == pytest.approx(90)
+        bar.expect(300.0)
+        assert bar.seconds_left == pytest.approx(30)
 
 
 class Full(Exception):
@@ -87,11 +138,12 @@ class Counting:
         self.asked = []
         self.killed_after = killed_after
 
-    def generate(self, prompts, stop_ids, limits):
+    def generate(self, prompts, stop_ids, limits, *, watch):
         for index in sorted(prompts, reverse=True):
             if len(self.asked) == self.killed_after:
                 raise KeyboardInterrupt
             self.asked.append(index)
+            watch(len(prompts[index]), 4)
             yield index, Answer(prompts[index] * 2, "stop")
 
 

@@ -65,6 +65,8 @@ class MindSporeBatch(Batch):
         # the last new token of every row, as a place in the b · n tokens
         last = np.arange(1, b + 1) * ids.shape[1] - 1
         logits, self.cache = self.forward.run(ids, self.positions[:, new], sees, last, self.cache)
+        if not self.n:
+            self.on_read(sum(map(len, self.prompts)))
         # the caller writes over the logits of forbidden stop tokens; this memory is MindSpore's
         return logits.copy() if self.n < self.limits.min_new else logits
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from backends.ascend.generate.cached_forward import CachedForward, DeviceFull, naming_a_full_device
 from backends.ascend.generate.decode import MindSporeBatch
-from backends.generation.base_generator import Generator
+from backends.generation.base_generator import Generator, Watch
 from backends.generation.batching import check_prompts
 from backends.generation.choice_layout import ChoiceLayout
 from backends.generation.types import BATCH_TOKENS, GREEDY, Answer, Limits, Sampling
@@ -135,7 +135,12 @@ class PagedGenerator(MindSporeGenerator):
         self.network = network
 
     def generate(
-        self, prompts: Mapping[int, list[int]], stop_ids: Iterable[int], limits: Limits
+        self,
+        prompts: Mapping[int, list[int]],
+        stop_ids: Iterable[int],
+        limits: Limits,
+        *,
+        watch: Watch = lambda read, written: None,
     ) -> Iterator[tuple[int, Answer]]:
         """Yield ``(number of the prompt, its answer)`` as answers are finished, every prompt once.
 
@@ -154,13 +159,14 @@ class PagedGenerator(MindSporeGenerator):
 
             def run(indices: list[int]) -> Iterator[tuple[int, Answer]]:
                 answers = self._answers([prompts[index] for index in indices], stop, limits)
+                watch(sum(lengths[index] for index in indices), sum(len(answer.ids) for answer in answers))
                 yield from zip(indices, answers, strict=True)
 
             yield from self.run_batches(paged, limits.max_new, run)
         if others:
             if plain:
                 say(f"{len(others)} of {len(prompts)} prompts are answered without paged attention")
-            yield from super().generate(others, stop, limits)
+            yield from super().generate(others, stop, limits, watch=watch)
 
     def _can_page(self, prompt: list[int], limits: Limits) -> bool:
         # mindformers takes the last token that is not the pad for the end of a prompt

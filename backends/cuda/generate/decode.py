@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from backends.cuda.attention import obstacle_to_packing
-from backends.cuda.generate.one_token import roomy_cache
+from backends.cuda.generate.one_token import RoomyCache
 from backends.generation.base_generator import Batch
 from backends.generation.types import Answer, Limits, Sampling
 
@@ -32,6 +32,7 @@ class TorchBatch(Batch):
         limits: how long answers may and must be.
         sampling: how tokens are chosen.
         use_cache: keep keys and values; without them every step reads the whole text again.
+        pass_tokens: tokens of prompts that one forward pass reads; None reads all prompts at once.
 
     Attributes:
         mask: int64 [b, s + limits.max_new]; None where all prompts have one length.
@@ -53,14 +54,15 @@ class TorchBatch(Batch):
         sampling: Sampling,
         *,
         use_cache: bool = True,
+        pass_tokens: int | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.pass_tokens = model, pass_tokens
         super().__init__(rows, pad_id, stop_ids, limits, sampling)
         # without padding no mask is needed, and torch takes its faster kernels where there is none
         if len(set(map(len, self.prompts))) == 1:
             self.mask = None
         self.bias = self._additive_mask()
-        self.cache: Any = roomy_cache(self.positions.shape[1]) if use_cache else None
+        self.cache: RoomyCache | None = RoomyCache(len(rows), self.positions.shape[1]) if use_cache else None
 
     def array(self, values: np.ndarray) -> Tensor:
         """Copy a NumPy array to the model's device."""
@@ -73,18 +75,46 @@ class TorchBatch(Batch):
 
     def next_logits(self) -> Tensor:
         """Return the logits of the next token only, [b, v]."""
-        end = self.prompt.shape[1] + self.n
-        if self.cache is not None and self.n:
-            # the cache holds all earlier tokens: only the newest is read
-            ids, positions = self.tokens[:, self.n - 1 : self.n], self.positions[:, end - 1 : end]
-            mask = self.mask if self.bias is None else self.bias
-        else:
-            ids, positions = torch.cat([self.prompt, self.tokens[:, : self.n]], 1), self.positions[:, :end]
-            mask = self.mask
+        if self.cache is None:
+            ids = torch.cat([self.prompt, self.tokens[:, : self.n]], 1)
+            return self._forward(slice(None), ids, 0, self.mask)
+        if self.n == 0:
+            return self._read()
+        # the cache holds all earlier tokens: only the newest is read
+        mask = self.mask if self.bias is None else self.bias
+        return self._forward(slice(None), self.tokens[:, self.n - 1 : self.n], self.prompt.shape[1] + self.n - 1, mask)
+
+    def _read(self) -> Tensor:
+        """Read the prompts, a few rows in each forward pass where passes must be short; return logits [b, v]."""
+        b, s = self.prompt.shape
+        assert self.cache is not None
+        at_once = max(1, self.pass_tokens // s) if self.pass_tokens else b
+        logits = []
+        for first in range(0, b, at_once):
+            rows = slice(first, first + at_once)
+            self.cache.fill(rows)
+            logits.append(self._forward(rows, self.prompt[rows], 0, None if self.mask is None else self.mask[rows]))
+            self.on_read(sum(map(len, self.prompts[rows])))
+        self.cache.filled()
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+    def _forward(self, rows: slice, ids: Tensor, start: int, mask: Tensor | None) -> Tensor:
+        """Return the logits behind the last of new tokens.
+
+        Args:
+            rows: of the batch, n of them.
+            ids: the new tokens, int64 [n, new].
+            start: column of the first of them.
+            mask: of these rows, for all columns.
+
+        Returns:
+            [n, v].
+        """
+        end = start + ids.shape[1]
         output = self.model(
             input_ids=ids,
             attention_mask=None if mask is None else mask[..., :end],
-            position_ids=positions,
+            position_ids=self.positions[rows, start:end],
             past_key_values=self.cache,
             use_cache=self.cache is not None,
             # logits of every prompt position would be the largest tensor of the batch

@@ -63,7 +63,16 @@ class TorchGenerator(Generator):
 
     def start(self, rows: Mapping[int, list[int]], stop_ids: Sequence[int], limits: Limits) -> TorchBatch:
         """Begin one batch, to be stepped by the caller."""
-        return TorchBatch(self.model, rows, self.pad_id, stop_ids, limits, self.sampling, use_cache=self.use_cache)
+        return TorchBatch(
+            self.model,
+            rows,
+            self.pad_id,
+            stop_ids,
+            limits,
+            self.sampling,
+            use_cache=self.use_cache,
+            pass_tokens=self.pass_tokens,
+        )
 
     def obstacle_to_choices(self, longest: int) -> str | None:
         """Say what makes the model attend otherwise than the given mask says; None if nothing does."""
@@ -117,8 +126,10 @@ class TorchGenerator(Generator):
         for start in range(0, len(row), LOGITS_AT_ONCE):
             part = slice(start, start + LOGITS_AT_ONCE)
             logits = model.lm_head(hidden[row[part], column[part]]).float()
-            # summed in float64, where the order of many tokens leaves no visible trace
-            losses[part] = torch.nn.functional.cross_entropy(logits, wanted[part], reduction="none").double().cpu()
+            # not cross_entropy, whose float32 sums over a large vocabulary are 10⁻⁵ off on a CPU; summed in float64,
+            # where the order of many tokens leaves no visible trace
+            at_target = logits.gather(1, wanted[part, None])
+            losses[part] = (logits.logsumexp(-1, keepdim=True) - at_target)[:, 0].double().cpu()
         sums = torch.zeros(len(inputs), dtype=torch.float64)
         return sums.index_add_(0, torch.from_numpy(row), losses).tolist()
 

@@ -73,34 +73,34 @@ def use_grouped_attention(model: Any) -> None:
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of one layer; ``keys`` and ``values`` are views [b, k, s, d] of the filled part.
+    """Keys and values of one layer; ``keys`` and ``values`` are views [rows, k, s, d] of the filled part.
 
     transformers takes the number of cached tokens from the shape of ``keys``, so it must not show the empty room.
 
     Args:
-        room: the most tokens that will come.
+        cache: that the layer is of; says how large it is and which rows are being filled.
     """
 
     is_initialized: bool
     keys: Tensor
     values: Tensor
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, cache: RoomyCache) -> None:
         super().__init__()
-        self.room = room
+        self.cache = cache
         self.length = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write new keys and values, [b, k, new, d], behind the old ones; return all so far."""
+        """Write new keys and values, [rows, k, new, d], behind the old ones; return all so far."""
         if not self.is_initialized:
-            # batch, heads and type are known only when the first keys come
-            b, k, _, d = key_states.shape
-            self.key_room = key_states.new_empty(b, k, self.room, d)
-            self.value_room = value_states.new_empty(b, k, self.room, value_states.shape[-1])
+            # heads and type are known only when the first keys come
+            b, room, k = self.cache.batch, self.cache.room, key_states.shape[1]
+            self.key_room = key_states.new_empty(b, k, room, key_states.shape[-1])
+            self.value_room = value_states.new_empty(b, k, room, value_states.shape[-1])
             self.is_initialized = True
         end = self.length + key_states.shape[-2]
-        self.key_room[:, :, self.length : end] = key_states
-        self.value_room[:, :, self.length : end] = value_states
+        self.key_room[self.cache.rows, :, self.length : end] = key_states
+        self.value_room[self.cache.rows, :, self.length : end] = value_states
         self.length = end
         self._show()
         return self.keys, self.values
@@ -111,9 +111,35 @@ class RoomyLayer(DynamicLayer):
         self._show()
 
     def _show(self) -> None:
-        self.keys, self.values = self.key_room[:, :, : self.length], self.value_room[:, :, : self.length]
+        self.keys = self.key_room[self.cache.rows, :, : self.length]
+        self.values = self.value_room[self.cache.rows, :, : self.length]
 
 
-def roomy_cache(room: int) -> Cache:
-    """Return an empty cache for at most ``room`` tokens a row."""
-    return Cache(layer_class_to_replicate=functools.partial(RoomyLayer, room))
+class RoomyCache(Cache):
+    """A cache of all layers, empty at first.
+
+    Args:
+        batch: b, rows of the batch.
+        room: the most tokens of a row that will come.
+
+    Attributes:
+        rows: which of the batch the next forward pass holds.
+    """
+
+    def __init__(self, batch: int, room: int) -> None:
+        self.batch, self.room, self.rows = batch, room, slice(None)
+        # each layer is made when its first keys come
+        super().__init__(layer_class_to_replicate=functools.partial(RoomyLayer, self))
+
+    def fill(self, rows: slice) -> None:
+        """Fill these rows next, from their first token on."""
+        self.rows = rows
+        for layer in self.layers:
+            layer.length = 0
+            layer._show()
+
+    def filled(self) -> None:
+        """Go on with all rows, which have the same number of tokens by now."""
+        self.rows = slice(None)
+        for layer in self.layers:
+            layer._show()

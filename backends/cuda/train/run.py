@@ -31,6 +31,7 @@ from backends.cuda.model import (
     read_model,
 )
 from backends.cuda.processes import Processes, joined, speak
+from backends.cuda.train.fused import fuse_lora
 from backends.cuda.train.optimizer import Optimizer
 from backends.cuda.train.saving import load_weights, save_final_weights, save_weights
 from backends.cuda.train.step import Stepper
@@ -261,6 +262,7 @@ def build_model(recipe: Recipe, data: TrainingRows, device: torch.device, dtype:
     if pet is not None:
         base = str(Path(recipe.load_checkpoint).resolve()) if recipe.load_checkpoint else ""
         model = add_lora(model, pet, recipe.seed, base)
+        fuse_lora(model)
     model.to(device)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     # parameters of the base alone

@@ -11,6 +11,7 @@ import torch
 
 from backends.cuda.processes import Processes
 from backends.cuda.train.batches import MicroBatch, micro_batches, share_of_process
+from backends.cuda.train.fused import can_chunk_loss, head_loss
 from backends.cuda.train.optimizer import Optimizer
 from backends.recipe.types import Recipe
 from backends.run.rows import TrainingRows, row_names
@@ -134,32 +135,30 @@ class Stepper:
 def sum_nll(model: Any, batch: MicroBatch, dtype: torch.dtype) -> torch.Tensor:
     """Return Σ −log p(next token) over the supervised positions of a micro-batch, in nats; a float32 scalar.
 
-    For packed rows the model computes logits at supervised positions only, [k, vocabulary]. For padded rows it computes
-    all of them. The loss is computed in float32.
+    Logits are computed at supervised positions only, and the loss in float32.
 
     Args:
-        model: a Hugging Face causal model.
+        model: a Hugging Face causal model, with or without LoRA.
         batch: the micro-batch.
         dtype: of the matrix products.
     """
+    whole = model.get_base_model() if hasattr(model, "peft_config") else model
+    inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
+    if batch.layout is not None:
+        inputs["packed_rows"] = batch.layout
+    else:
+        inputs["attention_mask"] = batch.attention_mask
     device = batch.input_ids.device
     # weights that are trained stay in float32; autocast lowers the products alone
     lower = dtype != torch.float32
     with torch.autocast(device.type, dtype=dtype) if lower else nullcontext():
+        if can_chunk_loss(whole):
+            # [n, s, h] → [n·s, h] → [k, h]
+            hidden = whole.base_model(**inputs).last_hidden_state.flatten(0, 1)
+            return head_loss(whole, hidden.index_select(0, batch.supervised), batch.targets)
         if batch.layout is not None:
-            logits = model(
-                input_ids=batch.input_ids,
-                position_ids=batch.position_ids,
-                use_cache=False,
-                logits_to_keep=batch.supervised,
-                packed_rows=batch.layout,
-            ).logits[0]
+            logits = whole(**inputs, logits_to_keep=batch.supervised).logits.squeeze(0)
         else:
             # logits_to_keep takes the same columns of every row, so they are picked afterwards: [n·s, v] → [k, v]
-            logits = model(
-                input_ids=batch.input_ids,
-                position_ids=batch.position_ids,
-                attention_mask=batch.attention_mask,
-                use_cache=False,
-            ).logits.flatten(0, 1)[batch.supervised]
+            logits = whole(**inputs).logits.flatten(0, 1)[batch.supervised]
     return torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
