@@ -250,7 +250,7 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(make_recipe, tiny_llam
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ([], UsageError, r"no weights: set load_checkpoint=DIR"),
+        ([], UsageError, r"no weights: set load_checkpoint=PATH"),
         (["load_checkpoint=nowhere"], UsageError, r"nowhere: no such model directory"),
         (["load_checkpoint=BASE", "data.train=[]"], UsageError, r"no training data: set data\.train=FILE"),
         (["load_checkpoint=BASE", "data.train=gone.jsonl"], UsageError, r"gone\.jsonl: no such file"),

@@ -68,7 +68,7 @@ def fuse_lora(model: torch.nn.Module) -> int:
             continue
         if not isinstance(layer.lora_dropout[name], torch.nn.Identity):
             continue
-        layer.forward = partial(_forward, layer.base_layer, *parts, layer.scaling[name])  # type: ignore[method-assign]
+        layer.forward = partial(_forward, layer.base_layer, *parts, layer.scaling[name])
         count += 1
     return count
 
