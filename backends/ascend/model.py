@@ -19,6 +19,7 @@ from backends.weights.llama import LlamaShape
 from backends.weights.mindspore_ckpt import open_weights
 from backends.weights.model_config import config_place, load_config
 from backends.weights.names import is_lora, peft_to_mindformers, to_mindformers
+from backends.weights.rotary import rotary_settings
 from backends.weights.safetensors_files import Tensors, open_tensors
 from converters.common.console import say
 from converters.common.errors import UserError
@@ -90,18 +91,16 @@ def model_config(folder: Path) -> dict[str, Any]:
 
 
 def _rotary(config: dict[str, Any], file: Path) -> dict[str, Any]:
-    """Return base and scaling of the rotary positions; transformers 5 writes them as ``rope_parameters``."""
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = rope.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
-    # older files call it "type"; mindformers refuses keys that it does not know, so both are removed
-    kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
-    rope.pop("type", None)
+    """Return base and scaling of the rotary positions."""
+    theta, rope = rotary_settings(config)
+    # mindformers refuses keys that it does not know
+    kind = rope.pop("rope_type", "default")
     if kind == "default":
-        return {"theta": float(theta), "extend_method": "None"}
+        return {"theta": theta, "extend_method": "None"}
     if kind != "llama3":
         raise UserError(f"{file}: rotary scaling {kind!r}; the ascend backend runs none and llama3's")
     return {
-        "theta": float(theta),
+        "theta": theta,
         "extend_method": "LLAMA3",
         "scaling_factor": {**rope, "factor": float(rope["factor"])},  # mindformers takes no whole number there
     }

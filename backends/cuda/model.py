@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.cuda.processes import speak
-from backends.recipe.types import ModelConfig, PetConfig, Recipe
+from backends.recipe.types import ModelConfig, PetConfig
 from backends.run.machine import allowed_cores, cpu_threads
 from backends.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
 from backends.weights.llama import LlamaShape, check_shapes
 from backends.weights.lora import LINEAR_LAYERS, hf_modules, initial_lora_a
 from backends.weights.model_config import has_config, load_config, model_shape
+from backends.weights.rotary import rotary_settings
 from converters.common.errors import UsageError, UserError, first_line
 from converters.common.gguf_file import is_gguf
 from converters.common.reader import read_json
@@ -151,9 +152,15 @@ def read_config(path: str | Path) -> Any:
     if not has_config(folder):
         raise UsageError(f"{path}: no {MODEL_CONFIG} there; a Hugging Face model directory is expected")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"{folder / MODEL_CONFIG}: {first_line(error)}") from error
+    stated = read_json(folder / MODEL_CONFIG)
+    if "rope_theta" in (stated.get("rope_parameters") or {}) and hasattr(config, "rope_theta"):
+        # transformers 4 takes its default base, silently, where transformers 5 wrote the file
+        config.rope_theta, scaling = rotary_settings(stated)
+        config.rope_scaling = scaling or None
+    return config
 
 
 def read_model(path: str | Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
@@ -249,31 +256,6 @@ def add_lora(model: PreTrainedModel, pet: PetConfig, seed: int, base: str) -> An
             with torch.no_grad():
                 parameter.copy_(torch.from_numpy(start))
     return tuned
-
-
-def base_differences(recipe: Recipe, config: Any) -> list[str]:
-    """Return the sizes that differ between recipe and checkpoint, as text; the checkpoint's are the ones in force.
-
-    Args:
-        recipe: whose ``model_config`` may state sizes.
-        config: the checkpoint's Hugging Face configuration.
-    """
-    # the raw YAML: a default that the recipe does not state is no difference
-    stated = (recipe.raw.get("model") or {}).get("model_config") or {}
-    pairs = {
-        "hidden_size": "hidden_size",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "n_kv_heads": "num_key_value_heads",
-        "head_dim": "head_dim",
-        "vocab_size": "vocab_size",
-        "intermediate_size": "intermediate_size",
-    }
-    return [
-        f"{ours} {stated[ours]} → {getattr(config, theirs)}"
-        for ours, theirs in pairs.items()
-        if stated.get(ours) is not None and stated[ours] != getattr(config, theirs, stated[ours])
-    ]
 
 
 @dataclass(frozen=True)

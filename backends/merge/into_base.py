@@ -30,6 +30,9 @@ from backends.weights.safetensors_files import ShardWriter
 from converters.common.console import progress
 from converters.common.errors import UserError
 
+# layers that are looked at before a merge: a run's layers lose about the same
+_SAMPLED = 4
+
 
 @dataclass(frozen=True)
 class Change:
@@ -106,6 +109,29 @@ def unties(base: Base, adapters: Sequence[Adapter]) -> bool:
     An adapter on a tied ``lm_head`` changes the output and not the embedding, so the merged model needs two matrices.
     """
     return base.tied and HEAD in all_modules(adapters)
+
+
+def expected_rounding(base: Base, adapters: Sequence[Adapter], dtype: str | None) -> float:
+    """Return what rounding changes of the update relative to its norm, the most of a few layers; nothing is written.
+
+    Args:
+        base: what to merge into.
+        adapters: what to add; they fit it (:func:`backends.merge.base.check_fit`).
+        dtype: type of all floating-point tensors; None leaves each as it is.
+
+    Raises:
+        UserError: a value in the base or a result is not finite.
+    """
+    # a head that parts from the embedding has no weight of its own in the base
+    modules = [module for module in all_modules(adapters) if base.weight_name(module) in base.tensors]
+    few = modules[:: -(-len(modules) // _SAMPLED) or 1]
+    return max(
+        (
+            add_update(_read(base, base.weight_name(module)), *summed(adapters, module), dtype, module)[1].rounding
+            for module in few
+        ),
+        default=0.0,
+    )
 
 
 def write_merged(

@@ -17,7 +17,7 @@ from backends.weights.dtypes import numpy_types
 from backends.weights.files import GENERATION_CONFIG, MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 from backends.weights.llama import EMBEDDING, HEAD, LlamaShape
 from backends.weights.names import to_mindformers
-from backends.weights.rotary import pairs_from_halves
+from backends.weights.rotary import pairs_from_halves, rotary_settings
 from backends.weights.safetensors_files import Entry, ShardWriter, open_tensors
 from converters.common.errors import UserError
 from converters.common.files import write_json
@@ -121,8 +121,7 @@ def meta_params(config: dict[str, Any]) -> dict[str, Any]:
     """
     shape = LlamaShape.from_config(config, MODEL_CONFIG)
     dim, width = shape.hidden, shape.intermediate
-    # transformers 5 moved rope_theta into rope_parameters
-    rope = config.get("rope_parameters") or config
+    base, scaling = rotary_settings(config)
     params: dict[str, Any] = {
         "dim": dim,
         "n_layers": shape.layers,
@@ -130,10 +129,10 @@ def meta_params(config: dict[str, Any]) -> dict[str, Any]:
         "n_kv_heads": shape.kv_heads,
         "vocab_size": shape.vocab,
         "norm_eps": config["rms_norm_eps"],
-        "rope_theta": rope.get("rope_theta", 10000.0),
+        "rope_theta": base,
     }
     # params.json has a switch for this, not the factors
-    if config.get("rope_scaling"):
+    if scaling:
         params["use_scaled_rope"] = True
     plain = int(8 * dim / 3)
     # Meta's own models first (256, 1024, 4096, with 1.3 in Llama 2 70B and 3), then whatever gives the width

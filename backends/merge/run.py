@@ -15,7 +15,7 @@ from backends.merge.adapters import Adapter, open_adapter
 from backends.merge.base import Base, check_fit, check_recorded, open_base
 from backends.merge.combine import Summed, check_same_base, write_sum
 from backends.merge.companions import common_template, copy_tokenizer, tokenizer_home, write_model_files, write_template
-from backends.merge.into_base import Change, unties, write_merged
+from backends.merge.into_base import Change, expected_rounding, unties, write_merged
 from backends.weights.dtypes import FLOAT_NAMES, FLOATS, ROUNDOFF
 from backends.weights.files import MERGE_REPORT, check_output_file, sidecar_of, writing_directory
 from backends.weights.mindspore_ckpt import open_weights, weights_writer
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from converters.tokenizers.base import Tokenizer
 
 Format = Literal["safetensors", "bin", "pth"]
+# share of an update that rounding may take before it is said ahead of the writing
+MUCH_LOST = 0.1
 INTO_BASE = "W' = round(W + sum of weight * scaling * B @ A), in float32 with one rounding"
 INTO_ADAPTER = "B @ A = sum of weight * scaling * B @ A, in float32, ranks beside each other"
 
@@ -218,6 +220,12 @@ def _into_base(
         say("note: the output layer was the embedding matrix; with an adapter on it the two part (tie_word_embeddings)")
     # & ROUNDOFF: integers are copied as they are
     kinds = {FLOATS[dtype]} if dtype else {base.tensors.dtype(name) for name in base.tensors} & ROUNDOFF.keys()
+    if (lost := expected_rounding(base, adapters, dtype)) > MUCH_LOST:
+        into = "/".join(sorted(FLOAT_NAMES[kind] for kind in kinds))
+        say(
+            f"note: rounding to {into} will change this update by about {lost:.0%} of its norm: it is small beside the "
+            "weights; --dtype float32 keeps it whole"
+        )
     with _destination(base, out) as (folder, file):
         with weights_writer(file) if file else ShardWriter(folder, max_shard_bytes=max_shard_bytes) as writer:
             changes = write_merged(base, adapters, writer, dtype)

@@ -14,7 +14,7 @@ from backends.recipe.schedule import warmup_steps
 from backends.recipe.types import Recipe
 from backends.weights.llama import LlamaShape
 from backends.weights.lora import LINEAR_LAYERS, target_layers
-from backends.weights.model_config import has_config, model_shape
+from backends.weights.model_config import checkpoint_differences, has_config, model_shape
 from converters.common.console import format_table, say
 from converters.common.contest import CONTEST_DENOMINATOR, LLAMA3_8B
 from converters.common.errors import UsageError
@@ -117,6 +117,8 @@ def plan(recipe: Recipe, rows: int | None = None) -> Plan:
         data = load_rows(recipe)
     elif recipe.data.train:
         say("tokens: unknown without a tokenizer (data.tokenizer=DIR or load_checkpoint=DIR)")
+    for line in checkpoint_differences(recipe):
+        say(line)
     shape = recipe_shape(recipe)
     exact = make_plan(recipe, shape, rows, data)
     return replace(exact, predictions=_predictions(exact, cpu_rate(shape)))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.weights.lora import LINEAR_LAYERS
+from backends.weights.rotary import rotary_settings
 from converters.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class LlamaShape:
         o_bias: the attention's output has one.
         mlp_bias: the three feed-forward layers have biases.
         architecture: ``model_type`` of config.json: which code computes. Two shapes are equal without it.
+        rotary_base: base of the rotary angles. Neither it nor the next two belong to the shapes that are compared.
+        rms_norm_eps: added to the mean square in every norm.
+        positions: tokens that the model was made for; None where nothing says.
     """
 
     layers: int
@@ -60,6 +64,9 @@ class LlamaShape:
     o_bias: bool = False
     mlp_bias: bool = False
     architecture: str = field(default="llama", compare=False)
+    rotary_base: float = field(default=10000.0, compare=False)
+    rms_norm_eps: float = field(default=1e-6, compare=False)
+    positions: int | None = field(default=None, compare=False)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str | Path) -> LlamaShape:
@@ -100,6 +107,10 @@ class LlamaShape:
             o_bias=bias and not qwen2,
             mlp_bias=bool(config.get("mlp_bias")),
             architecture=str(kind),
+            rotary_base=rotary_settings(config)[0],
+            # the last is transformers' own default
+            rms_norm_eps=float(config.get("rms_norm_eps") or 1e-6),
+            positions=config.get("max_position_embeddings"),
         )
 
     @classmethod
@@ -119,6 +130,9 @@ class LlamaShape:
             qkv_bias=config.qkv_has_bias,
             o_bias=config.attn_proj_has_bias,
             architecture="qwen2" if qwen2 else "llama",
+            rotary_base=config.theta,
+            rms_norm_eps=config.rms_norm_eps,
+            positions=config.max_position_embedding,
         )
 
     def to_config(self) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.weights.files import MODEL_CONFIG
+from converters.common.errors import UserError
 from converters.common.gguf_file import is_gguf
 from converters.common.reader import read_json
 
 if TYPE_CHECKING:
+    from backends.recipe.types import Recipe
     from backends.weights.llama import LlamaShape
 
 
@@ -42,3 +45,54 @@ def model_shape(path: str | os.PathLike[str]) -> LlamaShape:
     from backends.weights.llama import LlamaShape  # numpy, likewise
 
     return LlamaShape.from_config(load_config(path), config_place(path))
+
+
+def checkpoint_differences(recipe: Recipe) -> list[str]:
+    """Say what a recipe states about the model that its checkpoint has otherwise; the checkpoint's is in force.
+
+    Args:
+        recipe: names the checkpoint; its ``model_config`` may state sizes and settings.
+
+    Returns:
+        One line for each difference, and one where rows may be longer than the model was made for. Empty where the
+        checkpoint has no configuration beside it, or one of a family whose sizes are not known here.
+    """
+    from backends.weights.llama import LlamaShape
+
+    if not recipe.load_checkpoint or not has_config(recipe.load_checkpoint):
+        return []
+    try:
+        checkpoint = model_shape(recipe.load_checkpoint)
+    except UserError:
+        return []
+    # the raw YAML: a default that the recipe does not state is no difference
+    stated = (recipe.raw.get("model") or {}).get("model_config") or {}
+    config = recipe.model.model_config
+    own = LlamaShape.from_recipe(config)
+    # key of the recipe: what it states, and what the checkpoint has
+    pairs = {
+        "hidden_size": (own.hidden, checkpoint.hidden),
+        "num_layers": (own.layers, checkpoint.layers),
+        "num_heads": (own.heads, checkpoint.heads),
+        "n_kv_heads": (own.kv_heads, checkpoint.kv_heads),
+        "head_dim": (own.head_dim, checkpoint.head_dim),
+        "vocab_size": (own.vocab, checkpoint.vocab),
+        "intermediate_size": (own.intermediate, checkpoint.intermediate),
+        "tie_word_embeddings": (own.tied, checkpoint.tied),
+        "qkv_has_bias": (own.qkv_bias, checkpoint.qkv_bias),
+        "attn_proj_has_bias": (own.o_bias, checkpoint.o_bias),
+        "theta": (own.rotary_base, checkpoint.rotary_base),
+        "rms_norm_eps": (own.rms_norm_eps, checkpoint.rms_norm_eps),
+    }
+    lines = [
+        f"model: the recipe says {key} {ours} → {theirs} in the checkpoint, which is what counts"
+        for key, (ours, theirs) in pairs.items()
+        # a float32 in a file is not the number that was rounded to it: 9.99999974e-06 is 1e-5
+        if stated.get(key) is not None and not math.isclose(ours, theirs, rel_tol=1e-6)
+    ]
+    if checkpoint.positions is not None and config.seq_length > checkpoint.positions:
+        lines.append(
+            f"model: seq_length {config.seq_length:,} is more than the {checkpoint.positions:,} positions that the "
+            "checkpoint was made for; rows beyond them are computed as they come"
+        )
+    return lines

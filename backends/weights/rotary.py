@@ -8,6 +8,7 @@ convert_llama_weights_to_hf.py).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,25 @@ def pairs_from_halves(weight: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows, *rest)
 
 
+def rotary_settings(config: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Return the rotary base of a Hugging Face configuration, and how it is scaled.
+
+    transformers 4 writes ``rope_theta`` and ``rope_scaling``, transformers 5 both in ``rope_parameters``.
+
+    Args:
+        config: content of ``config.json``.
+
+    Returns:
+        The base, and the keys of the scaling with ``rope_type``; empty where there is none.
+    """
+    scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    base = scaling.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    # older files call it "type"
+    older = scaling.pop("type", None)
+    kind = scaling.pop("rope_type", None) or older or "default"
+    return float(base), {} if kind == "default" else {"rope_type": kind, **scaling}
+
+
 def inverse_frequencies(config: dict[str, Any], head_dim: int) -> np.ndarray:
     """Return the angle that each pair turns by from one position to the next, float64 [d/2].
 
@@ -54,10 +74,9 @@ def inverse_frequencies(config: dict[str, Any], head_dim: int) -> np.ndarray:
     Raises:
         ValueError: another scaling.
     """
-    base = float(config.get("rope_theta") or 10000.0)
+    base, scaling = rotary_settings(config)
     plain = base ** (-np.arange(0, head_dim, 2) / head_dim)
-    scaling = config.get("rope_scaling") or {}
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    kind = scaling.get("rope_type", "default")
     if kind == "default":
         return plain
     if kind == "linear":

@@ -1,13 +1,17 @@
 """The one geometry of a Llama: every view of it says the same sizes."""
 
+import json
 import math
 
 import pytest
 
+from backends.recipe.load import load_recipe
 from backends.recipe.types import ModelConfig
 from backends.weights.llama import LlamaShape, check_shapes
 from backends.weights.lora import LINEAR_LAYERS
+from backends.weights.model_config import checkpoint_differences
 from backends.weights.names import mindformers_to_peft, peft_to_mindformers, to_hf, to_mindformers
+from backends.weights.rotary import rotary_settings
 from converters.common.errors import UserError
 
 SHAPES = {
@@ -65,3 +69,64 @@ def test_differences_are_listed():
         "FILE does not fit CONFIG: 1 missing: lm_head.weight; 1 extra: more; "
         "1 of another shape: model.norm.weight [31], expected [32]"
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "base", "scaling"),
+    [
+        ({}, 10000.0, {}),
+        ({"rope_theta": 100000.0}, 100000.0, {}),
+        ({"rope_theta": 100000.0, "rope_scaling": None}, 100000.0, {}),
+        ({"rope_parameters": {"rope_theta": 100000, "rope_type": "default"}}, 100000.0, {}),
+        # both: transformers 5 reads its own key
+        ({"rope_theta": 5.0, "rope_parameters": {"rope_theta": 100000.0}}, 100000.0, {}),
+        (
+            {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            5e5,
+            {"rope_type": "linear", "factor": 2.0},
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}},
+            5e5,
+            {"rope_type": "linear", "factor": 2.0},
+        ),
+    ],
+)
+def test_the_rotary_base_is_read_in_both_spellings(keys, base, scaling):
+    config = SHAPES["llama"].to_config() | keys
+    assert rotary_settings(config) == (base, scaling)
+    assert LlamaShape.from_config(config, "").rotary_base == base
+
+
+def test_what_a_recipe_states_and_its_checkpoint_has_otherwise_is_said_in_a_line_each(tmp_path):
+    config = SHAPES["llama"].to_config() | {
+        "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"},
+        "rms_norm_eps": 9.99999974e-06,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    def lines(**stated):
+        model_config = {"seq_length": 64, **stated}
+        recipe = {"load_checkpoint": str(tmp_path), "model": {"model_config": model_config}}
+        (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+        return checkpoint_differences(load_recipe(tmp_path / "recipe.yaml"))
+
+    # a float32 of 1e-5 is 1e-5
+    assert lines(theta=100000, rms_norm_eps="1e-5", vocab_size=100, tie_word_embeddings=True, head_dim=8) == []
+    found = lines(
+        theta=500000.0, rms_norm_eps=1e-6, vocab_size=99, tie_word_embeddings=False, head_dim=16, num_layers=2
+    )
+    assert [line.split(" → ")[0].removeprefix("model: the recipe says ") for line in found] == [
+        "head_dim 16",
+        "vocab_size 99",
+        "tie_word_embeddings False",
+        "theta 500000.0",
+        "rms_norm_eps 1e-06",
+    ]
+    assert all(line.endswith("in the checkpoint, which is what counts") for line in found)
+    [line] = lines(seq_length=65)
+    assert line.startswith("model: seq_length 65 is more than the 64 positions that the checkpoint was made for")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 8}))
+    assert lines(theta=1) == []

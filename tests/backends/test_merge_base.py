@@ -298,3 +298,18 @@ def test_called_from_python_it_returns_what_it_wrote(tmp_path):
     for weights in ([1.0], [1.0, float("nan")]):
         with pytest.raises(UsageError, match="a finite number for each of 2 adapters"):
             backends.merge.merge(pair, tmp_path / "more", weights=weights)
+
+
+@pytest.mark.parametrize(("kind", "size", "said"), [("BF16", 0.002, True), ("BF16", 0.5, False), ("F32", 0.002, False)])
+def test_an_update_that_rounding_would_take_is_said_before_anything_is_written(tmp_path, capsys, kind, size, said):
+    import backends.merge
+
+    base = write_base(tmp_path / "base", kind)
+    adapter = write_adapter(tmp_path / "a", targets=("q_proj", "v_proj", "down_proj"), size=size)
+    report = backends.merge.merge(adapter, tmp_path / "out", base=base, verify=False)
+    worst = max(change.rounding for change in report.changes.values())
+    heard = capsys.readouterr().err
+    assert (worst > 0.1) == said
+    assert ("note: rounding to bfloat16 will change this update by about" in heard) == said
+    backends.merge.merge(adapter, tmp_path / "whole", base=base, verify=False, dtype="float32")
+    assert "will change this update" not in capsys.readouterr().err

@@ -132,3 +132,18 @@ def test_both_backends_train_on_the_same_rows_and_ask_alike(make_recipe, chatty,
         found[backend] = (record["rows_sha256"], record["template"], [row["loss"] for row in log])
     assert found["cuda"][:2] == found["ascend"][:2]
     assert found["ascend"][2] == pytest.approx(found["cuda"][2], rel=1e-3)
+
+
+def test_a_rotary_base_in_the_spelling_of_transformers_5_is_the_one_computed_with(tiny_llama, tmp_path):
+    """transformers 4 takes 10,000 instead, silently."""
+    from backends.cuda.model import read_config
+
+    folder = shutil.copytree(tiny_llama, tmp_path / "five")
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("rope_theta", "rope_scaling", "rope_parameters"):
+        config.pop(key, None)
+    config["rope_parameters"] = {"rope_theta": 100000.0, "rope_type": "default"}
+    (folder / "config.json").write_text(json.dumps(config))
+    read = read_config(folder)
+    parameters = getattr(read, "rope_parameters", None) or {}
+    assert getattr(read, "rope_theta", parameters.get("rope_theta")) == 100000.0

@@ -17,6 +17,7 @@ from backends.recipe.schedule import warmup_steps
 from backends.recipe.types import Recipe
 from backends.run.resume import kept_checkpoints
 from backends.weights.lora import target_layers
+from backends.weights.model_config import checkpoint_differences
 from mindrecord.tokens.encode import IGNORE_INDEX
 
 LOADER = "StepOrderDataset"
@@ -221,13 +222,8 @@ def _model(recipe: Recipe, raw: dict[str, Any], job: Job, config: ReplacedSettin
     stated = model.setdefault("model_config", {})
     stated.pop("max_position_embedding", None)
     stated.setdefault("type", "LlamaConfig")
-    differ = [
-        f"{key} {stated[key]} → {size}"
-        for key, size in job.sizes.items()
-        if stated.get(key, size) != size and key != "max_position_embedding"
-    ]
-    if differ:
-        config.say(f"model: the recipe says {', '.join(differ)} in the checkpoint, which is what counts")
+    for line in checkpoint_differences(recipe):
+        config.say(line)
     stated |= job.sizes
     # other ways to say sizes that job.sizes states outright
     for key in ("ffn_dim_multiplier", "multiple_of", "head_dim"):

@@ -22,7 +22,6 @@ from backends.checkpoint.fingerprint import base_fingerprint
 from backends.cuda import attention
 from backends.cuda.model import (
     add_lora,
-    base_differences,
     choose_device,
     choose_dtype,
     llama_config,
@@ -58,6 +57,7 @@ from backends.run.resume import (
     write_state,
 )
 from backends.run.rows import NO_DATA, TrainingRows, load_rows, row_names
+from backends.weights.model_config import checkpoint_differences
 from converters.common.errors import UsageError, UserError
 from converters.common.gguf_file import is_gguf
 from mindrecord.tokens.order import rows_of_step
@@ -253,8 +253,8 @@ def build_model(recipe: Recipe, data: TrainingRows, device: torch.device, dtype:
     # frozen weights need no more precision than the products; trained ones are kept in float32
     held = torch.float32 if pet is None or device.type == "cpu" else dtype
     if recipe.load_checkpoint:
-        for difference in base_differences(recipe, hf_config):
-            speak(f"model: the recipe says {difference} in the checkpoint, which is what counts")
+        for line in checkpoint_differences(recipe):
+            speak(line)
         model: Any = read_model(recipe.load_checkpoint, held, kind)
     else:
         speak(f"model: random weights from seed {recipe.seed}")
