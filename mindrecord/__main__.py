@@ -168,7 +168,8 @@ def _add_show(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--template",
         metavar="NAME",
-        help="bare, alpaca, vicuna, llama3, chatml, …; for a MindRecord file it is only compared with the file's own",
+        help="bare, alpaca, vicuna, llama3, chatml, …; tokenizer: its own chat template; for a MindRecord file it is "
+        "only compared with the file's own",
     )
     command.add_argument(
         "--rows", metavar="N", type=int, default=3, help="number of rows to print (default: %(default)s)"
@@ -198,7 +199,12 @@ def _add_write(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("-o", "--out", metavar="FILE", required=True, help="file to write, named *.mindrecord")
     command.add_argument("--tokenizer", metavar="DIR", required=True, help="directory or file of the tokenizer")
-    command.add_argument("--template", metavar="NAME", required=True, help="bare, alpaca, vicuna, llama3, chatml, …")
+    command.add_argument(
+        "--template",
+        metavar="NAME",
+        required=True,
+        help="bare, alpaca, vicuna, llama3, chatml, …, or tokenizer: its own chat template",
+    )
     command.add_argument(
         "--seq-length", metavar="N", type=int, default=256, help="longest model input, in tokens (default: %(default)s)"
     )

@@ -32,7 +32,10 @@ def add_template_arguments(parser: argparse.ArgumentParser) -> None:
         "--base", metavar="DIR", help="the frozen model under an adapter (default: where the adapter says)"
     )
     parser.add_argument(
-        "--template", metavar="NAME", help="prompt template to ask in (default: the one the run was trained with)"
+        "--template",
+        metavar="NAME",
+        help="prompt template to ask in; tokenizer: the model's own chat template (default: the one the run was "
+        "trained with, else the model's own)",
     )
     parser.add_argument(
         "--allow-template-mismatch",

@@ -64,7 +64,8 @@ def ask(
         sampling: how tokens are chosen; greedy unless said otherwise.
         max_new_tokens: an answer is cut after this many; None takes the longest row the run was trained on.
         min_new_tokens: no answer ends before this many.
-        template: how questions are put, where ``checkpoint`` is a path; None takes the one that it was trained in.
+        template: how questions are put, where ``checkpoint`` is a path; None takes the one that it was trained in, else
+            the model's own chat template.
 
     Returns:
         One answer for each question, in the order of the questions.

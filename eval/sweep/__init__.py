@@ -166,7 +166,7 @@ def sweep(
         # padded as the checkpoints are, so that a listing is in the order of training
         home = folder / f"step-{step:06d}"
         # the base is asked as the run was trained: otherwise the template's effect would pass for learning
-        trained = None if step else run.template.name
+        trained = None if step else run.template
         # allowed: both templates are chosen here, the base's and that of reading
         opened = functools.partial(open_checkpoint, place, base=base if step else None, allow_mismatch=True)
         files = opened(template=trained)
