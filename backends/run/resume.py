@@ -161,6 +161,13 @@ def checkpoint_to_resume(
         return None
     before, whole = read_json(run.path / DATA_RECORD), run.checkpoints()
     changes = []
+    trained, now = before.get("template") or {}, record["template"]
+    # a model's own chat template can change without a word in the recipe
+    if trained and trained["hash"] != now["hash"]:
+        changes.append(
+            f"template: the run is in {trained['name']} ({trained['hash'][:8]}), this is {now['name']} "
+            f"({now['hash'][:8]})"
+        )
     if before["rows_sha256"] != record["rows_sha256"]:
         changes.append(
             f"data: the run has rows {before['rows_sha256'][:12]} of {before['files'][0]['path']}, "

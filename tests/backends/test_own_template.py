@@ -85,6 +85,9 @@ def test_a_run_keeps_the_template_that_it_was_trained_in(make_recipe, chatty, tm
     assert asked(open_checkpoint(run.path)) == ASKED
     assert "chatty has another chat template (" in capsys.readouterr().err
     assert asked(open_checkpoint(run.path, template="tokenizer")) == ASKED
+    (run.path / "result.json").unlink()
+    with pytest.raises(UserError, match=r"cannot be resumed: template: the run is in tokenizer \("):
+        main(["train", recipe, "--device", "cpu", "--resume"])
     moved = chatty.rename(tmp_path / "moved")
     (moved / "tokenizer_config.json").unlink()
     assert asked(open_checkpoint(run.path, base=str(moved))) == ASKED
