@@ -10,6 +10,7 @@ from pathlib import Path
 from backends.weights.dtypes import FLOATS
 from converters.common.console import run_main, say
 from converters.common.errors import UsageError
+from converters.common.shipped import locate_model
 
 EPILOG = """examples:
   python -m backends.exchange to-mindformers llama3-8b/ -o llama3_8b.ckpt
@@ -18,6 +19,7 @@ EPILOG = """examples:
   python -m backends.exchange to-hf rank_0/llama3_lora-5_200.ckpt --config yaml/llama3_lora.yaml -o adapter
   python -m backends.exchange to-hf Meta-Llama-3-8B/original -o llama3-8b
   python -m backends.exchange from-gguf model.Q4_K_M.gguf -o model
+  python -m backends.exchange to-gguf-lora RUN -o lora.gguf
   python -m backends.exchange inspect RUN
 """
 
@@ -30,6 +32,11 @@ def main(argv: list[str] | None = None) -> int:
 
         report = inspect(args.path)
         print(json.dumps(report.as_json(), indent=2, ensure_ascii=False) if args.json else report.as_text())
+        return 0
+    if args.command == "to-gguf-lora":
+        from backends.exchange.to_gguf import write_gguf_lora
+
+        say(write_gguf_lora(locate_model(args.path), args.out, base=args.base).as_text())
         return 0
     from backends.exchange.convert import to_hf, to_mindformers
 
@@ -134,10 +141,16 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--base", metavar="DIR", help="model directory that an adapter was trained on (default: as recorded)"
         )
+    lora = _command(commands, "to-gguf-lora", "Write a PEFT adapter as the GGUF file that llama.cpp takes as --lora.")
+    lora.add_argument("path", type=Path, metavar="PATH", help="adapter or run directory")
+    lora.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="a .gguf file")
+    lora.add_argument(
+        "--base", metavar="PATH", help="model directory or GGUF file that it was trained on (default: as recorded)"
+    )
     look = _command(
         commands, "inspect", "List the tensors of a model or an adapter, their totals, and the scaling of a LoRA."
     )
-    look.add_argument("path", type=Path, metavar="PATH", help="directory, .safetensors or .ckpt")
+    look.add_argument("path", type=Path, metavar="PATH", help="directory, .safetensors, .ckpt or .gguf")
     look.add_argument("--json", action="store_true", help="print JSON to stdout (default: a table)")
     return parser
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from backends.exchange.adapters import read_adapter_config
 from backends.weights.files import ADAPTER_WEIGHTS
-from backends.weights.gguf_model import FAMILIES, LAYER_MODULES, OUTSIDE_LAYERS, ROPE_FREQS
+from backends.weights.gguf_model import FAMILIES, LAYER_MODULES, OUTSIDE_LAYERS, ROPE_FREQS, open_gguf_tensors
 from backends.weights.llama import LlamaShape, check_shapes
 from backends.weights.model_config import config_place, has_config, load_config
 from backends.weights.rotary import llama3_divisors, pairs_from_halves
@@ -27,10 +27,12 @@ from converters.common.files import atomic
 from converters.tokenizers.gguf_fields import Field, vocabulary_fields
 
 GgufType = Literal["F32", "F16", "BF16", "Q8_0"]
-GGUF_TYPES: tuple[GgufType, ...] = get_args(GgufType)
 # numbers that llama.cpp shows as the type of a file: llama_ftype
 FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
 Q8_0_BLOCK = 32
+LARGEST_F16 = 65504.0
+# a tensor that is to be written: its shape, its type in the file, and what reads it
+Stored = tuple[tuple[int, ...], str, Callable[[], np.ndarray]]
 NOT_PLAIN = "a LoRA in GGUF has no such thing; merge the adapter and write the model"
 _OUTSIDE = {hf: gguf for gguf, hf in OUTSIDE_LAYERS.items()}
 _MODULES = {hf: gguf for gguf, hf in LAYER_MODULES.items()}
@@ -111,7 +113,7 @@ def write_gguf(
         say(
             f"note: {len(odd)} matrices, {odd[0]} first, are not a multiple of {Q8_0_BLOCK} wide and are written as F16"
         )
-    stored: dict[str, tuple[tuple[int, ...], str, Callable[[], np.ndarray]]] = {}
+    stored: dict[str, Stored] = {}
     for one, widths in expected.items():
         into = "F32" if len(widths) == 1 else "F16" if one in odd else kind
         stored[gguf_name(one)] = (widths, into, _reader(tensors, one, shape))
@@ -121,6 +123,28 @@ def write_gguf(
         stored[ROPE_FREQS] = (divisors.shape, "F32", lambda: divisors)
     with _writer(out, shape.architecture, fields) as add:
         add(stored)
+
+
+def largest_error(tensors: Tensors, file: Path) -> float:
+    """Return by how much the tensors of a GGUF file differ from those it was made of: the largest |ΔW| / |W|.
+
+    Norms are Frobenius norms.
+
+    Raises:
+        UserError: a tensor is missing, or has another shape.
+    """
+    written = open_gguf_tensors(file)
+    check_shapes(
+        {one: written.shape(one) for one in written}, {one: tensors.shape(one) for one in tensors}, file, "its source"
+    )
+    worst = 0.0
+    for one in tensors:
+        before = tensors.read(one).astype(np.float32)
+        size = float(np.linalg.norm(before))
+        difference = float(np.linalg.norm(written.read(one).astype(np.float32) - before))
+        # zeros stay zeros
+        worst = max(worst, difference / size if size else difference)
+    return worst
 
 
 def write_gguf_lora(path: str | Path, out: str | Path, *, base: str | Path | None = None) -> WrittenLora:
@@ -149,7 +173,7 @@ def write_gguf_lora(path: str | Path, out: str | Path, *, base: str | Path | Non
     shape = _shape(model, config_place(below))
     tensors = open_tensors(folder / ADAPTER_WEIGHTS)
     weights = shape.parameter_shapes()
-    stored: dict[str, tuple[tuple[int, ...], str, Callable[[], np.ndarray]]] = {}
+    stored: dict[str, Stored] = {}
     for name in tensors:
         weight, half = _adapted(name, folder)
         if weight not in weights:
@@ -249,9 +273,7 @@ def _model_fields(config: Mapping[str, Any], shape: LlamaShape, name: str, kind:
 
 
 @contextmanager
-def _writer(
-    out: Path, family: str, fields: list[Field]
-) -> Iterator[Callable[[Mapping[str, tuple[tuple[int, ...], str, Callable[[], np.ndarray]]]], None]]:
+def _writer(out: Path, family: str, fields: list[Field]) -> Iterator[Callable[[Mapping[str, Stored]], None]]:
     """Yield a function that writes tensors: by name their shape, type and reader."""
     from gguf import GGUFWriter
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -262,7 +284,7 @@ def _writer(
         for field in fields:
             field.write(writer)
 
-        def add(tensors: Mapping[str, tuple[tuple[int, ...], str, Callable[[], np.ndarray]]]) -> None:
+        def add(tensors: Mapping[str, Stored]) -> None:
             # places first: the header stands before the data, and memory holds one tensor
             for name, (shape, kind, _) in tensors.items():
                 quant = GGMLQuantizationType[kind]
@@ -274,10 +296,10 @@ def _writer(
             writer.write_ti_data_to_file()
             for name, (_, kind, read) in tensors.items():
                 values = np.ascontiguousarray(read(), np.float32)
-                if kind == "F16" and not np.isfinite(values.astype(np.float16)).all():
-                    raise UserError(
-                        f"{out}: {name} holds {np.abs(values).max():.4g}, which does not fit F16; BF16 has room"
-                    )
+                largest = np.abs(values).max(initial=0)
+                # "not <=" refuses a NaN, too
+                if kind == "F16" and not largest <= LARGEST_F16:
+                    raise UserError(f"{out}: {name} holds {largest:.4g}, which does not fit F16; BF16 has room")
                 writer.write_tensor_data(quantize(values, GGMLQuantizationType[kind]))
 
         try:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from backends.weights.dtypes import FLOATS
+from backends.weights.files import GGUF_TYPES
 from converters.common.console import run_main, say
 from converters.common.errors import UsageError
 
@@ -18,6 +19,7 @@ that needs no peft. Without: into one adapter that is the exact weighted sum."""
 EPILOG = """examples:
   python -m backends.merge --base models/tiny --adapter demo/run --out merged
   python -m backends.merge --base /models/Llama-2-7b-hf --adapter runs/webqa --out merged --dtype float16 --format pth
+  python -m backends.merge --base models/tiny --adapter demo/run --out served --format gguf --gguf-type Q8_0
   python -m backends.merge --adapter runs/rte:0.5 --adapter runs/mnli:0.5 --out mixed
   python -m backends.merge --adapter runs/rte:0.7 --adapter runs/mnli:0.3 --rank 8 --out mixed-8
 """
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> int | None:
     parser.add_argument(
         "--base",
         metavar="PATH",
-        help="Hugging Face model directory or mindformers weights to merge into (default: make an adapter)",
+        help="model directory, GGUF file or mindformers weights to merge into (default: make an adapter)",
     )
     parser.add_argument(
         "--out",
@@ -58,10 +60,16 @@ def main(argv: list[str] | None = None) -> int | None:
     )
     parser.add_argument(
         "--format",
-        choices=["safetensors", "bin", "pth"],
+        choices=["safetensors", "bin", "pth", "gguf"],
         default="safetensors",
-        help="file format of a merged model: safetensors, Hugging Face's pickled .bin, or Meta's .pth "
-        "(default: %(default)s)",
+        help="file format of a merged model: safetensors, Hugging Face's pickled .bin, Meta's .pth, or one GGUF file "
+        "with tokenizer and template (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--gguf-type",
+        choices=GGUF_TYPES,
+        metavar="TYPE",
+        help=f"with --format gguf: type of the matrices, {', '.join(GGUF_TYPES)} (default: F16)",
     )
     parser.add_argument(
         "--max-shard-size",
@@ -104,6 +112,8 @@ def main(argv: list[str] | None = None) -> int | None:
     # "not >" refuses a NaN as well
     if not args.max_shard_size > 0:
         raise UsageError(f"--max-shard-size is {args.max_shard_size}; GB above 0 are expected")
+    if args.gguf_type and args.format != "gguf":
+        raise UsageError(f"--gguf-type {args.gguf_type} is for --format gguf")
     chosen = [split_weight(text) for text in args.adapter]
     weighted = any(weight is not None for _, weight in chosen)
 
@@ -117,6 +127,7 @@ def main(argv: list[str] | None = None) -> int | None:
         weights=[1.0 if weight is None else weight for _, weight in chosen] if weighted else None,
         dtype=None if args.dtype == "auto" else args.dtype,
         format=args.format,
+        gguf_type=args.gguf_type or "F16",
         rank=args.rank,
         max_shard_bytes=int(args.max_shard_size * 10**9),
         lora_alpha=args.lora_alpha,

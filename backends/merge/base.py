@@ -15,11 +15,12 @@ from backends.merge.adapters import Adapter, all_modules
 from backends.weights.dtypes import ROUNDOFF
 from backends.weights.files import ADAPTER_CONFIG, MODEL_CONFIG, sidecar_of
 from backends.weights.mindspore_ckpt import open_weights
+from backends.weights.model_config import has_config, load_config
 from backends.weights.names import is_lora, to_mindformers
 from backends.weights.safetensors_files import Tensors
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError, did_you_mean
-from converters.common.reader import read_json
+from converters.common.gguf_file import is_gguf
 from converters.common.shipped import locate_model
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
@@ -34,7 +35,7 @@ class Base:
         tensors: its weights; only headers are in memory.
         config: ``config.json``; empty where mindformers weights have none beside them.
         mindformers: the weights have mindformers' names.
-        home: where configuration and tokenizer lie: the directory, or ``FILE.hf`` beside a file.
+        home: where configuration and tokenizer lie: the directory, the GGUF file itself, or ``FILE.hf`` beside a file.
     """
 
     path: Path
@@ -64,7 +65,8 @@ def open_base(path: str | Path) -> Base:
     """Open a model to merge into.
 
     Args:
-        path: Hugging Face model directory, name of a shipped model, or a mindformers ``.ckpt`` or ``.safetensors``.
+        path: Hugging Face model directory, name of a shipped model, a GGUF file, or a mindformers ``.ckpt`` or
+            ``.safetensors``.
 
     Returns:
         The base; LoRA matrices and optimizer state of a training checkpoint are left out, and a note says so.
@@ -79,8 +81,9 @@ def open_base(path: str | Path) -> Base:
     if not source.exists():
         raise UsageError(f"{source}: no such model directory or file")
     tensors = open_weights(source)
-    home = source if source.is_dir() else sidecar_of(source)
-    config = read_json(home / MODEL_CONFIG) if (home / MODEL_CONFIG).is_file() else {}
+    whole = source.is_dir() or is_gguf(source)
+    home = source if whole else sidecar_of(source)
+    config = load_config(home) if has_config(home) else {}
     # "or {}": the key may be null
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method:
@@ -89,7 +92,7 @@ def open_base(path: str | Path) -> Base:
     mindformers = to_mindformers(f"{EMBEDDING}.weight") in tensors
     if mindformers:
         _leave_out_training(tensors)
-    elif not source.is_dir() or not config:
+    elif not whole or not config:
         raise UsageError(f"{source}: no {MODEL_CONFIG} there and no mindformers names inside; name the model directory")
     return Base(source, tensors, config, mindformers, home)
 
@@ -169,7 +172,7 @@ def check_recorded(base: Base, adapters: Sequence[Adapter], *, allow: bool) -> N
         # nothing is recorded, but this is the very directory that the adapter names
         if recorded is None and named is not None and named.resolve() == base.path.resolve():
             continue
-        if recorded is None and named is not None and (named / MODEL_CONFIG).is_file():
+        if recorded is None and named is not None and has_config(named):
             # the model that it names is at hand: its weights tell what its name cannot
             recorded = open_base(named).fingerprint
         if recorded is None:

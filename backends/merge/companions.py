@@ -30,6 +30,7 @@ from backends.weights.files import (
 from converters.common.console import say
 from converters.common.errors import UserError
 from converters.common.files import sha256_file, write_json, write_text
+from converters.common.gguf_file import is_gguf
 from converters.common.reader import read_json
 from converters.text.chat_template import TOKENIZER, ChatTemplate, as_patterns
 from converters.text.template import NamedTemplate
@@ -105,7 +106,7 @@ def tokenizer_home(adapters: Sequence[Adapter], base: Path | None) -> Path | Non
     if len(set(hashes.values())) > 1:
         first, second = list(hashes)[:2]
         raise UserError(f"{first} and {second} were trained with different tokenizers; their sum has no meaning")
-    folder = base if base is not None and base.is_dir() else None
+    folder = base if base is not None and (base.is_dir() or is_gguf(base)) else None
     if folder is not None and has_tokenizer(folder):
         # the base's own files are the more complete ones
         if not homes or _tokenizer_hash(folder) == hashes[homes[0]]:
@@ -125,10 +126,10 @@ def _tokenizer_hash(folder: Path) -> str:
 
 
 def copy_tokenizer(home: Path | None, folder: Path) -> Tokenizer | None:
-    """Copy the files of a tokenizer, and load it.
+    """Copy the files of a tokenizer, or make them of a GGUF file, and load it.
 
     Args:
-        home: directory that holds it; None where there is none.
+        home: directory or GGUF file that holds it; None where there is none.
         folder: existing directory to copy to.
 
     Returns:
@@ -139,7 +140,10 @@ def copy_tokenizer(home: Path | None, folder: Path) -> Tokenizer | None:
         return None
     from converters.tokenizers.load import load_tokenizer
 
-    copy_companions(home, folder, TOKENIZER_FILES)
+    if is_gguf(home):
+        load_tokenizer(home).save(folder)
+    else:
+        copy_companions(home, folder, TOKENIZER_FILES)
     try:
         return load_tokenizer(folder)
     except UserError as error:

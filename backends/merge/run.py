@@ -11,25 +11,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from backends.exchange.to_gguf import GgufType
 from backends.merge.adapters import Adapter, open_adapter
 from backends.merge.base import Base, check_fit, check_recorded, open_base
 from backends.merge.combine import Summed, check_same_base, write_sum
 from backends.merge.companions import common_template, copy_tokenizer, tokenizer_home, write_model_files, write_template
+from backends.merge.gguf_output import WrittenGguf, replace_by_gguf
 from backends.merge.into_base import Change, expected_rounding, unties, write_merged
 from backends.weights.dtypes import FLOAT_NAMES, FLOATS, ROUNDOFF
 from backends.weights.files import MERGE_REPORT, check_output_file, sidecar_of, writing_directory
+from backends.weights.gguf_model import FAMILIES
 from backends.weights.mindspore_ckpt import open_weights, weights_writer
 from backends.weights.safetensors_files import DEFAULT_SHARD_BYTES, ShardWriter
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
 from converters.common.files import atomic, write_json
+from converters.common.gguf_file import is_gguf
 
 if TYPE_CHECKING:
     from backends.merge.verify import LogitCheck
     from converters.text.base import Template
     from converters.tokenizers.base import Tokenizer
 
-Format = Literal["safetensors", "bin", "pth"]
+Format = Literal["safetensors", "bin", "pth", "gguf"]
 # share of an update that rounding may take before it is said ahead of the writing
 MUCH_LOST = 0.1
 INTO_BASE = "W' = round(W + sum of weight * scaling * B @ A), in float32 with one rounding"
@@ -46,6 +50,7 @@ class MergeReport:
         template: how to ask the result; None where nothing says.
         base: what was merged into; None where the result is an adapter.
         format: of a whole model.
+        gguf: how it was written as GGUF; None in all other formats.
         kinds: floating-point types of a whole model, as safetensors names them.
         changes: what merging did to each layer of a base.
         largest_part: of its rounding bound that any row of the written tensors took, 0 to 1.
@@ -59,6 +64,7 @@ class MergeReport:
     template: Template | None
     base: Base | None = None
     format: Format = "safetensors"
+    gguf: WrittenGguf | None = None
     kinds: set[str] = field(default_factory=set)
     changes: Mapping[str, Change] = field(default_factory=dict)
     largest_part: float = 0.0
@@ -102,6 +108,7 @@ class MergeReport:
         return report | {
             "dtype": self.dtypes,
             "format": self.format,
+            **({} if self.gguf is None else {"gguf": self.gguf.as_json()}),
             "verified": {
                 "tensors": {"largest_part_of_rounding_bound": float(f"{self.largest_part:.3g}")},
                 "logits": self.logits if isinstance(self.logits, str) else self.logits.as_json(),
@@ -120,7 +127,8 @@ class MergeReport:
         part = (
             f"checked: every tensor on the disk is base and adapters to {self.largest_part:.0%} of its rounding bound"
         )
-        return "\n".join([*lines, part, f"{self.out}: {added} merged into {self.base.path}"])
+        lines += [part] if self.gguf is None else [part, self.gguf.as_text()]
+        return "\n".join([*lines, f"{self.out}: {added} merged into {self.base.path}"])
 
 
 def merge(
@@ -131,6 +139,7 @@ def merge(
     weights: Sequence[float] | None = None,
     dtype: str | None = None,
     format: Format = "safetensors",
+    gguf_type: GgufType = "F16",
     rank: int | None = None,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     lora_alpha: float | None = None,
@@ -149,7 +158,9 @@ def merge(
         base: Hugging Face model directory or mindformers weights to merge into; None makes an adapter.
         weights: factor of each adapter; None: 1.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None keeps the base's own, and is float32 for an adapter.
-        format: of a whole model: safetensors, Hugging Face's pickled bin, or Meta's pth.
+        format: of a whole model: safetensors, Hugging Face's pickled bin, Meta's pth, or one GGUF file with its
+            tokenizer and template.
+        gguf_type: type of the matrices in GGUF; they are merged in float32 and rounded to it once.
         rank: cut the sum of adapters to this rank by SVD.
         max_shard_bytes: of one weights file.
         lora_alpha: of a mindformers LoRA file without its recipe.
@@ -184,14 +195,15 @@ def merge(
     if model is not None:
         check_fit(model, opened)
         check_recorded(model, opened, allow=allow_base_mismatch)
-        _check_format(model, target, format, overwrite=overwrite)
+        _check_format(model, target, format, dtype, overwrite=overwrite)
     check_same_base(opened, allow=allow_base_mismatch)
     # everything that can be refused is looked at before the first tensor is written
     tokens = tokenizer_home(opened, model.home if model is not None else None)
     asked_in = common_template(opened, template, tokens, allow=allow_template_mismatch)
     if model is not None:
         checked_on = device if verify else None
-        return _into_base(model, opened, target, tokens, asked_in, dtype, format, max_shard_bytes, checked_on)
+        kind = gguf_type if format == "gguf" else None
+        return _into_base(model, opened, target, tokens, asked_in, dtype, format, kind, max_shard_bytes, checked_on)
     with writing_directory(target) as folder:
         summed = write_sum(opened, folder, rank, dtype)
         tokenizer = copy_tokenizer(tokens, folder) if tokens is not None else None
@@ -209,12 +221,15 @@ def _into_base(
     template: Template | None,
     dtype: str | None,
     form: Format,
+    gguf_type: GgufType | None,
     max_shard_bytes: int,
     device: str | None,
 ) -> MergeReport:
     """Write a whole model with the tokenizer of ``tokens``; without a ``device`` no logits are compared."""
     from backends.merge.verify import check_tensors
 
+    # one rounding: to the type of the GGUF file
+    dtype = "float32" if gguf_type else dtype
     untied = unties(base, adapters)
     if untied:
         say("note: the output layer was the embedding matrix; with an adapter on it the two part (tie_word_embeddings)")
@@ -238,7 +253,9 @@ def _into_base(
         logits: LogitCheck | str = "not compared (--no-verify)"
         if device is not None:
             logits = _logits(base, adapters, folder, form, template, tokenizer, kinds, device)
-        report = MergeReport(out, adapters, template, base, form, kinds, changes, part, logits)
+        # last: what was checked above is what it is made of
+        gguf = None if gguf_type is None else replace_by_gguf(folder, gguf_type, out.name, template)
+        report = MergeReport(out, adapters, template, base, form, gguf, kinds, changes, part, logits)
         write_json(folder / MERGE_REPORT, report.as_json())
     return report
 
@@ -257,7 +274,7 @@ def _destination(base: Base, out: Path) -> Iterator[tuple[Path, Path | None]]:
 
 def _written(base: Base, folder: Path, file: Path | None, form: Format) -> Callable[[str], np.ndarray]:
     """Write the pickled form if one is asked for; return a function that reads a tensor by the base's name of it."""
-    if form == "safetensors":
+    if form in ("safetensors", "gguf"):
         return open_weights(file or folder).read
     from backends.merge.pickle_formats import pickled_reader, to_bin, to_meta
 
@@ -296,8 +313,15 @@ def _check(
             raise UsageError(f"--out {out} holds {path}, which is read; write elsewhere")
 
 
-def _check_format(base: Base, out: Path, form: Format, *, overwrite: bool) -> None:
+def _check_format(base: Base, out: Path, form: Format, dtype: str | None, *, overwrite: bool) -> None:
     """Refuse a form that this model cannot be written in."""
+    if form == "gguf":
+        if dtype is not None:
+            raise UsageError(f"--dtype {dtype}: the type of a GGUF file is that of --gguf-type")
+        if not base.mindformers and base.config.get("model_type") not in FAMILIES:
+            raise UsageError(
+                f"--format gguf: model_type {base.config.get('model_type')!r}; {', '.join(FAMILIES)} are written"
+            )
     if base.mindformers:
         if form != "safetensors":
             raise UsageError(f"--format {form}: mindformers weights are one file; its name, --out, says the format")
@@ -327,6 +351,8 @@ def _logits(
 
     if base.mindformers or form == "pth" or any(adapter.path.is_file() for adapter in adapters):
         return "not compared: transformers and peft do not read these forms"
+    if is_gguf(base.path):
+        return "not compared: the base is a GGUF file, which peft does not read"
     if tokenizer is None:
         return "not compared: there is no tokenizer to write prompts with"
     check = compare_logits(folder, base.path, adapters, prompts(template, tokenizer), kinds, device)

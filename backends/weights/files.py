@@ -42,6 +42,9 @@ RESULT = "result.json"
 LOSS_PLOT = "loss.png"
 CHECKPOINT_STATE = "state.json"
 MERGE_REPORT = "merge.json"
+# of a merged model in GGUF, and the types that its matrices may have
+GGUF_WEIGHTS = "model.gguf"
+GGUF_TYPES = ("F32", "F16", "BF16", "Q8_0")
 
 
 @contextmanager

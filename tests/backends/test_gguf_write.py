@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 from gguf_files import GEMMA, LLAMA, LLAMA3_ROPE, QWEN2, TEXTS, permuted, train_bpe, weights, write_model
 
+from backends.exchange.__main__ import main as exchange_command
 from backends.exchange.gguf_check import check_ids
 from backends.exchange.to_gguf import write_gguf, write_gguf_lora
+from backends.merge.__main__ import main as merge_command
+from backends.merge.run import merge
 from backends.weights.gguf_model import gguf_config, open_gguf_tensors
 from backends.weights.safetensors_files import ShardWriter, open_tensors
 from converters.common.errors import UsageError, UserError
+from converters.common.files import write_json
 from converters.common.gguf_file import open_gguf
+from converters.text.template import get_template
 from converters.tokenizers.load import load_tokenizer
 
 FAMILIES = {
@@ -173,3 +178,68 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         write_gguf_lora(tmp_path / "lora", tmp_path / "lora.gguf")
     assert not list(tmp_path.glob("*.gguf"))
     assert not list(tmp_path.glob(".tmp*"))
+
+
+def trained(tmp_path, config=LLAMA):
+    """A base with a tokenizer, and an adapter of it with a template."""
+    base = write_model(tmp_path / "hf", config, weights(config))
+    train_bpe(base, "smollm")
+    arrays = write_adapter(tmp_path / "lora", base, config)
+    write_json(tmp_path / "lora" / "template.json", get_template("alpaca").to_json())
+    return base, arrays
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_a_merged_model_is_one_file_with_tokenizer_and_template(tmp_path, kind):
+    base, arrays = trained(tmp_path)
+    done = merge(tmp_path / "lora", tmp_path / "out", base=base, format="gguf", gguf_type=kind, verify=False)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "model.gguf",
+        "merge.json",
+        "template.json",
+        "Modelfile",
+    }
+    found = open_gguf_tensors(tmp_path / "out/model.gguf")
+    name = "model.layers.1.self_attn.k_proj.weight"
+    prefix = "base_model.model.model.layers.1.self_attn.k_proj.lora_"
+    expected = weights(LLAMA)[name] + 6 / 4 * arrays[f"{prefix}B.weight"] @ arrays[f"{prefix}A.weight"]
+    step = np.abs(expected).max() * ERRORS[kind] * 1.1
+    assert 0 < np.abs(found.read(name).astype(np.float32) - expected).max() <= step
+    fields = open_gguf(tmp_path / "out/model.gguf").fields
+    assert "### Instruction" in fields["tokenizer.chat_template"]
+    # the template opens with BOS, which llama.cpp adds by this setting
+    assert fields["tokenizer.ggml.add_bos_token"] is True
+    assert "\nFROM ./model.gguf\n" in (tmp_path / "out/Modelfile").read_text()
+    said = json.loads((tmp_path / "out/merge.json").read_text())
+    assert (said["format"], said["gguf"]["type"]) == ("gguf", kind)
+    assert 0 < said["gguf"]["largest_error"] < 0.01
+    assert f"model.gguf: {kind}, read back" in done.as_text()
+    assert load_tokenizer(tmp_path / "out/model.gguf").encode_batch(TEXTS) == load_tokenizer(base).encode_batch(TEXTS)
+
+
+def test_an_adapter_merges_into_a_gguf_file(tmp_path):
+    base, _ = trained(tmp_path)
+    merge(tmp_path / "lora", tmp_path / "from-hf", base=base, verify=False)
+    write_gguf(open_tensors(base), LLAMA, base, tmp_path / "m.gguf", kind="F32")
+    merge(tmp_path / "lora", tmp_path / "from-gguf", base=tmp_path / "m.gguf", verify=False, allow_base_mismatch=True)
+    one, other = open_tensors(tmp_path / "from-hf"), open_tensors(tmp_path / "from-gguf")
+    assert set(one) == set(other)
+    assert all(one.read(name).tobytes() == other.read(name).tobytes() for name in one)
+    assert load_tokenizer(tmp_path / "from-gguf").encode_batch(TEXTS) == load_tokenizer(base).encode_batch(TEXTS)
+
+
+def test_options_that_do_not_go_together_are_refused(tmp_path):
+    base, _ = trained(tmp_path)
+    with pytest.raises(UsageError, match="--dtype float16: the type of a GGUF file is that of --gguf-type"):
+        merge(tmp_path / "lora", tmp_path / "out", base=base, format="gguf", dtype="float16")
+    command = ["--base", str(base), "--adapter", str(tmp_path / "lora"), "--out", str(tmp_path / "out")]
+    with pytest.raises(UsageError, match="--gguf-type Q8_0 is for --format gguf"):
+        merge_command([*command, "--gguf-type", "Q8_0"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_writes_an_adapter(tmp_path, capsys):
+    trained(tmp_path)
+    assert exchange_command(["to-gguf-lora", str(tmp_path / "lora"), "-o", str(tmp_path / "lora.gguf")]) == 0
+    assert "rank 4, alpha 6, 6 linear layers" in capsys.readouterr().err
+    assert open_gguf(tmp_path / "lora.gguf").fields["adapter.type"] == "lora"
