@@ -266,6 +266,7 @@ def write_glue(folder: Path) -> None:
 def write_weights(site: Path) -> None:
     """A small model or adapter in every layout that the page converts from."""
     from exchange_files import write_adapter, write_ckpt, write_hf_model, write_llama2c, write_meta, write_vocabulary
+    from gguf_files import LLAMA, bpe_fields, train_bpe, weights, write_gguf_file
 
     from backends.weights.names import peft_to_mindformers
 
@@ -278,6 +279,9 @@ def write_weights(site: Path) -> None:
     write_meta(site / "Meta-Llama-3-8B/original")
     write_llama2c(site / "stories260K.bin", vocab=259)
     write_vocabulary(site / "tok512.bin")
+    library = train_bpe(site / "tokenizer", "smollm")
+    small = {name: array * 0.2 for name, array in weights(LLAMA).items()}
+    write_gguf_file(site / "model.Q4_K_M.gguf", LLAMA, small, lambda writer: bpe_fields(writer, library, "smollm", 320))
 
 
 def slug(heading: str) -> str:

@@ -193,7 +193,8 @@ def after_exchange(site: Path, said: list[str]) -> None:
 
     assert read_all(site / "adapter") == read_all(site / "trained")
     assert "LoRA: rank 8, alpha 16, scaling 2" in said[-1]
-    assert len(said) == 7
+    assert len(said) == 9
+    assert "checked: perplexity" in said[6]
 
 
 def after_readme(site: Path, said: list[str]) -> None:

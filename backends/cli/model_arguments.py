@@ -20,8 +20,8 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, required: bool 
         "--ckpt",
         metavar="PATH",
         required=required,
-        help="run, checkpoint of a run, PEFT adapter or Hugging Face model directory, or a .ckpt or .safetensors file "
-        "of mindformers",
+        help="run, checkpoint of a run, PEFT adapter or Hugging Face model directory, a .gguf file, or a .ckpt or "
+        ".safetensors file of mindformers",
     )
     add_template_arguments(parser)
 

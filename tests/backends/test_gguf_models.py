@@ -85,8 +85,8 @@ def test_a_file_is_asked_in_its_own_chat_template(tmp_path, capsys):
 def test_a_run_on_a_file_names_it_as_its_base(tmp_path, make_recipe):
     file, run = small_llama(tmp_path), tmp_path / "run"
     recipe = make_recipe(load_checkpoint=str(file), **{"data.tokenizer": str(file)})
-    said = train("cuda", recipe, "runner_config.epochs=1", "data.packing=False")
-    assert "finished" in said or (run / "adapter_model.safetensors").is_file()
+    train("cuda", recipe, "runner_config.epochs=1", "data.packing=False")
+    assert (run / "adapter_model.safetensors").is_file()
     found = open_checkpoint(run)
     assert found.base == file.resolve()
     assert found.tokenizer.hash == load_tokenizer(file).hash
