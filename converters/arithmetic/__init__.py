@@ -1,6 +1,7 @@
 """Arithmetic problems: raw rows to deduplicated, checked, worked and sampled conversations.
 
-``python -m converters.arithmetic`` on the command line; ``synthesize``, ``convert`` and ``report`` from Python::
+``python -m converters.arithmetic`` on the command line; ``synthesize``, ``convert``, ``recite`` and ``report`` from
+Python::
 
     from converters.arithmetic import OutputOptions, convert, synthesize
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from converters.arithmetic.reports import Report, SurveyReport
     from converters.tokenizers.segments import TokenLimit
 
-__all__ = ["CONTEST_ROWS", "OutputOptions", "convert", "report", "synthesize"]
+__all__ = ["CONTEST_ROWS", "OutputOptions", "convert", "recite", "report", "synthesize"]
 
 
 def synthesize(
@@ -46,6 +47,25 @@ def synthesize(
     from converters.arithmetic import synthesis
 
     return synthesis.write_rows(out, rows, seed, kinds)
+
+
+def recite(out: str | Path, times: int = 20, seed: int = 0) -> int:
+    """Write rows that recite the tables which function values are worked out with, as ShareGPT conversations.
+
+    Args:
+        out: the JSONL file to write.
+        times: how often each entry of each table occurs.
+        seed: the same seed gives the same bytes.
+
+    Returns:
+        The rows written.
+
+    Raises:
+        UsageError: fewer than one time, or a negative seed.
+    """
+    from converters.arithmetic.recitation import write_recitations
+
+    return write_recitations(out, times, seed)
 
 
 def report(raw: str | Path) -> SurveyReport:

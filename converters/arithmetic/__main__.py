@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.arithmetic import CONTEST_ROWS, convert, report, synthesize
+from converters.arithmetic import CONTEST_ROWS, convert, recite, report, synthesize
 from converters.arithmetic.problems import KINDS
+from converters.arithmetic.recitation import ENTRIES
 from converters.arithmetic.records import FORMATS
 from converters.arithmetic.steps import DEFAULT, DIGITS, PLAIN, style_names
 from converters.arithmetic.steps.precision import PRECISIONS
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   python -m converters.arithmetic synthesize -o raw.jsonl --rows 20000 --seed 1
   python -m converters.arithmetic convert train.json -o out.jsonl --rows 100000 --multiple-of 8 --seed 0
   python -m converters.arithmetic convert raw.jsonl -o train.jsonl --holdout 2000 --holdout-out test.jsonl
+  python -m converters.arithmetic recite -o tables.jsonl --times 20
   python -m converters.arithmetic report train.json
 """
 
@@ -34,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_synthesize(commands.add_parser("synthesize", help="write raw rows like the contest's"))
     _add_convert(commands.add_parser("convert", help="convert raw rows"))
+    _add_recite(commands.add_parser("recite", help="write rows that recite the tables of function values"))
     _add_report(commands.add_parser("report", help="say what a raw file holds, by kind"))
     return parser
 
@@ -56,6 +59,22 @@ def _add_synthesize(parser: argparse.ArgumentParser) -> None:
         help="only these kinds, and no English rows; + - * / name the operators of 'direct computation' (default: all)",
     )
     parser.set_defaults(run=_synthesize)
+
+
+def _add_recite(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write rows that recite the tables of logarithms and antilogarithms, which the worked steps of function values "
+        "look up: training rows to add to those of convert. They have no problem in them."
+    )
+    parser.epilog = "example: python -m converters.arithmetic recite -o tables.jsonl --times 20 --seed 0"
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="JSONL file to write")
+    parser.add_argument(
+        "--times", type=int, default=20, metavar="INT", help="how often each entry occurs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="INT", help="same seed, same bytes (default: %(default)s)"
+    )
+    parser.set_defaults(run=_recite)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +137,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 def _synthesize(args: argparse.Namespace) -> None:
     counts = synthesize(args.out, args.rows, args.seed, args.kinds)
     say(f"{args.out}: {counts['chinese']:,} Chinese and {counts['english']:,} English rows, seed {args.seed}")
+
+
+def _recite(args: argparse.Namespace) -> None:
+    rows = recite(args.out, args.times, args.seed)
+    say(f"{args.out}: {rows:,} rows, {ENTRIES} entries a row; each entry occurs {args.times} times, seed {args.seed}")
 
 
 def _report(args: argparse.Namespace) -> None:

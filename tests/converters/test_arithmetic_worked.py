@@ -243,15 +243,31 @@ def test_a_difference_below_zero_is_refused() -> None:
         (
             "function computation",
             (Decimal("0.50"), 9, 8),
-            "5E-1^8*9\n8,4,2,1\n1+1\n5:25\n=2.5E-1\n2+2\n5:2512\n2:1206\n=6.25E-2\n4+4\n5:251231\n2:120615\n"
-            "6:362039\n=3.90625E-3\n*9\n9:452256058135\n=3.515625E-2\n答案：0.03",
+            "0.50:069897000\n9:095424251\n*08\n8:010502608076846506\n0:050200000604050600\n=6.546002\n"
+            "-(8-6):8-6=2,\n546>3515604,08114\n2:0802021601\n0:0202060100\n0:0206010000\n0:0601000000;0c2,6,5,1,5,3,\n"
+            "答案：0.03",
         ),
-        ("function computation", (Decimal("2.50"), 1, 1), "2.5E0^1*1\n答案：2.5"),
         ("fraction simplify", (4, 10), "gcd(4,10)=2 4/2=2 10/2=5\n答案：2/5"),
     ],
 )
 def test_worked_texts(kind: str, operands: tuple, text: str) -> None:
     assert STEPS[kind](problem_of(kind, operands)) == text
+
+
+@pytest.mark.parametrize(
+    ("operands", "text"),
+    [
+        (
+            (Decimal("0.50"), 9, 8),
+            "5E-1^8*9\n8,4,2,1\n1+1\n5:25\n=2.5E-1\n2+2\n5:2512\n2:1206\n=6.25E-2\n4+4\n5:251231\n2:120615\n"
+            "6:362039\n=3.90625E-3\n*9\n9:452256058135\n=3.515625E-2\n答案：0.03515625",
+        ),
+        ((Decimal("2.50"), 1, 1), "2.5E0^1*1\n答案：2.5"),
+    ],
+)
+def test_function_values_as_powers(operands: tuple, text: str) -> None:
+    write = get_style(Style("worked", "sig6"))["function computation"]
+    assert write(problem_of("function computation", operands)) == text
 
 
 def test_operands_finer_than_the_contest_has_are_refused() -> None:

@@ -90,7 +90,7 @@ def _times_digit(a_digits: list[int], digit: int) -> tuple[str, list[int]]:
     return "".join(cells), [*result, carry]
 
 
-def _accumulate(total: list[int], row: list[int]) -> tuple[str, list[int]]:
+def accumulate(total: list[int], row: list[int]) -> tuple[str, list[int]]:
     """Cells of ``total + row`` (digit and carry of each column); both have the same number of digits."""
     cells, result, carry = [], [], 0
     for x, y in zip(total, row, strict=True):
@@ -152,7 +152,7 @@ def multiply(a: int, b: int) -> Work:
             rows.append(f"{digit}:{cells}")
         else:
             # one digit was taken off as final: padded, total and product have the same width again
-            sums, total = _accumulate([*total, 0], product)
+            sums, total = accumulate([*total, 0], product)
             rows.append(f"{digit}:{cells};{sums}")
         final.append(total[0])
         total = total[1:]
@@ -238,6 +238,18 @@ def root(a: int, pairs: int, taken: TakeAway = take_away) -> Work:
         result = 10 * result + digit
         rows.append(row)
     return Work(" ".join(f"{group:02}" for group in groups), "\n" + "\n".join(rows), result)
+
+
+def signed_sum(a: int, b: int) -> tuple[str, int]:
+    """Steps and value of ``a + b`` for integers of any sign: a sum or a difference of magnitudes, sign first."""
+    if (a < 0) == (b < 0):
+        work, negative = add(abs(a), abs(b)), a < 0
+    else:
+        large, small = (a, b) if abs(a) >= abs(b) else (b, a)
+        work, negative = subtract(abs(large), abs(small)), large < 0
+    # zero gets no minus
+    negative = negative and work.value > 0
+    return work.text(negative=negative), -work.value if negative else work.value
 
 
 def running_sum(terms: list[int], *, counted: bool = False) -> str:

@@ -62,20 +62,23 @@ def product(a: Scientific, b: Scientific, keep: int) -> tuple[str, Scientific]:
     return f"{rows}\n={result.text()}", result
 
 
-def joint_rows(a_digits: list[int], b_digits: list[int], dropped: int = 0) -> tuple[str, list[int]]:
+def joint_rows(
+    a_digits: list[int], b_digits: list[int], dropped: int = 0, start: list[int] | None = None
+) -> tuple[str, list[int]]:
     """Write a product with one cell a column that holds product and running total together.
 
     Args:
         a_digits: digits of the first factor, from the right.
         b_digits: digits of the second factor, from the right.
         dropped: how many of the product's lowest columns are left out.
+        start: digits, from the right, of a number that the product is added to; as many as the first factor has.
 
     Returns:
-        The rows, and the product's digits from the right, without the dropped ones.
+        The rows, and the result's digits from the right, without the dropped ones.
     """
     rows: list[str] = []
     final: list[int] = []
-    total: list[int] = []
+    total = list(start or ())
     for position, digit in enumerate(b_digits):
         # each further row takes in one more digit of the first factor, until none of its columns is dropped
         part = a_digits[max(0, dropped - position) :]

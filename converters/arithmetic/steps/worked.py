@@ -23,15 +23,15 @@ from converters.arithmetic.steps import precision as precisions
 from converters.arithmetic.steps.digits import (
     ANSWER,
     Work,
-    add,
     decimal_text,
     divide,
     multiply,
     root,
     running_sum,
+    signed_sum,
     simplification,
-    subtract,
 )
+from converters.arithmetic.steps.logarithms import covers, function_value
 from converters.arithmetic.steps.precision import (
     EXACT,
     TWO_DECIMALS,
@@ -84,18 +84,6 @@ def _finish(problem: Problem, steps: str, worked: str, precision: str, unit: str
     return f"{steps}{ANSWER}{held(problem, worked, precision)}{unit}"
 
 
-def _signed_sum(a: int, b: int) -> tuple[str, int]:
-    """Steps and value of ``a + b`` for integers of any sign: a sum or a difference of magnitudes, sign first."""
-    if (a < 0) == (b < 0):
-        work, negative = add(abs(a), abs(b)), a < 0
-    else:
-        large, small = (a, b) if abs(a) >= abs(b) else (b, a)
-        work, negative = subtract(abs(large), abs(small)), large < 0
-    # zero gets no minus
-    negative = negative and work.value > 0
-    return work.text(negative=negative), -work.value if negative else work.value
-
-
 def direct(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """``a + b``, ``a - b``, ``a * b`` or ``a / b``."""
     a, operator, b = problem.operands
@@ -103,7 +91,7 @@ def direct(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) 
     # one unit for both: it cancels in a quotient and counts twice in a product
     whole_a, whole_b = _units(a, places), _units(b, places)
     if operator in "+-":
-        steps, total = _signed_sum(whole_a, whole_b if operator == "+" else -whole_b)
+        steps, total = signed_sum(whole_a, whole_b if operator == "+" else -whole_b)
         return _finish(problem, steps, decimal_text(total, places), precision)
     if operator == "/":
         return _quotient(problem, whole_a, whole_b, precision, columns)
@@ -156,7 +144,7 @@ def whole_product(problem: Problem, precision: str = DEFAULT, columns: Columns =
 def discount(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
     """Difference of the prices, then a hundred times it by the old price."""
     old, new = problem.operands
-    steps, difference = _signed_sum(old, -new)
+    steps, difference = signed_sum(old, -new)
     before = f"({old}-{new})/{old}\n{steps}\n"
     return _quotient(problem, 100 * difference, old, precision, columns, before=before)
 
@@ -207,13 +195,17 @@ def nth_power(problem: Problem, precision: str = DEFAULT, columns: Columns = FUL
 
 
 def function(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL) -> str:
-    """``a·x^b``: the power in mantissa and exponent, then the factor.
+    """``a·x^b``: by logarithms with ``2dp``, where the tables reach, else as a power times the factor.
 
-    With ``2dp`` and ``x`` below 1, the work ends as soon as a power on the way leaves less than 0.01 of the value.
+    With ``2dp`` and ``x`` below 1, the work ends as soon as less than 0.01 of the value is seen to be left.
     """
     x, factor, exponent = problem.operands
     if x <= 0 or factor < 1 or exponent < 1:
         raise StepError(f"{factor}·{x}^{exponent}: only positive function values are worked")
+    if precision == TWO_DECIMALS and covers(x, factor, exponent):
+        steps, found = function_value(x, factor, exponent, enough=True)
+        answer = "0.00" if found is None else _written(found, FUNCTION_DIGITS - 1, precision)
+        return _finish(problem, steps, answer, precision)
     places = decimals(x)
     number = scientific(_units(x, places), places)
     keep = _EXACT_DIGITS if precision == EXACT else FUNCTION_DIGITS
