@@ -127,10 +127,11 @@ def evaluate(
     _check_rows(chosen, rows, source)
     if chosen.plain_text and template is not None:
         raise UsageError(f"--template {template}: {chosen.name} reads texts as they are, in no template")
+    asked_in = template or chosen.asked_in
     # asking in the task's own form is the purpose of naming it, so a mismatch needs no second permission
-    allowed = allow_template_mismatch or (template is not None and template == chosen.own_template)
+    allowed = allow_template_mismatch or (asked_in is not None and asked_in in (chosen.own_template, chosen.asked_in))
     unused = "bare" if chosen.plain_text else None
-    files = open_checkpoint(ckpt, base=base, template=template, allow_mismatch=allowed, default_template=unused)
+    files = open_checkpoint(ckpt, base=base, template=asked_in, allow_mismatch=allowed, default_template=unused)
     if out is None:
         name = chosen.folder_name(source, template) + (f"-limit{limit}" if limit is not None else "")
         # never into a model's directory, which others may share

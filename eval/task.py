@@ -73,6 +73,7 @@ class Task(ABC):
         default_data: data set used when none is named; None if one must be named.
         max_new_tokens: limit of an answer; None takes the longest row that the run was trained on.
         own_template: a template that belongs to the task: allowed even if the run was trained with another.
+        asked_in: the template that its rows are asked in when none is named; None takes the model's.
         plain_text: its rows are texts whose loss is measured, in no template; see :meth:`token_rows`.
         packages: packages whose versions the figures depend on.
         asks_the_data: the questions follow from the data and :meth:`settings` alone, so that their hashes identify
@@ -84,6 +85,7 @@ class Task(ABC):
     default_data: Path | None = None
     max_new_tokens: int | None = None
     own_template: str | None = None
+    asked_in: str | None = None
     plain_text: bool = False
     packages: tuple[str, ...] = ()
     asks_the_data: bool = False

@@ -77,6 +77,7 @@ class SquadTask(Task):
         self.only_first = first_only or protocol == "mindformers"
         self.gate = gate
         self.prompt = PROMPTS[prompt]
+        self.asked_in = self.prompt.template
         self._questions: dict[str, Question] = {}
 
     def read_data(self, path: Path, limit: int | None) -> list[Row]:
@@ -109,7 +110,7 @@ class SquadTask(Task):
             return [reading_turn(question, template)]
         if template.name == CONTEST_FORM:
             raise UsageError(f"--prompt {self.prompt.name}: --template {CONTEST_FORM} holds the contest's prompt alone")
-        return self.prompt.turns(question.context, question.text)
+        return [Turn("user", self.prompt.text(question.context, question.text))]
 
     def grade_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the scores of an answer under each protocol, in percent."""

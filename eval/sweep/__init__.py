@@ -34,7 +34,7 @@ from eval.results import markdown_table
 from eval.retention import THRESHOLD, measures_kept, read_results
 from eval.run import Results, evaluate
 from eval.squad.data import SHIPPED
-from eval.squad.prompts import CONTEST
+from eval.squad.prompts import CONTEST, PROMPTS
 from eval.squad.task import SquadTask
 
 
@@ -174,7 +174,8 @@ def sweep(
         load = functools.cache(functools.partial(registry.load_generator, files, runtime))
         ask = functools.partial(evaluate, limit=limit, overwrite=overwrite, runtime=runtime, generator=load)
         solved = ask(MathTask(rule), files, math, out=home / "math", max_new_tokens=max_new_tokens)
-        files = opened(template=squad_template) if squad_template else files
+        reading_template = squad_template or PROMPTS[prompt].template
+        files = opened(template=reading_template) if reading_template else files
         read = ask(SquadTask(protocol, prompt=prompt), files, questions, out=home / "squad")
         measured = None if text is None else ask(LossTask(), files, text, out=home / "loss")
         for results in filter(None, (solved, read, measured)):

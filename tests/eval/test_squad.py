@@ -325,8 +325,11 @@ class TestWithAModel:
 
     def test_another_prompt_is_recorded_with_the_figures(self, model, small, tmp_path, capsys):
         rows = self.evaluate(model, small, tmp_path / "out", "--protocol", "both", "--prompt", "short")
-        assert "few words" in rows[0]["prompt"]
-        assert rows[0]["prompt"].count("Ann has 3 cats.") == 1
+        assert rows[0]["prompt"].startswith("<|begin_of_text|>Passage: The Oakdale Bridge was opened")
+        assert "Answer: Maria Lund\n\nPassage: Copper" in rows[0]["prompt"]
+        assert rows[0]["prompt"].endswith(
+            "\n\nPassage: Ann has 3 cats. Ben has a dog.\nQuestion: Who has cats?\nAnswer:"
+        )
         results = json.loads((tmp_path / "out" / "results.json").read_text())
         assert results["hashes"]["prompt"].startswith("short ")
         for protocol, graded in (("mindformers", "first line"), ("official", "first line, where the prompt ends")):
@@ -334,7 +337,7 @@ class TestWithAModel:
             assert config["prompt"] == "short"
             assert config["graded"].startswith(graded)
         said = capsys.readouterr().out
-        assert "around a prompt that" in said
+        assert "template bare (around five examples with short answers, as text to continue)" in said
         assert "graded: first line, where the prompt ends an answer" in said
         # regraded by the same rule, which the file's record names
         squad.main(["--predictions", str(tmp_path / "out" / "predictions.jsonl"), "--protocol", "both"])
@@ -343,6 +346,14 @@ class TestWithAModel:
             self.evaluate(model, small, tmp_path / "out", "--protocol", "both")
         with pytest.raises(UsageError, match="--template squad holds the contest's prompt alone"):
             self.evaluate(model, small, tmp_path / "x", "--prompt", "short", "--template", "squad")
+
+    def test_the_short_prompt_is_plain_text_whatever_the_template_of_the_model(self, model, small, tmp_path, capsys):
+        (model / "template.json").write_text(json.dumps(get_template("vicuna").to_json()))
+        rows = self.evaluate(model, small, tmp_path / "out", "--prompt", "short")
+        assert rows[0]["prompt"].startswith("<|begin_of_text|>Passage: The Oakdale Bridge")
+        assert "asking in bare all the same" in capsys.readouterr().err
+        named = self.evaluate(model, small, tmp_path / "named", "--prompt", "short", "--template", "vicuna")
+        assert " ASSISTANT:" in named[0]["prompt"]
 
     def test_it_goes_on_and_refuses_to_mix(self, model, small, tmp_path, capsys):
         out = tmp_path / "out"

@@ -1,6 +1,7 @@
 """Adapters × data sets: names, means, the published table of entailment, cells from a tiny model."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -175,3 +176,34 @@ class TestWithModels:
         with pytest.raises(UsageError, match=r"--data rte: .* has no labels to grade by"):
             self.run(adapter, tiny_llama, data, "--choices", "yes,no")
         assert not (data / "out").exists()
+
+    @pytest.mark.parametrize("way", ["loglik", "generate"])
+    def test_models_are_asked_in_their_own_chat_template(self, tiny_llama, data, capsys, way):
+        model = data / "chat"
+        shutil.copytree(tiny_llama, model)
+        config = json.loads((model / "tokenizer_config.json").read_text())
+        config["chat_template"] = (
+            "{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
+            "{{ message['content'] }}<|eot_id|>{% endfor %}"
+            "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+        )
+        (model / "tokenizer_config.json").write_text(json.dumps(config))
+        words = ["--rows", f"one={model}", "--data", f"rte={data / 'rte.jsonl'}", "--way", way, "--score-002"]
+        assert command.main([*words, "--device", "cpu", "--out", str(data / "own")]) == 0
+        said = capsys.readouterr().out
+        assert "score 002 of one: rte " in said
+        row = json.loads((data / "own/one/rte/predictions.jsonl").read_text().splitlines()[0])
+        assert row["prompt"].endswith(
+            "<|start_header_id|>user<|end_header_id|>\n\nrte 0?<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n"
+        )
+        results = json.loads((data / "own/one/rte/results.json").read_text())
+        assert results["hashes"]["template"].startswith("tokenizer ")
+        assert results["results"]["choice_rte"]["score_002,none"] == pytest.approx(
+            70 * results["results"]["choice_rte"]["acc,none"]
+        )
+        # the same questions in the family's named template are the same prompts
+        words = [*words, "--template", "llama3", "--device", "cpu", "--out", str(data / "named")]
+        command.main(words)
+        named = json.loads((data / "named/one/rte/predictions.jsonl").read_text().splitlines()[0])
+        assert named["prompt"].removeprefix("<|begin_of_text|>") == row["prompt"].removeprefix("<|begin_of_text|>")
