@@ -86,6 +86,32 @@ def test_the_page_has_what_was_learned_and_kept(run, tmp_path):
     assert "code None" not in text
 
 
+def test_a_loss_stands_with_what_was_kept(run, tmp_path):
+    from backends.checkpoint.fingerprint import fingerprint
+    from eval.loss.task import LossTask
+    from eval.run import grade_predictions
+
+    own = fingerprint([run / "adapter_model.safetensors"])
+    for folder, more, who in (
+        (tmp_path / "before" / "loss", 0.0, {"checkpoint": "base-hash", "base": None}),
+        (run / "eval" / "loss-book", 0.04, {"checkpoint": own, "base": "base-hash"}),
+    ):
+        pairs = [((2.5 + i / 10 + more) * n, n) for i, n in enumerate((100, 150, 50))]
+        rows = [{"idx": i, "id": str(i), "prompt": "p", **LossTask().measured_row(*one)} for i, one in enumerate(pairs)]
+        folder.mkdir()
+        path = folder / "predictions.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        identity = {"data": "book", "labels": "l", "rows": 3, **who}
+        write_json(path.with_suffix(".meta.json"), {"complete": True, "identity": identity, "data": "book.txt"})
+        grade_predictions(LossTask(), path, out=folder)
+    page = made(run, "--before", tmp_path / "before", "--loss-gate", "0.05")
+    text = re.sub(r"\s+", " ", " ".join(Outline(page).text))
+    assert "2.5833 → 2.6233 loss of book, nats a token" in text
+    assert "nats a token 2.5833 2.6233 +0.0400 +0.0400 to +0.0400 3" in text
+    assert "Kept : the loss may rise by 0.05 nats a token at most." in text
+    assert "loss of book: 0 of 0 wrong" not in text
+
+
 def test_nothing_is_fetched_and_nothing_foreign_runs(run, tmp_path):
     whole = made(run, "--before", tmp_path / "before")
     outline = Outline(whole)

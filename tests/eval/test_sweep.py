@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -41,8 +42,27 @@ def test_the_table_and_the_verdict():
     assert verdict_line([BASE, LATE], None, 0.9).startswith("NOT passed: no checkpoint keeps 0.9")
 
 
+MEASURED = [
+    replace(BASE, loss=2.7),
+    replace(EARLY, loss=2.73, loss_rise=0.03),
+    replace(MIDDLE, loss=2.8, loss_rise=0.1),
+]
+
+
+def test_a_measured_loss_has_columns_of_its_own():
+    header, rows = table(MEASURED)
+    assert header[6:8] == ["nats a token", "rise"]
+    assert [row[6:8] for row in rows] == [["2.7000", "-"], ["2.7300", "+0.0300"], ["2.8000", "+0.1000"]]
+    assert verdict_line([BASE], None, 0.9, 0.05).endswith("with a loss at most 0.05 nats a token above its own")
+
+
+def test_a_gate_on_a_loss_needs_a_text(empty_run, tmp_path):
+    with pytest.raises(UsageError, match="--loss-gate needs --text FILE"):
+        command.main(["--ckpt", str(empty_run), "--math", "x", "--loss-gate", "0.1"])
+
+
 @pytest.mark.parametrize(
-    "points", [[BASE, EARLY, MIDDLE, LATE], [EARLY], [Point(1, 0.1, 5.0, 4.0), Point(2, 0.2, 4.0, 3.0)]]
+    "points", [[BASE, EARLY, MIDDLE, LATE], MEASURED, [EARLY], [Point(1, 0.1, 5.0, 4.0), Point(2, 0.2, 4.0, 3.0)]]
 )
 def test_the_plot_is_a_png(points, tmp_path):
     pytest.importorskip("matplotlib")
@@ -172,6 +192,19 @@ class TestWithAModel:
         assert captured.err.count("0 to go") == 6
         assert "loading" not in captured.err
         assert (out / "sweep.json").read_text() == before
+
+    def test_the_loss_of_a_text_beside_it(self, run, problems, answerable, tmp_path, capsys):
+        text = tmp_path / "book.txt"
+        text.write_text("The answer is here.\n\nOakdale lies on the Alder.\n\nThe fair is in May.")
+        assert self.sweep(run, problems, answerable, "--text", text, "--loss-gate", 0.01) == 0
+        base, nothing, noise = json.loads((run / "eval/sweep/sweep.json").read_text())["points"]
+        assert base["loss_rise"] is None
+        # an adapter that adds nothing forgets nothing
+        assert nothing["loss_rise"] == pytest.approx(0, abs=1e-6)
+        assert (nothing["passed"], noise["passed"]) == (True, False)
+        assert noise["loss_rise"] == pytest.approx(noise["loss"] - base["loss"])
+        assert abs(noise["loss_rise"]) > 0.1
+        assert "nats a token" in capsys.readouterr().out
 
     def test_answers_may_be_as_long_as_the_runs_longest_row(self, run, problems, small):
         (run / "data.json").write_text(json.dumps({"audit": {"longest": 140, "seq_length": 256}}))
