@@ -120,7 +120,8 @@ def _add_train(parser: argparse.ArgumentParser, backend: Backend) -> None:
         parser.add_argument(
             "--dtype",
             choices=["auto", *backend.train_dtypes],
-            help="type of the matrix products; auto: the recipe's on a card, float32 on the CPU (default: %(default)s)",
+            help="type of the matrix products; auto: the recipe's on a card and on a CPU with units for bfloat16, else "
+            "float32 (default: %(default)s)",
         )
     if backend.has_workers:
         parser.add_argument(

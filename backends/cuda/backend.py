@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backends.generation.batching import tokens_of_pass
 from backends.generation.registry import Backend
 from backends.generation.types import BATCH_TOKENS, GREEDY, Sampling
+from backends.run.machine import ensure_memory, free_memory
 from converters.common.console import say
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class TorchBackend(Backend):
         # a config.json may name no type
         stored = str(getattr(config, "dtype", None) or torch.bfloat16).removeprefix("torch.")
         kind = choose_dtype(dtype, stored, where, source="checkpoint")
+        if where.type == "cpu":
+            batch_tokens = fitting_batch(config, files.parameters["base"] or 0, kind.itemsize, batch_tokens)
         below = f" on {files.base}" if files.base else ""
         say(f"loading {files.path}{below} ({str(kind).removeprefix('torch.')}, {where})")
         model, _ = load_model(files.path, where, kind, files.base)
@@ -91,6 +94,40 @@ class TorchBackend(Backend):
         from backends.cuda.doctor import doctor
 
         return doctor(device, show)
+
+
+def fitting_batch(config: Any, parameters: int, width: int, batch_tokens: int, free: float | None = None) -> int:
+    """Return the tokens of a batch that a CPU's memory holds beside the weights: those asked for, or fewer.
+
+    Args:
+        config: Hugging Face configuration of the model.
+        parameters: of the model.
+        width: bytes of a weight.
+        batch_tokens: asked for.
+        free: bytes that can still be taken; None asks the machine.
+
+    Raises:
+        UserError: the weights do not fit.
+    """
+    free = free_memory() if free is None else free
+    # the weights, and a tenth for one forward pass
+    weights = 1.1 * width * parameters
+    ensure_memory(weights, f"a model of {parameters:,} parameters", "--dtype bfloat16 halves it", free)
+    heads = getattr(config, "num_attention_heads", 1)
+    d = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // heads
+    # keys and values of a token in all layers; rows that leave the batch are copied once
+    token = (
+        2
+        * 2
+        * width
+        * getattr(config, "num_hidden_layers", 0)
+        * d
+        * (getattr(config, "num_key_value_heads", None) or heads)
+    )
+    able = int((free - weights) / token) if token else batch_tokens
+    if able < batch_tokens:
+        say(f"memory: {free / 1e9:.1f} GB are free, so a batch takes {able:,} tokens, not {batch_tokens:,}")
+    return max(1, min(batch_tokens, able))
 
 
 BACKEND = TorchBackend()

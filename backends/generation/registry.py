@@ -145,7 +145,8 @@ def train(
         recipe: of :func:`backends.recipe.load.load_recipe`.
         backend: ``cuda``, ``ascend`` or ``auto``: the one whose card is here, else the one installed.
         device: one of the backend's, or ``auto``: a card, else the CPU.
-        dtype: of the matrix products; ``auto``: the recipe's on a card, float32 on the CPU.
+        dtype: of the matrix products; ``auto``: the recipe's on a card and on a CPU with units for bfloat16 products,
+            else float32.
         resume: go on from the last whole checkpoint of the run directory.
         workers: training processes, one a card.
 

@@ -33,7 +33,7 @@ class TrainLog:
         # tqdm leaves the initial steps out of its rate: this process has not done them
         self._bar.initial = self._bar.n = len(kept)
         self._first = len(kept)
-        self._began = time.perf_counter()
+        self._began = self._after_first = time.perf_counter()
 
     def add(
         self, step: int, *, loss: float, rate: float, norm: float, tokens: int, supervised: int, seconds: float
@@ -49,8 +49,13 @@ class TrainLog:
             supervised: those that the loss counts.
             seconds: that the step took.
         """
-        # checkpoints are in this mean, which the sum of the steps' seconds leaves out
-        left = (time.perf_counter() - self._began) / (step - self._first) * (self.total - step)
+        now, done = time.perf_counter(), step - self._first
+        if done == 1:
+            self._after_first = now
+        # the first step also reads the weights and fills caches: it counts only while it is all there is.
+        # Checkpoints are in this mean, which the sum of the steps' seconds leaves out
+        mean = (now - self._after_first) / (done - 1) if done > 1 else now - self._began
+        left = mean * (self.total - step)
         row = {
             "step": step,
             "total": self.total,

@@ -77,6 +77,11 @@ def free_memory(root: Path = CGROUP, meminfo: Path = Path("/proc/meminfo")) -> i
     return min(left)
 
 
+def held_memory() -> int:
+    """Return the bytes of memory that this process holds now; 0 where the system does not say."""
+    return _entry(Path("/proc/self/status"), "VmRSS:") * 1024
+
+
 def ensure_memory(need: float, what: str, advice: str, free: float | None = None) -> None:
     """Refuse work that would end in the kernel's out-of-memory killer.
 

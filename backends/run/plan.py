@@ -6,12 +6,13 @@ memory and minutes are predictions, and are called so.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backends.recipe.schedule import warmup_steps
 from backends.recipe.types import Recipe
+from backends.run.machine import bf16_flags, cpu_threads, ensure_memory
+from backends.run.speed import CoreSpeed, core_speed
 from backends.weights.llama import LlamaShape
 from backends.weights.lora import LINEAR_LAYERS, target_layers
 from backends.weights.model_config import checkpoint_differences, has_config, model_shape
@@ -35,8 +36,20 @@ GPU_SHARE = 0.45
 # Four Ascend 910B cards, model parallel with recomputation: what 5,333 padded tokens a second of Llama-3-8B are, the
 # rate of the contest's own time and of public training logs. Rows are padded there unless a MindRecord file is packed.
 ASCEND_FLOPS, ASCEND_CARDS = 5333 * 4 * 7.504e9, 4
-# Share of a plain float32 matrix product's rate that training on a CPU reached (see benchmarks/train_cpu.py).
-CPU_SHARE = 0.6
+# Training on a CPU: the share of a plain product's rate that its products reach, and how often it passes over what a
+# layer keeps for the backward pass. Fitted to SmolLM2-135M and models/tiny (benchmarks/train_cpu.py), float32.
+PRODUCT_SHARE, PASSES = 0.85, 26
+# Of a further core's rate what training gains, in threads or in processes.
+CORE_SHARE = 0.8
+# Tokens a processor-second with bfloat16 products against float32: SmolLM2-135M on an EPYC with avx512_bf16.
+BF16_GAIN = 1.9
+# Resident size of a process with torch, transformers and PEFT that has done a step of nothing, in bytes.
+PROCESS_BYTES = 430e6
+# What the C library's allocator holds beyond what tensors take.
+ALLOCATOR = 1.15
+# Numbers in the logits that the loss of a frozen head makes at a time: 32 MB in float32 keeps a CPU from asking the
+# kernel for fresh pages each time, 512 MB keep a card busy.
+LOGITS_AT_ONCE = {"cpu": 2**23, "cuda": 2**27}
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,7 @@ class Plan:
         micro_batch_tokens: in memory at once.
         flop_per_token: of one training step.
         dropout: whether LoRA's input is dropped out.
+        cpu_dtype: type of the matrix products on this CPU.
         predicted_bytes: memory by kind of device.
         predictions: memory and time by device, as text; empty until :func:`plan` adds them.
     """
@@ -80,6 +94,7 @@ class Plan:
     micro_batch_tokens: int
     flop_per_token: int
     dropout: bool
+    cpu_dtype: str = "float32"
     predicted_bytes: dict[str, float] = field(default_factory=dict)
     predictions: list[dict[str, str]] = field(default_factory=list)
 
@@ -120,8 +135,9 @@ def plan(recipe: Recipe, rows: int | None = None) -> Plan:
     for line in checkpoint_differences(recipe):
         say(line)
     shape = recipe_shape(recipe)
-    exact = make_plan(recipe, shape, rows, data)
-    return replace(exact, predictions=_predictions(exact, cpu_rate(shape)))
+    lower = recipe.model.model_config.compute_dtype == "bfloat16" and bf16_flags()
+    exact = make_plan(recipe, shape, rows, data, "bfloat16" if lower else "float32")
+    return replace(exact, predictions=_predictions(shape, exact))
 
 
 def recipe_shape(recipe: Recipe) -> LlamaShape:
@@ -131,7 +147,13 @@ def recipe_shape(recipe: Recipe) -> LlamaShape:
     return LlamaShape.from_recipe(recipe.model.model_config)
 
 
-def make_plan(recipe: Recipe, shape: LlamaShape, rows: int | None = None, data: TrainingRows | None = None) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    shape: LlamaShape,
+    rows: int | None = None,
+    data: TrainingRows | None = None,
+    cpu_dtype: str = "float32",
+) -> Plan:
     """Compute the figures of a recipe by arithmetic alone, without predictions by device.
 
     Args:
@@ -139,6 +161,7 @@ def make_plan(recipe: Recipe, shape: LlamaShape, rows: int | None = None, data: 
         shape: of its model.
         rows: number of training rows, where there is no data.
         data: the rows themselves.
+        cpu_dtype: type of the matrix products on this CPU.
 
     Returns:
         The plan; steps and tokens are None where the number of rows is not known.
@@ -176,6 +199,7 @@ def make_plan(recipe: Recipe, shape: LlamaShape, rows: int | None = None, data: 
         # forward and backward through the input cost 2 each; weights cost 2 more where they are trained
         flop_per_token=(4 if pet is not None else 6) * shape.matrix_parameters,
         dropout=pet is not None and pet.lora_dropout > 0,
+        cpu_dtype=cpu_dtype,
     )
     predicted = {
         "cpu": _memory(shape, exact, share, accelerator=False),
@@ -211,46 +235,102 @@ def _memory(
     shape: LlamaShape, plan: Plan, supervised: float, *, accelerator: bool, checkpointing: bool = False
 ) -> float:
     """Predicted bytes: weights, gradients and moments, activations of one micro-batch, logits."""
-    width, mask = (2, 1) if accelerator else (4, 4)
+    at_zero, of_token = memory_line(shape, plan, supervised, accelerator=accelerator, checkpointing=checkpointing)
+    return at_zero + of_token * plan.micro_batch_tokens
+
+
+def memory_line(
+    shape: LlamaShape, plan: Plan, supervised: float, *, accelerator: bool, checkpointing: bool = False
+) -> tuple[float, float]:
+    """Return the bytes that training takes before its first token, and those of each token of a micro-batch.
+
+    Args:
+        shape: of the model.
+        plan: the exact figures.
+        supervised: share of the tokens that the loss counts.
+        accelerator: a card, where frozen weights are held in two bytes; else a CPU, where they are held in four.
+        checkpointing: keep the input of every layer only.
+    """
+    lower = accelerator or plan.cpu_dtype == "bfloat16"
+    width, mask = (2 if lower else 4), (1 if accelerator else 4)
     full = plan.layers is None
-    # autocast keeps a copy of trained weights in the type of the matrix products
-    frozen = width * shape.parameters if not full or accelerator else 0
+    # float32 on a CPU; autocast keeps a copy in the type of the products of what is held in another
+    frozen = (0 if full else 2 if accelerator else 4) * shape.parameters
+    copies = 2 * shape.parameters if lower and (full or not accelerator) else 0
     trained = 16 * plan.trainable  # float32: the weight, its gradient, two moments
     # checkpointing keeps the input of every layer, and all of one layer while that is computed again
     layer = activation_bytes(shape, plan.layers, width, mask if plan.dropout else 0)
     kept = layer + shape.layers * width * shape.hidden if checkpointing else shape.layers * layer
-    logits = (width + 8) * shape.vocab * supervised  # as computed, in float32, and their gradient
-    return frozen + trained + plan.micro_batch_tokens * (kept + logits)
+    logits, chunk = 0.0, 0.0
+    if full:
+        # as computed, in float32, their log-softmax, and the gradients of both
+        logits = (width + 16) * shape.vocab * supervised
+    else:
+        # float32 and, in two bytes, as computed and as gradient; on a CPU another in float32 takes their place
+        most = LOGITS_AT_ONCE["cuda" if accelerator else "cpu"]
+        chunk = (8 if accelerator else 12) * min(most, shape.vocab * supervised * plan.micro_batch_tokens)
+    if accelerator:
+        return frozen + copies + trained + chunk, kept + logits
+    return PROCESS_BYTES + frozen + copies + trained + chunk, ALLOCATOR * (kept + logits)
 
 
-def cpu_rate(shape: LlamaShape) -> float:
-    """Measure the FLOP/s of a float32 matrix product on this CPU, with this model's widths up to 2048."""
-    import numpy as np
+def fitting_micro_batch(recipe: Recipe, shape: LlamaShape, data: TrainingRows, dtype: str, free: float) -> int:
+    """Return the tokens of a micro-batch that fits a CPU's memory: the recipe's, or fewer; the maths stays the same.
 
-    inner, width = min(shape.hidden, 2048), min(shape.intermediate, 2048)
-    left = np.ones((256, inner), dtype=np.float32)
-    right = np.ones((inner, width), dtype=np.float32)
-    left @ right  # the first product starts the threads
-    best, until = float("inf"), time.perf_counter() + 0.3
-    while time.perf_counter() < until:
-        began = time.perf_counter()
-        left @ right
-        # the fastest one: other processes only ever slow a product down
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * left.size * width / best
+    Args:
+        recipe: what is to be trained.
+        shape: of its model.
+        data: its rows.
+        dtype: of the matrix products.
+        free: bytes that the process can hold, those it holds already included.
+
+    Raises:
+        UserError: not even the longest row fits.
+    """
+    exact = make_plan(recipe, shape, data=data, cpu_dtype=dtype)
+    share = int(data.supervised.sum()) / int(data.tokens.sum())
+    at_zero, of_token = memory_line(shape, exact, share, accelerator=False)
+    longest = int(data.tokens.max())
+    ensure_memory(
+        at_zero + of_token * longest,
+        f"training with one row of {longest:,} tokens at a time",
+        "take fewer LoRA layers, a smaller model or shorter rows (model.model_config.seq_length)",
+        free,
+    )
+    # what a step has at most decides, where the recipe allows more
+    wanted = min(recipe.data.micro_batch_tokens, longest * recipe.runner_config.batch_size)
+    able = int((free - at_zero) / of_token)
+    return recipe.data.micro_batch_tokens if able >= wanted else max(longest, able)
 
 
-def _predictions(plan: Plan, cpu_rate: float) -> list[dict[str, str]]:
+def cpu_seconds_a_token(shape: LlamaShape, plan: Plan, speed: CoreSpeed) -> float:
+    """Predict the processor-seconds that training takes for one token.
+
+    Args:
+        shape: of the model.
+        plan: the exact figures.
+        speed: of one core.
+    """
+    kept = shape.layers * activation_bytes(shape, plan.layers, 4, 4 if plan.dropout else 0)
+    seconds = plan.flop_per_token / (PRODUCT_SHARE * speed.products) + PASSES * kept / speed.values
+    return seconds / (BF16_GAIN if plan.cpu_dtype == "bfloat16" else 1)
+
+
+def _predictions(shape: LlamaShape, plan: Plan) -> list[dict[str, str]]:
     """One row a device: predicted memory and time."""
     # without data, every row is taken for a full one
     tokens = plan.real_tokens or plan.padded_tokens
     work = None if tokens is None else tokens * plan.flop_per_token
+    speed, cores = core_speed(shape.hidden, shape.intermediate), cpu_threads()
+    seconds = cpu_seconds_a_token(shape, plan, speed)
+    together = cores if cores == 1 else CORE_SHARE * cores
     table = [
         {
             "device": "this CPU",
-            "how": f"{cpu_rate / 1e9:,.0f} GFLOP/s in float32 just measured, × {CPU_SHARE}",
+            "how": f"{cores} idle core{'s' * (cores > 1)}, {speed.products / 1e9:,.0f} GFLOP/s in float32 each as just "
+            f"measured; {plan.cpu_dtype} products, {1 / seconds:,.0f} tokens a processor-second",
             "memory": _bytes(plan.predicted_bytes["cpu"]),
-            "time": _duration(None if work is None else work / (cpu_rate * CPU_SHARE)),
+            "time": _duration(None if tokens is None else tokens * seconds / together),
         }
     ]
     for name, (flops, memory) in DEVICES.items():
@@ -269,11 +349,16 @@ def _predictions(plan: Plan, cpu_rate: float) -> list[dict[str, str]]:
             }
         )
     padded = None if plan.padded_tokens is None else plan.padded_tokens * plan.flop_per_token / ASCEND_FLOPS
+    # cards share a model where the recipe cuts it; else each holds it whole, and they share the rows
+    parallel = plan.recipe.raw.get("parallel_config") or {}
+    cuts = int(parallel.get("model_parallel") or 1) * int(parallel.get("pipeline_stage") or 1)
+    parts = min(ASCEND_CARDS, cuts) if plan.recipe.raw.get("use_parallel", True) else 1
     table.append(
         {
             "device": f"{ASCEND_CARDS} × 910B",
-            "how": f"{ASCEND_FLOPS / 1e12:,.0f} TFLOP/s together by public logs of Llama-3-8B, rows padded",
-            "memory": f"{_bytes(plan.predicted_bytes['accelerator, checkpointing'] / ASCEND_CARDS)} a card",
+            "how": f"{ASCEND_FLOPS / 1e12:,.0f} TFLOP/s together by public logs of Llama-3-8B, rows padded"
+            + (f", a {parts}th of the model on each" if parts > 2 else ", half of the model on each" * (parts == 2)),
+            "memory": f"{_bytes(plan.predicted_bytes['accelerator, checkpointing'] / parts)} a card",
             "time": _duration(padded),
         }
     )

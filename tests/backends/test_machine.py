@@ -1,8 +1,10 @@
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from backends.cuda.backend import fitting_batch
 from backends.cuda.model import choose_dtype
 from backends.recipe.load import load_recipe
 from backends.run.machine import allowed_cores, bf16_flags, cpu_threads, ensure_memory, free_memory
@@ -105,3 +107,14 @@ def test_work_that_does_not_fit_is_refused_in_one_line():
     assert str(error.value) == (
         "training needs about 12.8 GB of memory where 3.0 GB are free; lower data.micro_batch_tokens"
     )
+
+
+def test_a_batch_of_answers_fits_beside_the_weights(capsys):
+    config = SimpleNamespace(num_attention_heads=9, num_key_value_heads=3, hidden_size=576, num_hidden_layers=30)
+    assert fitting_batch(config, 134_515_008, 4, 16_384, free=20e9) == 16_384
+    assert capsys.readouterr().err == ""
+    # 0.41 GB beside the weights, 92,160 bytes a token
+    assert 4000 < fitting_batch(config, 134_515_008, 4, 16_384, free=1e9) < 5000
+    assert "so a batch takes 4," in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"134,515,008 parameters needs about 0\.6 GB .* 0\.5 GB are free; --dtype"):
+        fitting_batch(config, 134_515_008, 4, 16_384, free=0.5e9)

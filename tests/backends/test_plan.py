@@ -5,9 +5,18 @@ import pytest
 from backends.cuda.__main__ import main
 from backends.recipe.load import load_recipe
 from backends.recipe.types import ModelConfig
-from backends.run.plan import make_plan, plan, recipe_shape
+from backends.run.plan import (
+    cpu_seconds_a_token,
+    fitting_micro_batch,
+    make_plan,
+    memory_line,
+    plan,
+    recipe_shape,
+)
+from backends.run.speed import CoreSpeed, core_speed
 from backends.weights.llama import LlamaShape
 from backends.weights.model_config import model_shape
+from converters.common.errors import UserError
 
 
 def test_llama3_8b_as_the_contest_counts(capsys):
@@ -145,3 +154,63 @@ def test_called_from_python_it_returns_the_figures(capsys):
     assert [row["device"] for row in printed.pop("predictions")] == [row["device"] for row in stated.pop("predictions")]
     assert printed == stated
     assert "3,407,872 of 8,030,261,248" in figures.as_text()
+
+
+SMOL = LlamaShape(layers=30, hidden=576, intermediate=1536, heads=9, kv_heads=3, head_dim=64, vocab=49152, tied=True)
+
+
+@pytest.mark.parametrize(
+    ("rank", "tokens", "measured"),
+    [
+        # peak resident sizes of `train` on SmolLM2-135M, rows of up to 253 tokens, float32, one thread
+        (16, 1024, 2.837e9),
+        (64, 256, 1.764e9),
+    ],
+)
+def test_the_memory_of_a_real_model_is_predicted_within_15_percent(rank, tokens, measured):
+    pet = "model.model_config.pet_config"
+    layers = [f"{pet}.target_modules='.*'", f"{pet}.lora_rank={rank}", f"{pet}.lora_dropout=0"]
+    recipe = load_recipe(None, [*layers, f"data.micro_batch_tokens={tokens}"])
+    at_zero, of_token = memory_line(SMOL, make_plan(recipe, SMOL), 0.776, accelerator=False)
+    assert at_zero + of_token * tokens == pytest.approx(measured, rel=0.15)
+
+
+def test_the_time_of_two_models_is_predicted_within_25_percent():
+    # tokens a processor-second of `train`, float32, and the core's rates as core_speed gave them
+    pet = "model.model_config.pet_config"
+    recipe = load_recipe(None, [f"{pet}.target_modules='.*'", f"{pet}.lora_dropout=0"])
+    tiny = LlamaShape(layers=4, hidden=192, intermediate=512, heads=6, kv_heads=2, head_dim=32, vocab=2048, tied=True)
+    for shape, speed, measured in (
+        (SMOL, CoreSpeed(76.7e9, 9.6e9), 81.5),
+        (tiny, CoreSpeed(84.6e9, 11.4e9), 3139),
+    ):
+        assert 1 / cpu_seconds_a_token(shape, make_plan(recipe, shape), speed) == pytest.approx(measured, rel=0.25)
+
+
+def test_micro_batches_shrink_to_the_memory_and_one_row_that_does_not_fit_is_refused(make_recipe):
+    from backends.run.rows import load_rows
+
+    recipe = load_recipe(make_recipe(), ["data.micro_batch_tokens=1000"])
+    data = load_rows(recipe)
+    at_zero, of_token = memory_line(SMOL, make_plan(recipe, SMOL, data=data), 0.5, accelerator=False)
+    longest = int(data.tokens.max())
+    assert fitting_micro_batch(recipe, SMOL, data, "float32", 50e9) == 1000
+    some = fitting_micro_batch(recipe, SMOL, data, "float32", at_zero + 2.5 * longest * of_token)
+    assert 2 * longest < some < 3 * longest
+    with pytest.raises(UserError, match=rf"training with one row of {longest} tokens at a time needs about .* GB"):
+        fitting_micro_batch(recipe, SMOL, data, "float32", at_zero)
+
+
+def test_a_card_that_holds_the_whole_model_is_said_to():
+    figures = plan(load_recipe(None, ["use_parallel=True", "parallel_config.model_parallel=1"]), rows=640)
+    cut = plan(load_recipe(None, ["use_parallel=True", "parallel_config.model_parallel=4"]), rows=640)
+    whole = figures.predicted_bytes["accelerator, checkpointing"]
+    assert figures.predictions[-1]["memory"] == f"{whole / 1e9:,.1f} GB a card"
+    assert cut.predictions[-1]["memory"] == f"{whole / 4e9:,.1f} GB a card"
+
+
+def test_one_core_is_measured_without_its_neighbours_load():
+    speed = core_speed(192, 512)
+    # between a slow core and one beyond any there is
+    assert 1e9 < speed.products < 1e12
+    assert 1e8 < speed.values < 1e12

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# numbers in the logits of a chunk: 32 MB in float32 keeps a CPU from asking the kernel for fresh pages each time,
-# a gigabyte keeps a card busy
-LOGITS_AT_ONCE = {"cpu": 2**23, "cuda": 2**28}
+from backends.run.plan import LOGITS_AT_ONCE
+
 PLAIN_HEADS = ("llama", "qwen2", "gemma", "mistral")
 """Values of ``model_type`` whose logits are the head's product alone, neither scaled nor capped."""
 
