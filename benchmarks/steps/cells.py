@@ -28,7 +28,6 @@ from mindrecord.tokens.encode import IGNORE_INDEX, encode
 # p a digit of the table of products, f a mark of carry; anything else is not a cell
 CELLS = (
     (re.compile(r"(?<![\d+-])\d[+-]\d=\d[c,]"), "sum", "c-c-of"),
-    (re.compile(r"(?<![\d])\d{4},"), "product", "ccto-"),
     (re.compile(r"(?<![\d])\d{6},"), "product", "cppcto-"),
     (re.compile(r"(?<=[:])(?:\d\d)+(?=[;\n])"), "product", "to"),
     (re.compile(r"(?<=[;,c])\d[c,]"), "total", "of"),

@@ -19,12 +19,12 @@ MODULES = {"compact": compact, "copied": copied}
 
 
 def cells_of(text: str) -> list[tuple[str, int, int]]:
-    """Of each cell the digits that were copied into it, none in ``compact``, and the two that were computed."""
+    """Of each cell the digits that it is computed from, none in ``compact``, and the two that are the result."""
     if "," not in text:
         assert len(text) % 2 == 0
         return [("", int(text[i]), int(text[i + 1])) for i in range(0, len(text), 2)]
-    assert re.fullmatch(r"(\d{4},)+", text)
-    return [(cell[:2], int(cell[2]), int(cell[3])) for cell in text[:-1].split(",")]
+    assert re.fullmatch(r"(\d{6},)+", text)
+    return [(cell[:4], int(cell[4]), int(cell[5])) for cell in text[:-1].split(",")]
 
 
 def check_product(rows: list[str], a: str, b: str) -> None:
@@ -36,7 +36,7 @@ def check_product(rows: list[str], a: str, b: str) -> None:
         assert shown == digit
         carry, ones = 0, []
         for x, before, (shown, tens, one) in zip(reversed(a), total, cells_of(cells), strict=False):
-            assert shown in ("", f"{x}{before}")
+            assert shown in ("", f"{x}{int(x) * int(digit):02}{before}")
             assert 10 * tens + one == before + int(x) * int(digit) + carry
             carry = tens
             ones.append(one)
@@ -53,7 +53,7 @@ def check_taken(row: str, divisor: str) -> None:
     borrow, left = 0, ""
     columns = zip(reversed(remainder), f"{divisor[::-1]}0", cells_of(cells or ""), strict=False)
     for x, y, (shown, borrowed, rest) in columns:
-        assert shown in ("", f"{y}{x}")
+        assert shown in ("", f"{y}{int(y) * int(digit):02}{x}")
         assert rest == (int(x) - int(y) * int(digit) - borrow) % 10
         assert 10 * borrowed == rest - (int(x) - int(y) * int(digit) - borrow)
         borrow, left = borrowed, f"{rest}{left}"
@@ -105,11 +105,11 @@ AREA, EQUATION = ("area computation", (57, 84)), ("eq solve", (-81, -45))
     [
         ("compact", AREA, "57*84\n4:2822\n8:5847\n答案：4788 平方厘米"),
         ("compact", EQUATION, "-81x=45\nx=-(45/81)\n045/0\n450/5:154400\n450/5:154400\n答案：-0.55"),
-        ("copied", AREA, "57*84\n4:7028,5022,\n8:7258,5247,\n答案：4788 平方厘米"),
+        ("copied", AREA, "57*84\n4:728028,520022,\n8:756258,540247,\n答案：4788 平方厘米"),
         (
             "copied",
             EQUATION,
-            "-81x=45\nx=-(45/81)\n045/0\n450/5:1015,8544,0400,\n450/5:1015,8544,0400,\n答案：-0.55",
+            "-81x=45\nx=-(45/81)\n045/0\n450/5:105015,840544,000400,\n450/5:105015,840544,000400,\n答案：-0.55",
         ),
     ],
 )

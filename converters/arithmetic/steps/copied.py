@@ -1,11 +1,11 @@
-"""``copied``: as ``compact``, and every cell begins with the digits that it is computed from.
+"""``copied``: as ``compact``, and a cell shows all that it is computed from: one look-up a step.
 
-A pretrained model learns to copy a digit from another line within a few hundred rows. It does not learn to find two
-digits in other lines and to look up their product in one go: until it has the product it gets no sign of having found
-the right digits, and the other way round. So a cell of a product is the digit of the first factor, the running total's
-digit in this column, then tens (carried) and ones (the new total): ``5352,`` is 5·9 + 3 + 4 carried = 52. A cell of a
-quotient or a root is the divisor's digit, the remainder's, what is borrowed, and what is left. The comma keeps
-neighbouring cells apart. Sums and differences have both digits in their cells in every style.
+A pretrained model learns to copy a digit from another line within a few hundred rows, and the table of products soon
+after. It is slow to find two digits in other lines and to multiply and add them in one go. So a cell of a product is
+the digit of the first factor, its product with the row's digit, the running total's digit in this column, then tens
+(carried) and ones (the new total): ``545352,`` is 5·9 = 45, and 45 + 3 + 4 carried = 52. A cell of a quotient or a root
+is the divisor's digit, its product with the quotient's, the remainder's digit, what is borrowed, and what is left. The
+comma keeps neighbouring cells apart. Sums and differences have both digits in their cells in every style.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def multiply(a: int, b: int) -> Work:
         cells, found, carry = [], [], 0
         for x, before in zip(a_digits, total, strict=True):
             tens, ones = divmod(x * digit + before + carry, 10)
-            cells.append(f"{x}{before}{tens}{ones},")
+            cells.append(f"{x}{x * digit:02}{before}{tens}{ones},")
             found.append(ones)
             carry = tens
         rows.append(f"{digit}:{''.join(cells)}")
@@ -56,7 +56,7 @@ def take_away(remainder: list[int], divisor: list[int], digit: int) -> tuple[str
         # rounded up to whole tens it is borrowed; what that gives too much is the digit left
         borrow, left = -(-deficit // 10), -deficit % 10
         rest.append(left)
-        cells.append(f"{y}{x}{borrow}{left},")
+        cells.append(f"{y}{y * digit:02}{x}{borrow}{left},")
     if borrow:
         raise ValueError("a remainder became negative")
     return "".join(cells), rest
