@@ -77,7 +77,12 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: 
 
 
 def progress(
-    iterable: Iterable[Any] | None = None, *, total: float | None = None, desc: str = "", unit: str = "row"
+    iterable: Iterable[Any] | None = None,
+    *,
+    total: float | None = None,
+    desc: str = "",
+    unit: str = "row",
+    bar_format: str | None = None,
 ) -> Any:
     """Return a tqdm bar on stderr with rate and time left; in a pipe it prints a line every 30 seconds.
 
@@ -86,6 +91,7 @@ def progress(
         total: number of things, where the iterable cannot tell.
         desc: what is being done.
         unit: what one thing is called.
+        bar_format: tqdm's pattern of the line; None for its own.
     """
     from tqdm import tqdm
 
@@ -94,6 +100,7 @@ def progress(
         total=total,
         desc=desc,
         unit=unit,
+        bar_format=bar_format,
         file=sys.stderr,
         mininterval=0.5 if sys.stderr.isatty() else 30.0,
         dynamic_ncols=True,
@@ -111,8 +118,8 @@ class WorkBar:
 
     def __init__(self, rows: int, work: float, desc: str) -> None:
         self._rows, self._finished = rows, 0
-        self._bar = progress(total=max(work, 1), desc=desc)
-        self._bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
+        pattern = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
+        self._bar = progress(total=max(work, 1), desc=desc, bar_format=pattern)
         # the mean rate since the start: with tqdm's moving one, the time left would jump with every batch
         self._bar.smoothing = 0
         # each update looks at the clock; tqdm would skip some after a burst of finished rows
