@@ -37,7 +37,8 @@ GPU_SHARE = 0.45
 # rate of the contest's own time and of public training logs. Rows are padded there unless a MindRecord file is packed.
 ASCEND_FLOPS, ASCEND_CARDS = 5333 * 4 * 7.504e9, 4
 # Training on a CPU: the share of a plain product's rate that its products reach, and how often it passes over what a
-# layer keeps for the backward pass. Fitted to SmolLM2-135M and models/tiny (benchmarks/train_cpu.py), float32.
+# layer keeps for the backward pass. Fitted to the tokens a processor-second of SmolLM2-135M and models/tiny in float32;
+# `benchmarks/train_cpu.py --model DIR --ways packed` measures them, and the peak memory beside what is planned.
 PRODUCT_SHARE, PASSES = 0.85, 26
 # Of a further core's rate what training gains, in threads or in processes.
 CORE_SHARE = 0.8
