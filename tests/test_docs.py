@@ -359,6 +359,7 @@ def test_lines_of_prose_are_short(page: str) -> None:
 STYLES = {
     "worked": "## `worked`\n",
     "compact": "## `compact`\n",
+    "copied": "## `copied`\n",
     "seed": "`seed`:\n",
     "decompose": "\n`decompose`, where",
 }
