@@ -62,7 +62,8 @@ def settings(case, models, rows, out):
         "data.train": rows,
         "data.template": CASES[case][1],
         "output_dir": out,
-        "runner_config.epochs": 6,
+        # half of it leaves some of these random models undecided
+        "runner_config.epochs": 12,
         "model.model_config.seq_length": 256,
         "runner_config.batch_size": 8,
         "lr_schedule.learning_rate": 0.02,

@@ -52,7 +52,7 @@ def train(models, rows, tmp_path_factory):
 def test_the_recipe_trains_its_architecture(case, train, models, capsys):
     run = train(case)
     log = read_log(run.log)
-    assert len(log) == 36
+    assert len(log) == 72
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
     assert run.template.name == CASES[case][1]
     adapter = load_file(run.path / "adapter_model.safetensors")
