@@ -172,8 +172,10 @@ def make_plan(
     micro, share = recipe.data.micro_batch_tokens, 1.0
     if data is not None:
         rows = len(data.rows)
-        # a micro-batch never holds more than the rows of one step
-        micro = min(micro, round(float(data.tokens.mean()) * batch))
+        # a micro-batch never holds more than the rows of one step; the fullest of some hundred steps is about three
+        # standard deviations above their mean, and never above its longest rows
+        fullest = float(data.tokens.mean()) * batch + 3 * float(data.tokens.std()) * batch**0.5
+        micro = min(micro, round(min(fullest, float(data.tokens.max()) * batch)))
         share = int(data.supervised.sum()) / int(data.tokens.sum())
     # rows that do not fill a step are left over (drop_remainder), as in training
     steps_per_epoch = None if rows is None else rows // batch
