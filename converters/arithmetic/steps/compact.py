@@ -9,28 +9,32 @@ on three and then two.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from converters.arithmetic.steps import worked
 from converters.arithmetic.steps.digits import Work, digits_of, divide, number_of, root
-from converters.arithmetic.steps.scientific import joint_rows
+from converters.arithmetic.steps.scientific import Cell, joint_rows, result_alone
 
 PRECISIONS, DEFAULT, COLUMNS = worked.PRECISIONS, worked.DEFAULT, worked.COLUMNS
 
 
-def multiply(a: int, b: int) -> Work:
+def multiply(a: int, b: int, written: Cell = result_alone) -> Work:
     """Write ``a * b``, one row a digit of ``b`` from the right: ``digit:cells``."""
-    rows, found = joint_rows(digits_of(a), digits_of(b))
+    rows, found = joint_rows(digits_of(a), digits_of(b), written=written)
     return Work(f"{a}*{b}", f"\n{rows}", number_of(found))
 
 
-def take_away(remainder: list[int], divisor: list[int], digit: int) -> tuple[str, list[int]]:
+def take_away(
+    remainder: list[int], divisor: list[int], digit: int, written: Cell = result_alone
+) -> tuple[str, list[int]]:
     """Write ``remainder - divisor * digit`` with one cell a column.
 
     Args:
         remainder: digits from the right, one more than the divisor has.
         divisor: digits from the right.
         digit: the digit of the quotient.
+        written: how a cell is written.
 
     Returns:
         The cells, and the digits that are left, from the right.
@@ -44,12 +48,19 @@ def take_away(remainder: list[int], divisor: list[int], digit: int) -> tuple[str
         # the deficit rounded up to whole tens is borrowed; what that gives too much is the digit left
         borrow, left = borrow + (left > 0), -left % 10
         rest.append(left)
-        cells.append(f"{borrow}{left}")
+        cells.append(written(y, digit, x, 10 * borrow + left))
     if borrow:
         raise ValueError("a remainder became negative")
     return "".join(cells), rest
 
 
-_JOINT = worked.Columns(multiply, partial(divide, taken=take_away), partial(root, taken=take_away))
+def steps_of(written: Cell) -> dict[str, Callable[..., str]]:
+    """Return the functions of a style that differs in how a cell is written."""
+    taken = partial(take_away, written=written)
+    columns = worked.Columns(
+        partial(multiply, written=written), partial(divide, taken=taken), partial(root, taken=taken)
+    )
+    return {kind: partial(write, columns=columns) for kind, write in worked.STEPS.items()}
 
-STEPS = {kind: partial(write, columns=_JOINT) for kind, write in worked.STEPS.items()}
+
+STEPS = steps_of(result_alone)

@@ -12,56 +12,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from converters.arithmetic.steps import worked
-from converters.arithmetic.steps.digits import Work, digits_of, divide, number_of, root
+from converters.arithmetic.steps import compact
 
-PRECISIONS, DEFAULT, COLUMNS = worked.PRECISIONS, worked.DEFAULT, worked.COLUMNS
-
-
-def multiply(a: int, b: int) -> Work:
-    """Write ``a * b``, one row a digit of ``b`` from the right: ``digit:cells``."""
-    a_digits = digits_of(a)
-    rows, final, total = [], [], [0] * len(a_digits)
-    for digit in digits_of(b):
-        cells, found, carry = [], [], 0
-        for x, before in zip(a_digits, total, strict=True):
-            tens, ones = divmod(x * digit + before + carry, 10)
-            cells.append(f"{x}{x * digit:02}{before}{tens}{ones},")
-            found.append(ones)
-            carry = tens
-        rows.append(f"{digit}:{''.join(cells)}")
-        # the lowest digit is final; what is carried out of the last column is the next row's highest
-        final.append(found[0])
-        total = [*found[1:], carry]
-    return Work(f"{a}*{b}", "\n" + "\n".join(rows), number_of(final + total))
+PRECISIONS, DEFAULT, COLUMNS = compact.PRECISIONS, compact.DEFAULT, compact.COLUMNS
 
 
-def take_away(remainder: list[int], divisor: list[int], digit: int) -> tuple[str, list[int]]:
-    """Write ``remainder - divisor * digit`` with one cell a column.
-
-    Args:
-        remainder: digits from the right, one more than the divisor has.
-        divisor: digits from the right.
-        digit: the digit of the quotient.
-
-    Returns:
-        The cells, and the digits that are left, from the right.
-
-    Raises:
-        ValueError: the product is larger than the remainder.
-    """
-    cells, rest, borrow = [], [], 0
-    for x, y in zip(remainder, [*divisor, 0], strict=True):
-        deficit = y * digit + borrow - x
-        # rounded up to whole tens it is borrowed; what that gives too much is the digit left
-        borrow, left = -(-deficit // 10), -deficit % 10
-        rest.append(left)
-        cells.append(f"{y}{y * digit:02}{x}{borrow}{left},")
-    if borrow:
-        raise ValueError("a remainder became negative")
-    return "".join(cells), rest
+def whole_cell(x: int, digit: int, other: int, result: int) -> str:
+    """Write all that a cell is computed from, then the two digits that come out."""
+    return f"{x}{x * digit:02}{other}{result:02},"
 
 
-_COPIED = worked.Columns(multiply, partial(divide, taken=take_away), partial(root, taken=take_away))
-
-STEPS = {kind: partial(write, columns=_COPIED) for kind, write in worked.STEPS.items()}
+multiply = partial(compact.multiply, written=whole_cell)
+take_away = partial(compact.take_away, written=whole_cell)
+STEPS = compact.steps_of(whole_cell)

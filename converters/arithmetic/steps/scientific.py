@@ -11,9 +11,14 @@ more if the last carry is not 0. Of two numbers of 8 digits this takes half the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from converters.arithmetic.steps.digits import digits_of
+
+Cell = Callable[[int, int, int, int], str]
+"""Writes a cell: two digits that are multiplied, the digit that their product is put together with, the two that come
+out, as one number."""
 
 GUARD = 2
 """Columns that are worked out beyond the digits kept."""
@@ -62,8 +67,17 @@ def product(a: Scientific, b: Scientific, keep: int) -> tuple[str, Scientific]:
     return f"{rows}\n={result.text()}", result
 
 
+def result_alone(x: int, digit: int, other: int, result: int) -> str:
+    """Write the two digits that come out, and nothing of what they are computed from: a :data:`Cell`."""
+    return f"{result:02}"
+
+
 def joint_rows(
-    a_digits: list[int], b_digits: list[int], dropped: int = 0, start: list[int] | None = None
+    a_digits: list[int],
+    b_digits: list[int],
+    dropped: int = 0,
+    start: list[int] | None = None,
+    written: Cell = result_alone,
 ) -> tuple[str, list[int]]:
     """Write a product with one cell a column that holds product and running total together.
 
@@ -72,6 +86,7 @@ def joint_rows(
         b_digits: digits of the second factor, from the right.
         dropped: how many of the product's lowest columns are left out.
         start: digits, from the right, of a number that the product is added to; as many as the first factor has.
+        written: how a cell is written.
 
     Returns:
         The rows, and the result's digits from the right, without the dropped ones.
@@ -88,9 +103,10 @@ def joint_rows(
         cells, carry = [], 0
         total += [0] * (len(part) - len(total))
         for column, x in enumerate(part):
-            cell = total[column] + x * digit + carry
+            before = total[column]
+            cell = before + x * digit + carry
             carry, total[column] = divmod(cell, 10)
-            cells.append(f"{cell:02}")
+            cells.append(written(x, digit, before, cell))
         total.append(carry)
         rows.append(f"{digit}:{''.join(cells)}")
     return "\n".join(rows), final + total
