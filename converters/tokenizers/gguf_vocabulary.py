@@ -16,6 +16,7 @@ from converters.common.errors import UserError
 from converters.common.gguf_file import GgufFile, open_gguf
 from converters.tokenizers.hf_json import JsonTokenizer
 from converters.tokenizers.tiktoken_file import LLAMA3_PATTERN
+from converters.tokenizers.tokenizer_json import added_token, bpe, byte_level, document, sequence, split_at
 
 # kinds of tokens: llama_token_type of llama.cpp
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
@@ -25,7 +26,6 @@ QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _DIGIT = r"\p{N}"
-_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 
 
 @dataclass(frozen=True)
@@ -216,28 +216,21 @@ def _byte_level(gguf: GgufFile) -> dict[str, Any]:
     # GPT-2's own pattern is a part of the byte-level step, as the families' own files have it
     gpt2_last = split.patterns[-1] == GPT2_PATTERN
     steps = [_cut(pattern) for pattern in (split.patterns[:-1] if gpt2_last else split.patterns)]
-    steps.append(_byte_level_step(use_regex=gpt2_last))
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": _added(tokens, kinds),
-        "normalizer": {"type": "NFC"} if split.nfc else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else steps[0],
-        "post_processor": _post_processor(gguf),
-        "decoder": _byte_level_step(use_regex=True),
-        "model": _bpe(tokens, kinds, merges) | {"ignore_merges": split.ignore_merges},
-    }
-
-
-def _byte_level_step(*, use_regex: bool) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+    steps.append(byte_level(use_regex=gpt2_last))
+    return document(
+        bpe(_vocab(tokens, kinds), merges, ignore_merges=split.ignore_merges),
+        _added(tokens, kinds),
+        normalizer={"type": "NFC"} if split.nfc else None,
+        pre_tokenizer=sequence(steps) if len(steps) > 1 else steps[0],
+        post_processor=_post_processor(gguf),
+        decoder=byte_level(use_regex=True),
+    )
 
 
 def _cut(pattern: str) -> dict[str, Any]:
     if pattern == _DIGIT:
         return {"type": "Digits", "individual_digits": True}
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return split_at(pattern)
 
 
 def _sentencepiece(gguf: GgufFile) -> dict[str, Any]:
@@ -266,19 +259,15 @@ def _sentencepiece(gguf: GgufFile) -> dict[str, Any]:
         letters.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     unknown = special_token(gguf, "unknown_token_id")
     merges = [list(merge) for merge in merges_from_scores(pieces)]
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": _added(tokens, kinds),
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": BLANK}, blanks]}
-        if prefix
-        else blanks,
-        "pre_tokenizer": None,
-        "post_processor": _post_processor(gguf),
-        "decoder": {"type": "Sequence", "decoders": letters},
-        "model": _bpe(tokens, kinds, merges) | {"unk_token": unknown, "fuse_unk": True, "byte_fallback": True},
-    }
+    prepend = {"type": "Prepend", "prepend": BLANK}
+    return document(
+        bpe(_vocab(tokens, kinds), merges, unk_token=unknown, fuse_unk=True, byte_fallback=True),
+        _added(tokens, kinds),
+        normalizer={"type": "Sequence", "normalizers": [prepend, blanks]} if prefix else blanks,
+        pre_tokenizer=None,
+        post_processor=_post_processor(gguf),
+        decoder={"type": "Sequence", "decoders": letters},
+    )
 
 
 def _tokens(gguf: GgufFile) -> tuple[list[str], list[int]]:
@@ -290,31 +279,19 @@ def _tokens(gguf: GgufFile) -> tuple[list[str], list[int]]:
     return tokens, kinds
 
 
-def _bpe(tokens: Sequence[str], kinds: Sequence[int], merges: list[Any]) -> dict[str, Any]:
+def _vocab(tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, int]:
     # names that fill the vocabulary up to the embedding's rows are no tokens of the family's own tokenizer
-    vocab = {
+    return {
         token: number
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if not (kind == UNUSED and re.fullmatch(r"\[PAD\d+\]", token))
-    }
-    return {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": vocab,
-        "merges": merges,
     }
 
 
 def _added(tokens: Sequence[str], kinds: Sequence[int]) -> list[dict[str, Any]]:
     """List special tokens, and those that text gives whole before it is split."""
     return [
-        {"id": number, "content": token, **_FLAGS, "special": kind in (CONTROL, UNKNOWN)}
+        added_token(number, token, special=kind in (CONTROL, UNKNOWN))
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind in (CONTROL, UNKNOWN, USER_DEFINED)
     ]

@@ -15,6 +15,7 @@ from typing import Any
 from converters.common.errors import UserError
 from converters.common.files import sha256_file, sha256_text, write_json, write_text
 from converters.tokenizers.base import Place, Tokenizer, copy_file, read_chat_templates, read_config
+from converters.tokenizers.tokenizer_json import added_token, bpe, byte_level, document, sequence, split_at
 
 # Llama 3's split pattern, as published with the model
 LLAMA3_PATTERN = (
@@ -157,31 +158,13 @@ def converted(ranks: dict[bytes, int], specials: dict[str, int], pattern: str) -
         cuts = [(token[:i], token[i:]) for i in range(1, len(token)) if token[:i] in ranks and token[i:] in ranks]
         cuts.sort(key=lambda cut: (ranks[cut[0]], ranks[cut[1]]))
         merges += [[spelled[left], spelled[right]] for left, right in cuts]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": i, "content": name, **flags} for name, i in specials.items()],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": True,
-            "vocab": {spelled[token]: i for token, i in ranks.items()},
-            "merges": merges,
-        },
-    }
+    vocab = {spelled[token]: i for token, i in ranks.items()}
+    return document(
+        bpe(vocab, merges, ignore_merges=True),
+        [added_token(i, name, special=True) for name, i in specials.items()],
+        pre_tokenizer=sequence([split_at(pattern), byte_level(use_regex=False)]),
+        decoder=byte_level(use_regex=False),
+    )
 
 
 def byte_letters() -> list[str]:
