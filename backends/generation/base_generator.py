@@ -320,7 +320,7 @@ class Generator(ABC):
                 inputs[i, :length], targets[i, :length], real[i, :length] = ids[:-1], labels[1:], True
             yield from zip(indices, self.row_losses(inputs, targets, real), strict=True)
 
-        yield from self.run_batches(lengths, 0, run, self._of_one_pass(self.loss_batch_tokens))
+        yield from self.run_batches(lengths, 0, run, self.of_one_pass(self.loss_batch_tokens))
 
     def run_batches(
         self,
@@ -336,7 +336,7 @@ class Generator(ABC):
             lengths, max_new_tokens, budget, run, self.out_of_memory, self.free_memory, most_rows=most_rows
         )
 
-    def _of_one_pass(self, batch_tokens: int) -> int:
+    def of_one_pass(self, batch_tokens: int) -> int:
         """Return the tokens of a batch that is read in a single forward pass."""
         return min(batch_tokens, self.pass_tokens or batch_tokens)
 
@@ -402,5 +402,5 @@ class ChoiceScorer:
                     )
                 yield index, row
 
-        budget = self.generator._of_one_pass(self.generator.batch_tokens)
+        budget = self.generator.of_one_pass(self.generator.batch_tokens)
         yield from self.generator.run_batches(lengths, behind, run, budget)

@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from backends.recipe.types import Recipe
     from backends.weights.llama import LlamaShape
 
+# keys of a recipe's model_config and the fields of LlamaShape that they state
+_FIELDS = {
+    "hidden_size": "hidden",
+    "num_layers": "layers",
+    "num_heads": "heads",
+    "n_kv_heads": "kv_heads",
+    "head_dim": "head_dim",
+    "vocab_size": "vocab",
+    "intermediate_size": "intermediate",
+    "tie_word_embeddings": "tied",
+    "qkv_has_bias": "qkv_bias",
+    "attn_proj_has_bias": "o_bias",
+    "theta": "rotary_base",
+    "rms_norm_eps": "rms_norm_eps",
+}
+
 
 def has_config(path: str | os.PathLike[str]) -> bool:
     """Say whether a path is a model with its configuration: a directory with ``config.json``, or a GGUF file."""
@@ -69,26 +85,12 @@ def checkpoint_differences(recipe: Recipe) -> list[str]:
     stated = (recipe.raw.get("model") or {}).get("model_config") or {}
     config = recipe.model.model_config
     own = LlamaShape.from_recipe(config)
-    # key of the recipe: what it states, and what the checkpoint has
-    pairs = {
-        "hidden_size": (own.hidden, checkpoint.hidden),
-        "num_layers": (own.layers, checkpoint.layers),
-        "num_heads": (own.heads, checkpoint.heads),
-        "n_kv_heads": (own.kv_heads, checkpoint.kv_heads),
-        "head_dim": (own.head_dim, checkpoint.head_dim),
-        "vocab_size": (own.vocab, checkpoint.vocab),
-        "intermediate_size": (own.intermediate, checkpoint.intermediate),
-        "tie_word_embeddings": (own.tied, checkpoint.tied),
-        "qkv_has_bias": (own.qkv_bias, checkpoint.qkv_bias),
-        "attn_proj_has_bias": (own.o_bias, checkpoint.o_bias),
-        "theta": (own.rotary_base, checkpoint.rotary_base),
-        "rms_norm_eps": (own.rms_norm_eps, checkpoint.rms_norm_eps),
-    }
     lines = [
         f"model: the recipe says {key} {ours} → {theirs} in the checkpoint, which is what counts"
-        for key, (ours, theirs) in pairs.items()
+        for key, field in _FIELDS.items()
+        if stated.get(key) is not None
         # a float32 in a file is not the number that was rounded to it: 9.99999974e-06 is 1e-5
-        if stated.get(key) is not None and not math.isclose(ours, theirs, rel_tol=1e-6)
+        and not math.isclose(ours := getattr(own, field), theirs := getattr(checkpoint, field), rel_tol=1e-6)
     ]
     if checkpoint.positions is not None and config.seq_length > checkpoint.positions:
         lines.append(

@@ -153,8 +153,7 @@ class Retention:
                 for one in self.kept
                 if not one.passed(self.threshold)
             ]
-            verdict = f"NOT passed: {', '.join(failed)}" if failed else "passed"
-            found.append(f"retention at {self.threshold:g}: {verdict}")
+            found.append(f"retention at {self.threshold:g}: {_verdict(failed)}")
         if self.rises and self.loss_gate is None:
             found.append("loss: no gate; --loss-gate NATS sets one")
         elif self.loss_gate is not None:
@@ -163,8 +162,7 @@ class Retention:
                 for one in self.rises
                 if not one.passed(self.loss_gate)
             ]
-            verdict = f"NOT passed: {', '.join(failed)}" if failed else "passed"
-            found.append(f"loss gate at {self.loss_gate:+g} nats a token: {verdict}")
+            found.append(f"loss gate at {self.loss_gate:+g} nats a token: {_verdict(failed)}")
         return found
 
     @property
@@ -226,6 +224,10 @@ class Retention:
             "before": before,
             "after": after,
         }
+
+
+def _verdict(failed: list[str]) -> str:
+    return f"NOT passed: {', '.join(failed)}" if failed else "passed"
 
 
 def _pairing(compared: Sequence[Kept | Rise], what: str) -> str:
