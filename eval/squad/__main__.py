@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from converters.common.console import run_main
 from eval.cli import build_parser, check_source, print_results, results_from
+from eval.squad.gate import MAX_NEW_TOKENS
 from eval.squad.prompts import CONTEST, PROMPTS
 from eval.squad.rules import PROTOCOLS
-from eval.squad.task import BOTH, MAX_NEW_TOKENS, SquadTask
+from eval.squad.task import BOTH, SquadTask
 
 EXAMPLES = """  python -m eval.squad --ckpt RUN
   python -m eval.squad --ckpt RUN --data dev-v1.1.json --template squad

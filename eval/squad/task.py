@@ -8,23 +8,20 @@ with its first line (:mod:`eval.squad.prompts`).
 
 from __future__ import annotations
 
-import json
-import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converters.common.console import say
-from converters.common.contest import LLAMA3_8B
 from converters.common.errors import UsageError, UserError
-from converters.common.files import sha256_file, sha256_text, write_json
+from converters.common.files import sha256_file, write_json
 from converters.text.conversation import Turn
-from eval.results import Z95, Figures, percent, wilson
+from eval.results import Figures, percent
 from eval.squad.data import SHIPPED, Answered, Question, choose, read_answers, read_questions
+from eval.squad.gate import MAX_NEW_TOKENS, Gate, contest_gate, gate_line
 from eval.squad.prompts import CONTEST, PROMPTS, Prompt
-from eval.squad.rules import PROTOCOLS, Scores, first_line, load_jieba, mindformers_scores, official_scores
+from eval.squad.rules import PROTOCOLS, load_jieba
+from eval.squad.scores import MEASURES, Tally, labels_hash, scores_by_task, tally
 from eval.task import Row, Task
 
 if TYPE_CHECKING:
@@ -32,12 +29,6 @@ if TYPE_CHECKING:
 
 BOTH = "both"
 CONTEST_FORM = "squad"
-# the contest's limit; its gate holds for no other
-MAX_NEW_TOKENS = 20
-MEASURES = ("f1", "em")
-# The contest's gate: 0.9 of what Llama-3-8B has untuned, 59.87023775108988 and 44.17029511369134
-CONTEST_GATE = (53.88321397598089, 39.75326560232221)
-CONTEST_LABELS = "9ec24da1cde8d188"  # labels_hash of dev-v1.1.json's first questions
 
 
 class SquadTask(Task):
@@ -72,9 +63,8 @@ class SquadTask(Task):
         self.protocol = protocol
         # mindformers comes first in PROTOCOLS: it is the one that a gate of --protocol both is for
         self.protocols = list(PROTOCOLS) if protocol == BOTH else [protocol]
-        # what the mindformers protocol does by itself
-        self.first_only = first_only and protocol != "mindformers"
-        self.only_first = first_only or protocol == "mindformers"
+        # the mindformers protocol does so by itself
+        self.restricted = first_only and protocol != "mindformers"
         self.gate = gate
         self.prompt = PROMPTS[prompt]
         self.asked_in = self.prompt.template
@@ -84,7 +74,7 @@ class SquadTask(Task):
         """Read the questions that the protocol asks."""
         if path == SHIPPED:
             say(f"data: {SHIPPED.name}, the shipped reading set; --data FILE takes SQuAD's own")
-        questions = choose(read_questions(path), only_first=self.only_first, limit=limit, each_protocol=self._apart)
+        questions = choose(read_questions(path), only_first=self._only_first, limit=limit, each_protocol=self._apart)
         if "mindformers" in self.protocols:
             load_jieba()  # if it is missing, that is said before a model is loaded
         self._questions = {question.id: question for question in questions}
@@ -95,13 +85,18 @@ class SquadTask(Task):
 
     def _description(self, protocol: str) -> str:
         """Say what a protocol is, and on which questions if not on its own."""
-        restricted = "; here on the first question of each passage" if self.first_only else ""
+        restricted = "; here on the first question of each passage" if self.restricted else ""
         return PROTOCOLS[protocol] + (restricted if protocol == "official" else "")
+
+    @property
+    def _only_first(self) -> bool:
+        """Whether only the first question of each passage is asked."""
+        return self.restricted or self.protocol == "mindformers"
 
     @property
     def _apart(self) -> bool:
         """Whether the protocols count different questions."""
-        return self.protocol == BOTH and not self.first_only
+        return self.protocol == BOTH and not self.restricted
 
     def turns(self, row: Row, template: Template) -> Sequence[Turn]:
         """Return the contest's reading prompt, as text in any template but its own, or another prompt's turns."""
@@ -124,7 +119,7 @@ class SquadTask(Task):
         answers = read_answers(
             path,
             data,
-            only_first=self.only_first,
+            only_first=self._only_first,
             limit=limit,
             each_protocol=self._apart,
             official="official" in self.protocols,
@@ -184,7 +179,7 @@ class SquadTask(Task):
         """Return the protocol and what else decides which questions are asked and how, where it is not the default."""
         # defaults are left out, so that answers made before there was a choice are continued and compared
         prompt = {} if self.prompt.name == CONTEST else {"prompt": f"{self.prompt.name} {self.prompt.hash[:16]}"}
-        return {"protocol": self.protocol, **prompt, **({"questions": "first"} if self.first_only else {})}
+        return {"protocol": self.protocol, **prompt, **({"questions": "first"} if self.restricted else {})}
 
     def graded_identity(
         self, rows: Sequence[Mapping[str, Any]], identity: Mapping[str, Any], data: Path | None
@@ -203,7 +198,7 @@ class SquadTask(Task):
         """Return ``squad-DATA``, followed by protocol, prompt and template if they are not the defaults."""
         parts = [super().folder_name(data, template)]
         parts += [self.protocol] if self.protocol != "mindformers" else []
-        parts += ["first"] if self.first_only else []
+        parts += ["first"] if self.restricted else []
         parts += [self.prompt.name] if self.prompt.name != CONTEST else []
         parts += [template] if template else []
         return "-".join(parts)
@@ -278,148 +273,6 @@ def reading_turn(question: Question, template: Template) -> Turn:
     return turn
 
 
-@dataclass
-class Tally:
-    """Scores of one protocol's questions, and how many answers were empty or cut at the limit.
-
-    Attributes:
-        f1: F1 of every answer, 0 to 1.
-        em: exact match of every answer, 0 or 1.
-        empty: answers without a text.
-        cut: answers that the limit ended; None where the predictions do not say.
-    """
-
-    f1: list[float] = field(default_factory=list)
-    em: list[float] = field(default_factory=list)
-    empty: int = 0
-    cut: int | None = 0
-
-    @property
-    def n(self) -> int:
-        """Questions graded."""
-        return len(self.f1)
-
-    def mean(self, measure: str) -> float:
-        """Mean of ``f1`` or ``em``, in percent."""
-        values = getattr(self, measure)
-        return 100 * (sum(values) / len(values))
-
-    def stderr(self, measure: str) -> float | None:
-        """Standard error of that mean, in percent; None for a single question."""
-        values = getattr(self, measure)
-        return 100 * statistics.stdev(values) / math.sqrt(self.n) if self.n > 1 else None
-
-    def interval(self, measure: str) -> tuple[float, float]:
-        """95 % interval of the mean: Wilson's for exact match, a normal one within 0…100 for F1."""
-        if measure == "em":
-            low, high = wilson(int(sum(self.em)), self.n)
-            return 100 * low, 100 * high
-        # one question, or the same F1 for all, tells no spread: 100 gives the whole range, not a false point
-        spread = Z95 * (self.stderr("f1") or 100.0)
-        return max(0.0, self.mean("f1") - spread), min(100.0, self.mean("f1") + spread)
-
-
-def score(answer: Answered, protocol: str) -> Scores:
-    """Score one answer under a protocol, a key of ``PROTOCOLS``."""
-    if protocol == "mindformers":
-        return mindformers_scores(first_line(answer.text), answer.golds[0])
-    return official_scores(answer.text, answer.golds)
-
-
-def scores_by_task(answer: Answered, protocols: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return an answer's scores in percent as ``predictions.jsonl`` has them.
-
-    Args:
-        answer: the answer and its gold answers.
-        protocols: keys of ``PROTOCOLS``.
-
-    Returns:
-        ``{"squad_official": {"f1": …, "em": …}}`` with the protocols that count the question.
-    """
-    return {
-        f"squad_{protocol}": {name: 100 * value for name, value in score(answer, protocol)._asdict().items()}
-        for protocol in protocols
-        if counts(answer, protocol)
-    }
-
-
-def counts(answer: Answered, protocol: str) -> bool:
-    """Whether a protocol counts an answer: mindformers those to the first question of a passage."""
-    return answer.first if protocol == "mindformers" else answer.official
-
-
-def tally(answers: Sequence[Answered], protocol: str) -> Tally:
-    """Score the answers that a protocol counts."""
-    counted = [answer for answer in answers if counts(answer, protocol)]
-    found = Tally()
-    for answer in counted:
-        f1, em = score(answer, protocol)
-        found.f1.append(f1)
-        found.em.append(em)
-    found.empty = sum(not answer.text.strip() for answer in counted)
-    # a share of cut answers over half of the rows would look like one over all
-    known = all(answer.finish_reason for answer in counted)
-    found.cut = sum(answer.finish_reason == "length" for answer in counted) if known else None
-    return found
-
-
-def labels_hash(answers: Sequence[Answered]) -> str:
-    """Return a hash of the first gold answers, in order: it identifies the questions in whatever file they came."""
-    # CONTEST_LABELS was made from this very text: another form of JSON would change the hash
-    return sha256_text(json.dumps([answer.golds[0] for answer in answers], ensure_ascii=False))[:16]
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Thresholds that both measures of a protocol must reach.
-
-    Attributes:
-        protocol: whose figures are compared.
-        f1: in percent.
-        em: in percent.
-        source: where the thresholds come from.
-    """
-
-    protocol: str
-    f1: float
-    em: float
-    source: str
-
-    def passed(self, tally: Tally) -> bool:
-        """Whether both measures reach their threshold."""
-        return tally.mean("f1") >= self.f1 and tally.mean("em") >= self.em
-
-
-def contest_gate(labels: str, meta: Mapping[str, Any]) -> tuple[Gate | None, str]:
-    """Return the contest's gate if its thresholds apply.
-
-    They apply to Llama-3-8B asked in the contest's own form: its 2,067 questions, the reading prompt without BOS, 20
-    new tokens.
-
-    Args:
-        labels: :func:`labels_hash` of the mindformers protocol's questions.
-        meta: what the predictions were made with, as :class:`backends.generation.predictions_log.AnswerLog` keeps it.
-
-    Returns:
-        The gate and an empty text, or None and the reason why the gate does not apply.
-    """
-    identity = meta.get("identity", {})
-    base = meta.get("parameters", {}).get("base")
-    # by size: the same weights in another format have another hash
-    if base != LLAMA3_8B:
-        what = f"this one has {base:,} parameters" if base else "nothing says which model this is"
-        return None, f"the contest's is for Llama-3-8B and {what}; eval.retention compares with the model's own before"
-    if labels != CONTEST_LABELS:
-        return None, "the contest's is for all 2,067 first questions of dev-v1.1.json"
-    if (template := str(identity.get("template"))).split()[0] != "squad":
-        return None, f"the contest's is for its own form, --template squad; this was asked in {template.split()[0]}"
-    if (limit := identity.get("max_new_tokens")) != MAX_NEW_TOKENS:
-        return None, f"the contest's is for {MAX_NEW_TOKENS} new tokens, not {limit}"
-    # teams set it against empty answers: the gate still holds, but not quite for the same conditions
-    note = "; the base was measured with min_new_tokens off" if identity.get("min_new_tokens") else ""
-    return Gate("mindformers", *CONTEST_GATE, f"the contest's for Llama-3-8B{note}"), ""
-
-
 def table_rows(tallies: Mapping[str, Tally]) -> tuple[list[str], list[list[Any]]]:
     """Return header and rows of the table: means in percent, ``empty`` and ``cut`` as shares of the answers."""
     rows = []
@@ -465,18 +318,6 @@ def how_asked(identity: Mapping[str, Any]) -> str:
         f"template {name} ({form}), greedy, at most {identity.get('max_new_tokens')} new tokens, "
         f"min_new_tokens {minimum if minimum else 'off'}"
     )
-
-
-def gate_line(gate: Gate | None, why_not: str, tallies: Mapping[str, Tally]) -> str:
-    """Return the verdict of the gate in words, or why there is none."""
-    if gate is None:
-        return f"gate: none; {why_not}"
-    one = tallies[gate.protocol]
-    parts = [
-        f"{name.upper()} {one.mean(name):.4f} {'>=' if one.mean(name) >= least else '<'} {least:.4f}"
-        for name, least in (("f1", gate.f1), ("em", gate.em))
-    ]
-    return f"gate ({gate.protocol}, {gate.source}): {', '.join(parts)}: {'' if gate.passed(one) else 'NOT '}passed"
 
 
 def _entry(protocol: str, one: Tally) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from converters.common.errors import GateNotPassed, UsageError, UserError
 from converters.text.template import get_template
 from eval.squad import __main__ as squad
 from eval.squad.data import Question
-from eval.squad.task import CONTEST_LABELS, Tally, contest_gate, labels_hash, reading_turn
+from eval.squad.gate import CONTEST_LABELS, contest_gate
+from eval.squad.scores import Tally, labels_hash
+from eval.squad.task import reading_turn
 
 LOG = (
     '{"pred": "Ann", "label": "Ann"}\n{"pred": "", "label": "May"}\n{"pred": "the Alder\\n\\n###", "label": "Alder"}\n'

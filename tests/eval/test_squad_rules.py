@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from converters.common.errors import UserError
 from eval.squad.data import choose, read_answers, read_questions
+from eval.squad.gate import CONTEST_GATE, CONTEST_LABELS
 from eval.squad.rules import (
     Scores,
     first_line,
@@ -20,7 +21,7 @@ from eval.squad.rules import (
     normalise,
     official_scores,
 )
-from eval.squad.task import CONTEST_GATE, CONTEST_LABELS, labels_hash, tally
+from eval.squad.scores import labels_hash, tally
 
 WORDS = st.lists(st.sampled_from(["a", "cat", "The", "sat", "on", "x-ray", "3.5", "of", ",", "中", "国"]), max_size=6)
 TEXTS = WORDS.map(" ".join) | st.text(alphabet="ab ,.-'中国。cC+#", max_size=12)
