@@ -33,7 +33,9 @@ def build_parser(
     data: str,
     out: str,
     predictions: str = "grade these again instead of asking a model",
+    limit: str = LIMIT,
     max_new_tokens: int | None = None,
+    asks: bool = True,
 ) -> argparse.ArgumentParser:
     """Return a parser with the options that every task's command has.
 
@@ -44,7 +46,9 @@ def build_parser(
         data: help of ``--data``.
         out: help of ``--out``.
         predictions: help of ``--predictions``.
+        limit: help of ``--limit``.
         max_new_tokens: the task's default for ``--max-new-tokens``; None names the run's longest row in the help.
+        asks: the model writes or chooses answers: with the template to ask in and the limits of an answer.
 
     Returns:
         The parser; a command adds its own options to it.
@@ -56,13 +60,14 @@ def build_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     # not required: --predictions grades a file without any checkpoint
-    add_checkpoint_arguments(parser, required=False)
+    add_checkpoint_arguments(parser, required=False, template=asks)
     parser.add_argument("--data", metavar="FILE", help=data)
     parser.add_argument("--predictions", metavar="FILE", help=predictions)
-    parser.add_argument("--limit", type=int, metavar="N", help=LIMIT)
+    parser.add_argument("--limit", type=int, metavar="N", help=limit)
     parser.add_argument("--out", metavar="DIR", help=out)
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
-    add_limit_arguments(parser, max_new_tokens)
+    if asks:
+        add_limit_arguments(parser, max_new_tokens)
     add_device_arguments(parser)
     return parser
 
@@ -87,6 +92,15 @@ def add_score_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_loss_gate_argument(
+    parser: argparse.ArgumentParser, what: str = "the loss of eval.loss may rise, in nats a token"
+) -> None:
+    """Add ``--loss-gate``; ``what`` says how far what may rise above what."""
+    parser.add_argument(
+        "--loss-gate", type=float, metavar="NATS", help=f"how far {what} (float, default: no gate on it)"
+    )
+
+
 def check_source(args: argparse.Namespace, data: str | None = None) -> None:
     """Check that exactly one of ``--ckpt`` and ``--predictions`` is given, and ``--data`` where it is needed.
 
@@ -105,7 +119,8 @@ def check_source(args: argparse.Namespace, data: str | None = None) -> None:
 
 def asking_from(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of :func:`build_parser` as keyword arguments of :func:`eval.run.evaluate`."""
-    return {name: getattr(args, name) for name in ASKING} | {"runtime": runtime_from(args)}
+    # a command that asks nothing lacks some of them
+    return {name: getattr(args, name) for name in ASKING if name in args} | {"runtime": runtime_from(args)}
 
 
 def results_from(task: Task, args: argparse.Namespace) -> Results:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from backends.checkpoint.resolve import CheckpointFiles
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add the options that name a checkpoint and the template to ask it in."""
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, required: bool = True, template: bool = True) -> None:
+    """Add the options that name a checkpoint and its base, and with ``template`` those of the form to ask in."""
     parser.add_argument(
         "--ckpt",
         metavar="PATH",
@@ -23,14 +23,20 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, required: bool 
         help="run, checkpoint of a run, PEFT adapter or Hugging Face model directory, a .gguf file, or a .ckpt or "
         ".safetensors file of mindformers",
     )
-    add_template_arguments(parser)
+    add_base_argument(parser)
+    if template:
+        add_template_arguments(parser)
 
 
-def add_template_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the base under an adapter and the template to ask in."""
+def add_base_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--base``."""
     parser.add_argument(
         "--base", metavar="DIR", help="the frozen model under an adapter (default: where the adapter says)"
     )
+
+
+def add_template_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the template to ask in, and leave to ask in another than that of the training."""
     parser.add_argument(
         "--template",
         metavar="NAME",

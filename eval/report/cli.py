@@ -7,6 +7,7 @@ from pathlib import Path
 
 from converters.common.console import say
 from converters.common.files import write_text
+from eval.cli import add_loss_gate_argument
 from eval.report.build import THRESHOLD, WRONG, build_report
 
 EPILOG = """examples:
@@ -38,12 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="least share of every reading measure that must be kept (float, default: %(default)s)",
     )
-    parser.add_argument(
-        "--loss-gate",
-        type=float,
-        metavar="NATS",
-        help="how far the loss of eval.loss may rise, in nats a token (float, default: no gate on it)",
-    )
+    add_loss_gate_argument(parser)
     parser.add_argument(
         "--wrong", type=int, default=WRONG, metavar="N", help="wrong answers to show (default: %(default)s)"
     )

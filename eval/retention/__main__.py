@@ -6,6 +6,7 @@ import argparse
 
 from converters.common.console import run_main, say
 from converters.common.errors import GateNotPassed
+from eval.cli import add_loss_gate_argument
 from eval.retention import THRESHOLD, retention
 
 EPILOG = """examples:
@@ -42,12 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="SHARE",
         help="least share of every measure that must be left (float, default: %(default)s)",
     )
-    parser.add_argument(
-        "--loss-gate",
-        type=float,
-        metavar="NATS",
-        help="how far the loss of eval.loss may rise, in nats a token (float, default: no gate on it)",
-    )
+    add_loss_gate_argument(parser)
     parser.add_argument("--out", metavar="DIR", help="write retention.json and retention.md there (default: nowhere)")
     args = parser.parse_args(argv)
     found = retention(args.before, args.after, args.threshold, loss_gate=args.loss_gate, out=args.out)

@@ -7,6 +7,7 @@ import argparse
 from backends.cli.model_arguments import add_device_arguments, runtime_from
 from converters.common.console import run_main
 from converters.common.errors import GateNotPassed
+from eval.cli import add_loss_gate_argument
 from eval.math.rules import RULES
 from eval.retention import THRESHOLD
 from eval.squad.prompts import CONTEST, PROMPTS
@@ -37,12 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         help="held-out text whose loss is measured: SQuAD's JSON for its passages, .txt or JSON rows with 'text' "
         "(default: no loss)",
     )
-    parser.add_argument(
-        "--loss-gate",
-        type=float,
-        metavar="NATS",
-        help="how far that loss may rise above the base's, in nats a token (float, default: no gate on it)",
-    )
+    add_loss_gate_argument(parser, "that loss may rise above the base's, in nats a token")
     parser.add_argument(
         "--protocol", choices=list(PROTOCOLS), default="mindformers", help="reading protocol (default: %(default)s)"
     )

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from backends.cli.model_arguments import add_device_arguments, add_limit_arguments, add_template_arguments
+from backends.cli.model_arguments import (
+    add_base_argument,
+    add_device_arguments,
+    add_limit_arguments,
+    add_template_arguments,
+)
 from converters.common.console import run_main
 from converters.common.errors import UsageError
 from eval.choice.task import MAX_NEW_TOKENS
@@ -37,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--choices", metavar="A,B,…", help="the possible answers of all data sets (default: each one's labels)"
     )
+    add_base_argument(parser)
     add_template_arguments(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="the first N rows of each data set only (default: all)")
     parser.add_argument(
