@@ -19,7 +19,7 @@ from backends.weights.files import ADAPTER_WEIGHTS
 from backends.weights.gguf_model import FAMILIES, LAYER_MODULES, OUTSIDE_LAYERS, ROPE_FREQS, open_gguf_tensors
 from backends.weights.llama import LlamaShape, check_shapes
 from backends.weights.model_config import config_place, has_config, load_config
-from backends.weights.rotary import llama3_divisors, pairs_from_halves
+from backends.weights.rotary import llama3_divisors, pairs_from_halves, rotary_settings
 from backends.weights.safetensors_files import Tensors, open_tensors
 from converters.common.console import say
 from converters.common.errors import UsageError, UserError
@@ -117,9 +117,9 @@ def write_gguf(
     for one, widths in expected.items():
         into = "F32" if len(widths) == 1 else "F16" if one in odd else kind
         stored[gguf_name(one)] = (widths, into, _reader(tensors, one, shape))
-    scaling = config.get("rope_scaling") or {}
-    if (scaling.get("rope_type") or scaling.get("type")) == "llama3":
-        divisors = llama3_divisors(scaling, float(config.get("rope_theta") or 10000.0), shape.head_dim)
+    base, scaling = rotary_settings(config)
+    if scaling.get("rope_type") == "llama3":
+        divisors = llama3_divisors(scaling, base, shape.head_dim)
         stored[ROPE_FREQS] = (divisors.shape, "F32", lambda: divisors)
     with _writer(out, shape.architecture, fields) as add:
         add(stored)
@@ -243,8 +243,8 @@ def _reader(tensors: Tensors, name: str, shape: LlamaShape, weight: str | None =
 
 def _model_fields(config: Mapping[str, Any], shape: LlamaShape, name: str, kind: GgufType) -> Iterator[Field]:
     family = shape.architecture
-    scaling = config.get("rope_scaling") or {}
-    rope = scaling.get("rope_type") or scaling.get("type") or "default"
+    base, scaling = rotary_settings(config)
+    rope = scaling.get("rope_type", "default")
     if rope not in ("default", "linear", "llama3"):
         raise UserError(f"rotary scaling {rope!r} is not written; none, linear and Llama 3's are")
     yield Field("general.type", "model")
@@ -266,7 +266,7 @@ def _model_fields(config: Mapping[str, Any], shape: LlamaShape, name: str, kind:
     for key, size in sizes.items():
         yield Field(f"{family}.{key}", size)
     yield Field(f"{family}.attention.layer_norm_rms_epsilon", float(config.get("rms_norm_eps", 1e-6)), "float32")
-    yield Field(f"{family}.rope.freq_base", float(config.get("rope_theta") or 10000.0), "float32")
+    yield Field(f"{family}.rope.freq_base", base, "float32")
     if rope == "linear":
         yield Field(f"{family}.rope.scaling.type", "linear")
         yield Field(f"{family}.rope.scaling.factor", float(scaling["factor"]), "float32")

@@ -63,6 +63,16 @@ def test_there_and_back(tmp_path, family, kind):
     assert check_ids(gguf, ours) > 100
 
 
+def test_rotary_settings_in_the_spelling_of_transformers_5_are_written(tmp_path):
+    config = {key: value for key, value in LLAMA.items() if key != "rope_theta"}
+    config |= {"head_dim": 64, "rope_parameters": {"rope_theta": 500000.0, **LLAMA3_ROPE}}
+    folder = write_model(tmp_path / "hf", config, weights(config))
+    train_bpe(folder, "smollm")
+    write_gguf(open_tensors(folder), config, folder, tmp_path / "m.gguf")
+    made = gguf_config(tmp_path / "m.gguf")
+    assert (made["rope_theta"], made["rope_scaling"]) == (500000.0, LLAMA3_ROPE)
+
+
 def test_a_sentencepiece_tokenizer_goes_there_and_back(tmp_path):
     from converters.tokenizers.gguf_vocabulary import merges_from_scores
 
