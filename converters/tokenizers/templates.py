@@ -130,9 +130,7 @@ def difference(template: Template, tokenizer: Tokenizer) -> str | None:
         return None
     parts = [
         f"{where} {_shown(left, right)}, its own {_shown(right, left)}"
-        for where, left, right in zip(
-            ("before the question", "after it", "after the answer"), ours, theirs, strict=True
-        )
+        for where, left, right in zip(_PLACES, ours, theirs, strict=True)
         if left != right
     ]
     if not parts:

@@ -78,17 +78,16 @@ def antilogarithm_entry(thousandths: int) -> str:
     return f"{thousandths:03}>{number},{rise:05}"
 
 
-def function_value(x: Decimal, factor: int, exponent: int, *, enough: bool) -> tuple[str, Scientific | None]:
+def function_value(x: Decimal, factor: int, exponent: int) -> tuple[str, Scientific | None]:
     """Write ``factor * x**exponent`` by logarithms.
 
     Args:
         x: one of BASES.
         factor: one of FACTORS.
         exponent: one of EXPONENTS.
-        enough: stop where the value is seen to be below 0.01.
 
     Returns:
-        The steps, and the value to seven leading digits; None where the work stopped.
+        The steps, and the value to seven leading digits; None where it was seen to be below 0.01 and the work stopped.
     """
     rows, found = joint_rows(
         digits_of(logarithm(x), LOG_PLACES + 1),
@@ -107,7 +106,7 @@ def function_value(x: Decimal, factor: int, exponent: int, *, enough: bool) -> t
     if x < 1:
         line, whole = signed_sum(whole, -exponent)
         steps.append(line)
-    if enough and whole < _ENOUGH:
+    if whole < _ENOUGH:
         return "\n".join(steps), None
     entry = mantissa // 1000 // ANTILOGARITHMS.step * ANTILOGARITHMS.step
     number, rise = antilogarithm(entry)

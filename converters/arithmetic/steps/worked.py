@@ -203,7 +203,7 @@ def function(problem: Problem, precision: str = DEFAULT, columns: Columns = FULL
     if x <= 0 or factor < 1 or exponent < 1:
         raise StepError(f"{factor}·{x}^{exponent}: only positive function values are worked")
     if precision == TWO_DECIMALS and covers(x, factor, exponent):
-        steps, found = function_value(x, factor, exponent, enough=True)
+        steps, found = function_value(x, factor, exponent)
         answer = "0.00" if found is None else _written(found, FUNCTION_DIGITS - 1, precision)
         return _finish(problem, steps, answer, precision)
     places = decimals(x)
