@@ -126,6 +126,9 @@ class AnswerLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         assert self._handle is not None
         self._handle.close()
+        if isinstance(error, KeyboardInterrupt):
+            kept = f"{self.path}: {len(self.rows)} rows are kept; the same command goes on from there"
+            raise KeyboardInterrupt(kept) from error
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row, so that a kill of this process keeps it.

@@ -175,7 +175,7 @@ def test_a_killed_job_goes_on_without_repeating_rows(tmp_path, capsys, torn):
     whole = tmp_path / "whole.jsonl"
     answer(whole, Counting())
     path = tmp_path / "p.jsonl"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"p.jsonl: 4 rows are kept; the same command goes on from there"):
         answer(path, Counting(killed_after=4))
     assert [row["idx"] for row in read_rows(path)[0]] == [9, 8, 7, 6]
     assert not json.loads(meta_path(path).read_text())["complete"]
